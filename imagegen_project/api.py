@@ -1,0 +1,31 @@
+"""The native API's routes, mounted at /api/v1/ and, for short paths, at /v1/."""
+
+from django.urls import re_path
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.reverse import reverse
+from rest_framework.views import APIView
+
+from generation.api import routes as generation_routes
+from imagegen_project.auth.api import TicketView
+from imagegen_project.common.routers import route
+from models_registry.api import routes as model_routes
+
+
+class RootView(APIView):
+    """Where to go from here."""
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> Response:
+        """Links to the routes that a person would start with."""
+        names = ("generation-list", "generate-txt2img", "models", "tickets")
+        return Response({name: reverse(f"api:{name}", request=request) for name in names})
+
+
+routes = [
+    re_path(r"^$", RootView.as_view(), name="root"),
+    *generation_routes.urlpatterns,
+    *model_routes.urlpatterns,
+    route("tickets", TicketView.as_view(), "tickets"),
+]

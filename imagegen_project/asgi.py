@@ -1,0 +1,154 @@
+"""The ASGI application: Django for HTTP behind a gate, Channels for sockets."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "imagegen_project.settings")
+
+from django.core.asgi import get_asgi_application
+
+django_application = get_asgi_application()  # before anything below: it sets Django up
+
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.conf import settings
+
+from generation.feeds import wait_for_end
+from generation.routing import websocket_urlpatterns
+from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware
+from imagegen_project.common.problems import problem_response
+from imagegen_project.common.waiting import ORDER_KEY, WAITED_KEY, WaitOrder
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class BodyTooLargeError(Exception):
+    """A body without a declared length grew over the cap."""
+
+
+class RequestGate:
+    """Stands before Django: caps bodies, bounds how many requests are inside at once, and waits outside it.
+
+    Every request inside Django's ASGI handler holds a thread, a waiting one too. So a view that has to wait leaves a
+    `WaitOrder` in the scope and returns; the gate drops that answer, waits on the generation's feed as a coroutine,
+    and asks Django again for the answer to give.
+    """
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+        self.places = asyncio.Semaphore(settings.WEB_CONCURRENCY)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one HTTP request."""
+        if _declared_length(scope) > settings.MAX_BODY_BYTES:
+            await _refuse_body(send)
+            return
+        started = False
+
+        async def send_unless_waiting(message: Message) -> None:
+            nonlocal started
+            if ORDER_KEY not in scope:
+                started = True
+                await send(message)
+
+        try:
+            async with self.places:
+                await self.application(scope, _capped(receive), send_unless_waiting)
+        except BodyTooLargeError:
+            if not started:
+                await _refuse_body(send)
+            return
+        order: WaitOrder | None = scope.pop(ORDER_KEY, None)
+        if order is None:
+            return
+        if await _wait(order, receive):
+            async with self.places:
+                await self.application(_render_scope(scope, order), _empty_body(), send)
+
+
+def _declared_length(scope: Scope) -> int:
+    lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+    return int(lengths[0]) if lengths and lengths[0].isdigit() else 0
+
+
+async def _refuse_body(send: Send) -> None:
+    limit = settings.MAX_BODY_BYTES / 1024 / 1024
+    response = problem_response(413, "body_too_large", f"The body may have at most {limit:g} MiB (MAX_BODY_MB).")
+    headers = [(b"content-type", response.headers["Content-Type"].encode()), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": response.content})
+
+
+def _capped(receive: Receive) -> Receive:
+    """Counts a body as it comes. The returned callable raises BodyTooLargeError over the cap."""
+    received = 0
+
+    async def receive_counting() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > settings.MAX_BODY_BYTES:
+            raise BodyTooLargeError
+        return message
+
+    return receive_counting
+
+
+async def _wait(order: WaitOrder, receive: Receive) -> bool:
+    """Waits for the generation's end or the limit; False when the client hung up first."""
+
+    async def hung_up() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    end = asyncio.create_task(wait_for_end(order.generation_id, seconds=order.seconds))
+    gone = asyncio.create_task(hung_up())
+    await asyncio.wait((end, gone), return_when=asyncio.FIRST_COMPLETED)
+    for task in (end, gone):
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    return not end.cancelled()
+
+
+_BODY_HEADERS = (b"content-length", b"content-type", b"transfer-encoding", b"expect")
+
+
+def _render_scope(scope: Scope, order: WaitOrder) -> Scope:
+    """The same caller's GET of the order's path."""
+    return {
+        **scope,
+        WAITED_KEY: True,
+        "method": "GET",
+        "path": order.render_path,
+        "raw_path": order.render_path.encode(),
+        "query_string": b"",
+        "headers": [(name, value) for name, value in scope["headers"] if name not in _BODY_HEADERS],
+    }
+
+
+def _empty_body() -> Receive:
+    """A body that is over at once, from a client that stays."""
+    messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    return receive
+
+
+application = ProtocolTypeRouter(
+    {
+        "http": RequestGate(django_application),
+        "websocket": OriginMiddleware(SocketAuthMiddleware(URLRouter(websocket_urlpatterns))),
+    }
+)

@@ -1,0 +1,156 @@
+"""Errors as clients see them: problem details with stable codes (RFC 9457).
+
+A `DomainError` knows its HTTP status and code; everything that DRF or Django raises is put into the same shape here.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.http import Http404, HttpRequest, JsonResponse
+from django.http.response import HttpResponseBase
+from rest_framework import exceptions
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from imagegen_project.common.context import request_id
+from imagegen_project.common.errors import DomainError
+
+PROBLEM_CONTENT_TYPE = "application/problem+json"
+
+
+def problem(
+    *,
+    http_status: int,
+    code: str,
+    title: str,
+    detail: str,
+    errors: list[dict[str, str]] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The body of an error answer."""
+    return {
+        "type": f"urn:imagegen:problem:{code}",
+        "title": title,
+        "status": http_status,
+        "code": code,
+        "detail": detail,
+        "errors": errors or [],
+        "request_id": request_id.get(),
+        **(extra or {}),
+    }
+
+
+def _flatten(detail: Any, path: str = "") -> Iterator[dict[str, str]]:
+    """DRF's nested error details as a flat list of `{param, code, detail}`."""
+    if isinstance(detail, Mapping):
+        for key, value in detail.items():
+            name = "" if key == "non_field_errors" else str(key)
+            yield from _flatten(value, f"{path}.{name}".strip("."))
+    elif isinstance(detail, list | tuple):
+        for index, value in enumerate(detail):
+            nested = isinstance(value, Mapping | list | tuple)
+            yield from _flatten(value, f"{path}[{index}]" if nested else path)
+    else:
+        yield {"param": path, "code": str(getattr(detail, "code", "invalid")), "detail": str(detail)}
+
+
+def _validation_problem(error: exceptions.ValidationError) -> dict[str, Any]:
+    errors = list(_flatten(error.detail))
+    first = errors[0] if errors else {"param": "", "detail": "Invalid input."}
+    named = f"{first['param']}: {first['detail']}" if first["param"] else first["detail"]
+    more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
+    return problem(
+        http_status=error.status_code,
+        code="invalid_request",
+        title="The request is not valid",
+        detail=named + more,
+        errors=errors,
+    )
+
+
+def _domain_problem(error: DomainError) -> dict[str, Any]:
+    errors = [{"param": error.param, "code": error.code, "detail": error.detail}] if error.param else []
+    return problem(
+        http_status=error.http_status,
+        code=error.code,
+        title=error.title,
+        detail=error.detail,
+        errors=errors,
+        extra=error.extra,
+    )
+
+
+_TITLES = {
+    400: "The request is not valid",
+    401: "Who you are could not be established",
+    403: "You may not do this",
+    404: "There is no such thing here",
+    405: "This method is not offered here",
+    406: "No such representation",
+    413: "The request's body is too large",
+    415: "This content type is not understood",
+    429: "Too many requests",
+    500: "The server made a mistake",
+}
+
+
+def problem_exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
+    """DRF's exception handler: any expected error becomes a problem; an unexpected one is left to Django (500)."""
+    # Not at the top: `views` imports the authenticator of the settings, and that this module.
+    from rest_framework.views import set_rollback  # noqa: PLC0415
+
+    headers: dict[str, str] = {}
+    match error:
+        case DomainError():
+            body = _domain_problem(error)
+            headers = dict(error.headers)
+        case exceptions.ValidationError():
+            body = _validation_problem(error)
+        case Http404():
+            body = _plain(404, "not_found", "Not found.")
+        case PermissionDenied():
+            body = _plain(403, "permission_denied", str(error) or "You may not do this.")
+        case exceptions.APIException():
+            code = error.get_codes()
+            body = _plain(error.status_code, code if isinstance(code, str) else "error", str(error.detail))
+            if challenge := getattr(error, "auth_header", None):
+                headers["WWW-Authenticate"] = challenge
+            if (wait := getattr(error, "wait", None)) is not None:
+                headers["Retry-After"] = str(int(wait) + 1)
+        case _:
+            return None
+    set_rollback()
+    return Response(body, status=body["status"], headers=headers, content_type=PROBLEM_CONTENT_TYPE)
+
+
+def _plain(http_status: int, code: str, detail: str) -> dict[str, Any]:
+    return problem(http_status=http_status, code=code, title=_TITLES.get(http_status, "Error"), detail=detail)
+
+
+def problem_response(http_status: int, code: str, detail: str) -> JsonResponse:
+    """A problem from outside DRF: Django's own handlers and the ASGI gate."""
+    return JsonResponse(
+        _plain(http_status, code, detail), status=http_status, content_type=PROBLEM_CONTENT_TYPE
+    )
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    """Django's 400: says what was suspicious only where that is meant for people."""
+    named = isinstance(exception, SuspiciousOperation)
+    return problem_response(400, "bad_request", str(exception) if named else "The request could not be understood.")
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    """Django's 403."""
+    return problem_response(403, "permission_denied", "You may not do this.")
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    """Django's 404."""
+    return problem_response(404, "not_found", f"There is nothing at {request.path}.")
+
+
+def server_error(request: HttpRequest) -> HttpResponseBase:
+    """Django's 500: the traceback goes to the log, under the request's id."""
+    return problem_response(500, "internal_error", "An unexpected error; the log has it under this request_id.")

@@ -1,0 +1,40 @@
+"""Building blocks of every serializer that reads a request."""
+
+from typing import Any
+
+from django.utils.translation import gettext_lazy as _
+from rest_framework import serializers
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """Refuses fields it does not know (DRF drops them in silence)."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """The validated values. Raises ValidationError that names each unknown field."""
+        if hasattr(data, "keys"):
+            # A browser's form carries Django's token beside the fields.
+            unknown = set(data.keys()) - set(self.fields) - {"csrfmiddlewaretoken"}
+            if unknown:
+                known = ", ".join(sorted(self.fields))
+                raise serializers.ValidationError(
+                    {
+                        str(name)[:100]: [serializers.ErrorDetail(f"Unknown field. Known: {known}.", "unknown_field")]
+                        for name in sorted(unknown, key=str)
+                    }
+                )
+        return super().to_internal_value(data)
+
+
+class TextField(serializers.CharField):
+    """Text that PostgreSQL can store: no NUL (DRF's rule) and no lone surrogate, which has no UTF-8 form."""
+
+    default_error_messages = {"surrogate": _("Lone surrogates cannot be stored as text.")}
+
+    def to_internal_value(self, data: Any) -> str:
+        """The text. Raises ValidationError."""
+        value: str = super().to_internal_value(data)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail("surrogate")
+        return value

@@ -1,0 +1,36 @@
+"""How a view asks the ASGI gate to wait for a generation on its behalf.
+
+A view cannot wait itself: every request inside Django holds a thread. It leaves an order in the connection's scope and
+returns; `imagegen_project.asgi` waits on the feed without a thread or a database connection and then asks Django
+again, with a GET of `render_path`, for the answer.
+"""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from rest_framework.request import Request
+
+ORDER_KEY = "imagegen.wait"
+WAITED_KEY = "imagegen.waited"
+
+
+@dataclass(frozen=True)
+class WaitOrder:
+    """Wait until the generation ends, `seconds` at most, then render `render_path`."""
+
+    generation_id: UUID
+    seconds: float
+    render_path: str
+
+
+def order_wait(request: Request, order: WaitOrder) -> None:
+    """Leaves the order; outside ASGI there is no scope, and the view's own answer (202) goes out instead."""
+    scope = getattr(request._request, "scope", None)  # noqa: SLF001 - DRF's only way to Django's request
+    if scope is not None:
+        scope[ORDER_KEY] = order
+
+
+def has_waited(request: Request) -> bool:
+    """Whether this request renders the answer after a wait."""
+    scope = getattr(request._request, "scope", None)  # noqa: SLF001
+    return bool(scope and scope.get(WAITED_KEY))

@@ -1,0 +1,47 @@
+"""Gives every request an id and writes one log line for it."""
+
+import logging
+import re
+import time
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse
+from uuid_utils.compat import uuid7
+
+from imagegen_project.common.context import request_id, username
+
+logger = logging.getLogger("imagegen.request")
+
+REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestContextMiddleware:
+    """Takes `X-Request-Id` (or makes one), puts it into logs, errors and the answer, and logs the request."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Serves the request; its path is logged without the query, which could carry a ticket."""
+        given = request.headers.get("X-Request-Id", "")
+        identifier = given if REQUEST_ID_PATTERN.fullmatch(given) else uuid7().hex
+        request_token, user_token = request_id.set(identifier), username.set("")
+        started = time.monotonic()
+        try:
+            response = self.get_response(request)
+            response.headers["X-Request-Id"] = identifier
+            user = getattr(request, "user", None)
+            logger.info(
+                "request",
+                extra={
+                    "method": request.method,
+                    "path": request.path,
+                    "status": response.status_code,
+                    "user": username.get() or (user.get_username() if user and user.is_authenticated else ""),
+                    "duration_ms": round((time.monotonic() - started) * 1000, 1),
+                },
+            )
+            return response
+        finally:
+            request_id.reset(request_token)
+            username.reset(user_token)

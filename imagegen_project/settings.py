@@ -1,0 +1,216 @@
+"""The one settings module; environments differ by variables (see `imagegen_project/env.py`)."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import django_stubs_ext
+from psycopg.conninfo import conninfo_to_dict
+
+from imagegen_project import __version__, embedded_paths, env
+from imagegen_project.logs import logging_config
+
+django_stubs_ext.monkeypatch()  # lets `ModelAdmin[Checkpoint]` and its like be written at run time
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+SECRET_KEY = env.SECRET_KEY or embedded_paths.read_secret(env.DATA_DIR, "secret_key")
+DEBUG = env.DEBUG
+ALLOWED_HOSTS = env.ALLOWED_HOSTS
+CSRF_TRUSTED_ORIGINS = env.CSRF_TRUSTED_ORIGINS
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "channels",
+    "rest_framework",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "knox",
+    "django_rq",
+    "imagegen_project.auth",
+    "imagegen_project",
+    "models_registry",
+    "generation",
+]
+
+MIDDLEWARE = [
+    "imagegen_project.middleware.RequestContextMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "imagegen_project.urls"
+ASGI_APPLICATION = "imagegen_project.asgi.application"
+APPEND_SLASH = False  # every API route takes both forms itself, without a redirect that would lose a POST's body
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+
+def _database(url: str) -> dict[str, Any]:
+    """Django's database settings from a libpq URL; a pool, since persistent connections leak under ASGI."""
+    parts: dict[str, Any] = dict(conninfo_to_dict(url))
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": parts.pop("dbname", ""),
+        "USER": parts.pop("user", ""),
+        "PASSWORD": parts.pop("password", ""),
+        "HOST": parts.pop("host", ""),
+        "PORT": parts.pop("port", ""),
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {
+            "connect_timeout": 5,
+            **parts,
+            "pool": {"min_size": 1, "max_size": env.DB_POOL_SIZE, "timeout": 10, "max_idle": 60},
+        },
+    }
+
+
+DATABASES = {"default": _database(env.DATABASE_URL or embedded_paths.database_url(env.DATA_DIR))}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+REDIS_URL = env.REDIS_URL or embedded_paths.redis_url(env.DATA_DIR)
+CACHES = {
+    "default": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "imagegen:cache",
+        "OPTIONS": {
+            # JSON, never pickle: whoever can write to Redis must not be able to run code here.
+            "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
+            "CONNECTION_POOL_KWARGS": {"socket_timeout": 5, "socket_connect_timeout": 2},
+            "IGNORE_EXCEPTIONS": True,
+        },
+    }
+}
+DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [{"address": REDIS_URL}], "prefix": "imagegen"},
+    }
+}
+# One queue a worker: RQ recovers interrupted entries only for workers that listen to exactly one.
+RQ_QUEUES = {
+    name: {
+        "URL": REDIS_URL,
+        "DEFAULT_TIMEOUT": -1,
+        "SERIALIZER": "rq.serializers.JSONSerializer",
+        "REDIS_CLIENT_KWARGS": {"socket_connect_timeout": 2},
+    }
+    for name in ("generations", "downloads")
+}
+
+AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.ModelBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "/admin/login/"
+LOGIN_REDIRECT_URL = "/"
+REST_KNOX = {"TOKEN_PREFIX": "img_", "TOKEN_TTL": timedelta(days=90), "AUTH_HEADER_PREFIX": "Bearer"}
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "imagegen_project.auth.authentication.BearerAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PARSER_CLASSES": [
+        "imagegen_project.common.parsers.BoundedJSONParser",
+        "rest_framework.parsers.FormParser",
+        "rest_framework.parsers.MultiPartParser",
+    ],
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_PAGINATION_CLASS": "imagegen_project.common.pagination.NewestFirstPagination",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "imagegen_project.common.problems.problem_exception_handler",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+
+SPECTACULAR_SETTINGS = {
+    "TITLE": "imagegen",
+    "DESCRIPTION": "A self-hosted image-generation service: one durable job, every door.",
+    "VERSION": __version__,
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "PREPROCESSING_HOOKS": ["imagegen_project.schema.keep_native_mount"],
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "imagegen_project.schema.describe_problems",
+    ],
+}
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+# Without `collectstatic` (a laptop) files are served from where the packages keep them.
+WHITENOISE_USE_FINDERS = True
+MEDIA_ROOT = env.MEDIA_ROOT
+MEDIA_URL = ""  # pictures are only served through the API, to those who may see them
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+DATA_UPLOAD_MAX_MEMORY_SIZE = int(env.MAX_BODY_MB * 1024 * 1024)
+
+LOGGING_CONFIG = "logging.config.dictConfig"
+LOGGING = logging_config(level=env.LOG_LEVEL, log_dir=env.LOG_DIR)
+
+# The project's own
+DATA_DIR = env.DATA_DIR
+LOG_PROMPTS = env.LOG_PROMPTS
+MAX_BODY_BYTES = DATA_UPLOAD_MAX_MEMORY_SIZE
+WEB_CONCURRENCY = env.WEB_CONCURRENCY
+WAIT_LIMIT_S = env.WAIT_LIMIT_S
+TICKET_TTL_S = env.TICKET_TTL_S
+HF_ENDPOINT = env.HF_ENDPOINT
+HF_TOKEN = env.HF_TOKEN
+HUB_ALLOWED_USERS = env.HUB_ALLOWED_USERS
+HUB_ALLOWED_ORGS = env.HUB_ALLOWED_ORGS
+HUB_TIMEOUT_S = env.HUB_TIMEOUT_S
+HUB_CACHE_S = env.HUB_CACHE_S
+HUB_GRACE_S = env.HUB_GRACE_S
+DEFAULT_MODEL_ID = env.DEFAULT_MODEL_ID
+MODEL_CACHE_DIR = env.MODEL_CACHE_DIR
+TORCH_THREADS = env.TORCH_THREADS
+DEFAULT_TIMEOUT_S = env.DEFAULT_TIMEOUT_S
+MAX_TIMEOUT_S = env.MAX_TIMEOUT_S
+MAX_ATTEMPTS = env.MAX_ATTEMPTS
+LEASE_S = env.LEASE_S
+WORKER_GRACE_S = env.WORKER_GRACE_S
+FEED_TTL_S = env.FEED_TTL_S
+FEED_MAX_EVENTS = env.FEED_MAX_EVENTS

@@ -1,0 +1,28 @@
+"""Where everything is mounted."""
+
+from django.contrib import admin
+from django.http import HttpResponseRedirect
+from django.urls import include, path, re_path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+from imagegen_project import health
+from imagegen_project.api import routes
+
+handler400 = "imagegen_project.common.problems.bad_request"
+handler403 = "imagegen_project.common.problems.permission_denied"
+handler404 = "imagegen_project.common.problems.not_found"
+handler500 = "imagegen_project.common.problems.server_error"
+
+admin.site.site_header = admin.site.site_title = "imagegen"
+
+urlpatterns = [
+    re_path(r"^$", lambda request: HttpResponseRedirect("/api/docs/"), name="index"),
+    re_path(r"^health/?$", health.live, name="health"),
+    re_path(r"^health/ready/?$", health.ready, name="health-ready"),
+    path("api/v1/", include((routes, "api"), namespace="api")),
+    path("v1/", include((routes, "api"), namespace="short")),
+    re_path(r"^api/schema/?$", SpectacularAPIView.as_view(), name="schema"),
+    re_path(r"^api/docs/?$", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("admin/", admin.site.urls),
+    path("accounts/", include("rest_framework.urls")),
+]
