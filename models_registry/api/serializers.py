@@ -1,0 +1,76 @@
+"""How checkpoints look to clients."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from models_registry import builtin
+from models_registry.models import Checkpoint
+
+
+class ModelLimitsOut(serializers.Serializer[Any]):
+    """What a request may ask of a model."""
+
+    min_size = serializers.IntegerField()
+    max_size = serializers.IntegerField()
+    size_multiple = serializers.IntegerField()
+
+
+class ModelDefaultsOut(serializers.Serializer[Any]):
+    """What a model does when a request is silent."""
+
+    width = serializers.IntegerField(source="default_width")
+    height = serializers.IntegerField(source="default_height")
+    num_inference_steps = serializers.IntegerField(source="default_steps")
+    guidance_scale = serializers.FloatField(source="default_guidance_scale")
+
+
+class ModelOut(serializers.ModelSerializer[Checkpoint]):
+    """One model: OpenAI's four fields (`id, object, created, owned_by`), then what it is, allows and defaults to."""
+
+    object = serializers.CharField(default="model", read_only=True)
+    created = serializers.SerializerMethodField()
+    owned_by = serializers.SerializerMethodField()
+    limits = ModelLimitsOut(source="*", read_only=True)
+    defaults = ModelDefaultsOut(source="*", read_only=True)
+    note = serializers.SerializerMethodField(help_text="What one should know before using it, or an empty string.")
+
+    class Meta:
+        model = Checkpoint
+        fields = (
+            "id",
+            "object",
+            "created",
+            "owned_by",
+            "name",
+            "repository",
+            "revision",
+            "family",
+            "licence",
+            "is_default",
+            "limits",
+            "defaults",
+            "note",
+        )
+        read_only_fields = fields
+
+    @extend_schema_field(serializers.IntegerField())
+    def get_created(self, checkpoint: Checkpoint) -> int:
+        """Seconds since 1970 at which the row was made."""
+        return int(checkpoint.created_at.timestamp())
+
+    def get_owned_by(self, checkpoint: Checkpoint) -> str:
+        """The organisation in front of the repository's name."""
+        return checkpoint.repository.partition("/")[0]
+
+    def get_note(self, checkpoint: Checkpoint) -> str:
+        """Says when the built-in model has not been trained."""
+        return "untrained: draws noise" if checkpoint.is_builtin and not builtin.is_trained() else ""
+
+
+class ModelListOut(serializers.Serializer[Any]):
+    """OpenAI's list shape."""
+
+    object = serializers.CharField(default="list")
+    data = ModelOut(many=True)

@@ -1,0 +1,41 @@
+"""Reading the registry."""
+
+from pathlib import Path
+
+from django.conf import settings
+from django.db.models import Q, QuerySet
+
+from models_registry import builtin
+from models_registry.choices import BUILTIN_ID
+from models_registry.errors import ModelNotFoundError
+from models_registry.models import Checkpoint
+
+
+def checkpoints_enabled() -> QuerySet[Checkpoint]:
+    """The checkpoints that requests may name."""
+    return Checkpoint.objects.filter(enabled=True)
+
+
+def checkpoint_get(*, name: str) -> Checkpoint:
+    """The enabled checkpoint with this registry id or repository name. Raises ModelNotFoundError."""
+    checkpoint = checkpoints_enabled().filter(Q(id=name) | Q(repository=name)).first()
+    if checkpoint is None:
+        known = ", ".join(checkpoints_enabled().values_list("id", flat=True))
+        raise ModelNotFoundError(f"No model is called {name!r} here. Known: {known}.", param="model")
+    return checkpoint
+
+
+def checkpoint_default() -> Checkpoint:
+    """What runs when a request names no model: `DEFAULT_MODEL_ID`, else the default row, else the built-in one.
+
+    Raises ModelNotFoundError when `DEFAULT_MODEL_ID` names nothing.
+    """
+    if settings.DEFAULT_MODEL_ID:
+        return checkpoint_get(name=settings.DEFAULT_MODEL_ID)
+    chosen = checkpoints_enabled().filter(is_default=True).first()
+    return chosen or checkpoint_get(name=BUILTIN_ID)
+
+
+def checkpoint_folder(checkpoint: Checkpoint) -> Path:
+    """Where the checkpoint's weights lie on this host, in diffusers' layout."""
+    return builtin.WEIGHTS if checkpoint.is_builtin else Path(settings.MODEL_CACHE_DIR) / checkpoint.id
