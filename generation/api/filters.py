@@ -1,0 +1,20 @@
+"""How lists of generations are narrowed."""
+
+import django_filters
+
+from generation.choices import Kind, Status
+from generation.models import Generation
+
+
+class GenerationFilter(django_filters.FilterSet):
+    """By status (repeatable), kind, model and date."""
+
+    status = django_filters.MultipleChoiceFilter(choices=Status.choices)
+    kind = django_filters.ChoiceFilter(choices=Kind.choices)
+    model = django_filters.CharFilter(field_name="checkpoint_id")
+    created_after = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="gte")
+    created_before = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="lt")
+
+    class Meta:
+        model = Generation
+        fields = ("status", "kind", "model", "created_after", "created_before")

@@ -1,0 +1,216 @@
+"""The native API: translation between HTTP and the services."""
+
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
+from rest_framework import mixins, status
+from rest_framework.decorators import action
+from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+from rest_framework.viewsets import GenericViewSet
+
+from generation import services
+from generation.adjustments import request_adjust
+from generation.api.filters import GenerationFilter
+from generation.api.serializers import (
+    GenerationCreateIn,
+    GenerationOut,
+    GenerationResultOut,
+    ModelCommandIn,
+    ReceiptOut,
+    WorkerCommandOut,
+)
+from generation.choices import CommandKind
+from generation.models import Generation
+from generation.results import generation_result, receipt_of
+from generation.selectors import generation_get, generations_visible, image_get
+from imagegen_project.common.http import Preference
+from imagegen_project.common.routers import UUID_REGEX
+from imagegen_project.common.waiting import WaitOrder, has_waited, order_wait
+
+PREFER = OpenApiParameter(
+    "Prefer",
+    str,
+    OpenApiParameter.HEADER,
+    description="`respond-async` answers 202 at once; `wait=N` waits N seconds for the end (RFC 7240).",
+)
+
+
+def _create(request: Request) -> Generation:
+    serializer = GenerationCreateIn(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    values, warnings = request_adjust(serializer.validated_data)
+    return services.generation_create(owner=request.user, warnings=warnings, **values)
+
+
+def _address(generation: Generation) -> str:
+    return f"/api/v1/generations/{generation.id}"
+
+
+def _accepted(generation: Generation, *, headers: dict[str, str] | None = None) -> Response:
+    location = {"Location": _address(generation), "X-Job-Id": str(generation.id)}
+    body = GenerationOut(generation).data
+    return Response(body, status=status.HTTP_202_ACCEPTED, headers=location | (headers or {}))
+
+
+class PictureRenderer(BaseRenderer):
+    """Says that a route serves pictures, so that an `Accept: image/*` is met."""
+
+    media_type = "image/png"
+    format = "png"
+    charset = None
+    render_style = "binary"
+
+    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> Any:
+        """An error's body, as JSON: a picture itself never passes here."""
+        return JSONRenderer().render(data)
+
+
+class Txt2ImgView(APIView):
+    """Text to image, answered with the pictures."""
+
+    @extend_schema(
+        operation_id="generate_txt2img",
+        request=GenerationCreateIn,
+        parameters=[PREFER],
+        responses={200: GenerationResultOut, 202: GenerationOut},
+    )
+    def post(self, request: Request) -> Response:
+        """Waits for the pictures and answers them as base64; 504 with the job's address when that takes too long."""
+        preference = Preference.of(request)
+        generation = _create(request)
+        if preference.respond_async and preference.wait_s is None:
+            return _accepted(generation, headers={"Preference-Applied": "respond-async"})
+        order_wait(request, WaitOrder(generation.id, preference.wait_seconds, f"{_address(generation)}/result"))
+        return _accepted(generation)
+
+
+@extend_schema_view(
+    list=extend_schema(description="Your generations, newest first (staff: everyone's)."),
+    retrieve=extend_schema(description="One generation as it stands."),
+)
+class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet[Generation]):
+    """Durable generations."""
+
+    serializer_class = GenerationOut
+    filterset_class = GenerationFilter
+    queryset = Generation.objects.none()
+    lookup_value_regex = UUID_REGEX
+    lookup_url_kwarg = "generation_id"
+
+    def get_queryset(self) -> Any:
+        """What this user may see."""
+        return generations_visible(self.request.user)
+
+    def get_object(self) -> Generation:
+        """One of them. Raises GenerationNotFoundError."""
+        return generation_get(user=self.request.user, generation_id=self.kwargs["generation_id"])
+
+    @extend_schema(
+        request=GenerationCreateIn,
+        parameters=[PREFER],
+        responses={202: GenerationOut, 200: GenerationOut},
+    )
+    def create(self, request: Request) -> Response:
+        """Stores a generation and answers 202 with its address; with `Prefer: wait=N`, 200 if it ends in time."""
+        preference = Preference.of(request)
+        generation = _create(request)
+        if preference.wait_s is None:
+            return _accepted(generation)
+        order_wait(request, WaitOrder(generation.id, preference.wait_seconds, _address(generation)))
+        return _accepted(generation)
+
+    @extend_schema(responses={200: GenerationOut, 202: GenerationOut})
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """One generation as it stands; 202 instead of 200 only as the late answer to a `Prefer: wait=N`."""
+        generation = self.get_object()
+        if has_waited(request) and not generation.is_terminal:
+            return _accepted(generation)
+        return Response(GenerationOut(generation).data, headers={"X-Job-Id": str(generation.id)})
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Deletes a generation and its pictures; one that has not ended is canceled first."""
+        services.generation_delete(generation=self.get_object())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    @extend_schema(request=None, responses=GenerationOut)
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, **kwargs: Any) -> Response:
+        """Cancels: a queued generation at once, a running one within a second or one step."""
+        return Response(GenerationOut(services.generation_cancel(generation=self.get_object())).data)
+
+    @extend_schema(request=None, responses={202: GenerationOut})
+    @action(detail=True, methods=["post"])
+    def retry(self, request: Request, **kwargs: Any) -> Response:
+        """Runs an ended generation's request again, seed included, as a new generation linked to it."""
+        return _accepted(services.generation_retry(generation=self.get_object(), owner=request.user))
+
+    @extend_schema(request=None, responses={202: GenerationOut})
+    @action(detail=True, methods=["post"])
+    def replay(self, request: Request, **kwargs: Any) -> Response:
+        """Runs a receipt again, alone; the new generation's `pixels_match` says whether it drew the same."""
+        return _accepted(services.generation_replay(generation=self.get_object(), owner=request.user))
+
+    @extend_schema(responses=ReceiptOut)
+    @action(detail=True, methods=["get"])
+    def receipt(self, request: Request, **kwargs: Any) -> Response:
+        """Everything needed to run it again."""
+        return Response(ReceiptOut(receipt_of(self.get_object())).data)
+
+    @extend_schema(responses=GenerationResultOut)
+    @action(detail=True, methods=["get"])
+    def result(self, request: Request, **kwargs: Any) -> Response:
+        """The pictures as base64; the failure's problem if it failed, 409 (or 504 after a wait) while it runs."""
+        generation = generation_result(self.get_object(), waited=has_waited(request))
+        return Response(GenerationResultOut(generation).data, headers={"X-Job-Id": str(generation.id)})
+
+
+class ImageView(APIView):
+    """A finished picture's bytes."""
+
+    renderer_classes = (JSONRenderer, BrowsableAPIRenderer, PictureRenderer)
+
+    @extend_schema(
+        operation_id="generations_image",
+        responses={(200, "image/png"): OpenApiResponse(OpenApiTypes.BINARY, "The file.")},
+    )
+    def get(self, request: Request, generation_id: UUID, index: int) -> HttpResponse:
+        """The file as it was stored; its ETag is its SHA-256."""
+        image = image_get(user=request.user, generation_id=generation_id, index=index)
+        etag = f'"{image.sha256}"'
+        headers = {"ETag": etag, "Cache-Control": "private, max-age=31536000, immutable"}
+        if request.headers.get("If-None-Match") == etag:
+            return HttpResponse(status=status.HTTP_304_NOT_MODIFIED, headers=headers)
+        return HttpResponse(image.read(), content_type=image.content_type, headers=headers)
+
+
+class ModelCommandView(APIView):
+    """Orders to the GPU workers about a model."""
+
+    kind = CommandKind.LOAD
+
+    @extend_schema(request=ModelCommandIn, responses={202: WorkerCommandOut})
+    def post(self, request: Request) -> Response:
+        """Orders it and answers 202; the worker carries it out between jobs."""
+        serializer = ModelCommandIn(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        command = services.command_create(kind=self.kind, requested_by=request.user, **serializer.validated_data)
+        return Response(WorkerCommandOut(command).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema_view(post=extend_schema(operation_id="models_load"))
+class ModelLoadView(ModelCommandView):
+    """Loads a model on the live worker with most free memory."""
+
+
+@extend_schema_view(post=extend_schema(operation_id="models_unload"))
+class ModelUnloadView(ModelCommandView):
+    """Unloads a model from a worker that holds it."""
+
+    kind = CommandKind.UNLOAD

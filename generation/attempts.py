@@ -1,0 +1,212 @@
+"""What a GPU worker does to a generation: claim it, keep its lease, end it. Every write is fenced by the attempt."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from generation.choices import ErrorCode, SafetyResult, Status
+from generation.models import GeneratedImage, Generation, Worker
+from generation.services import files_delete, generation_move
+
+logger = logging.getLogger("imagegen.generation")
+
+
+@dataclass(frozen=True)
+class FinishedImage:
+    """One picture as the engine made it."""
+
+    data: bytes
+    pixel_sha256: str
+    width: int
+    height: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a renewal found: whether the attempt is still this worker's, and whether a cancel waits."""
+
+    held: bool
+    cancel_requested: bool
+
+
+def lease_end() -> Any:
+    """When a lease taken now ends, on the database's clock: hosts' clocks may differ."""
+    return Now() + timedelta(seconds=settings.LEASE_S)
+
+
+def generation_claim(*, worker: Worker) -> Generation | None:
+    """Takes the oldest queued generation for this worker, or None; safe when many claim at once."""
+    with transaction.atomic():
+        queued = (
+            Generation.objects.select_for_update(skip_locked=True).filter(status=Status.QUEUED).order_by("id").first()
+        )
+        if queued is None:
+            return None
+        waited = timezone.now() - queued.created_at
+        generation_move(
+            generation_id=queued.id,
+            to=Status.RUNNING,
+            fence=queued.attempt,
+            attempt=F("attempt") + 1,
+            worker=worker,
+            started_at=Now(),
+            lease_expires_at=lease_end(),
+            queue_ms=max(0, int(waited.total_seconds() * 1000)),
+            step=0,
+        )
+    return Generation.objects.select_related("checkpoint", "owner").get(pk=queued.pk)
+
+
+def attempt_renew(*, generation_id: UUID, attempt: int, step: int) -> Lease:
+    """Renews the lease and notes the progress."""
+    mine = Generation.objects.filter(pk=generation_id, status=Status.RUNNING, attempt=attempt)
+    if not mine.update(lease_expires_at=lease_end(), step=step):
+        return Lease(held=False, cancel_requested=False)
+    requested = mine.filter(cancel_requested_at__isnull=False).exists()
+    return Lease(held=True, cancel_requested=requested)
+
+
+def attempt_succeed(
+    *,
+    generation: Generation,
+    images: Sequence[FinishedImage],
+    receipt: dict[str, Any],
+    latency_ms: int,
+    vram_peak_mb: int | None,
+    safety: SafetyResult = SafetyResult.NOT_CHECKED,
+) -> bool:
+    """Stores the pictures and ends the generation, all or nothing; False when it was no longer this attempt's.
+
+    The files are written first and named by the attempt, so that a stale attempt can only ever delete its own.
+    """
+    names = [_file_store(generation, index, image) for index, image in enumerate(images)]
+    moved = False
+    try:
+        with transaction.atomic():
+            moved = generation_move(
+                generation_id=generation.id,
+                to=Status.SUCCEEDED,
+                fence=generation.attempt,
+                step=F("total_steps"),
+                receipt=receipt,
+                latency_ms=latency_ms,
+                vram_peak_mb=vram_peak_mb,
+                safety_filter_result=safety,
+                pixels_match=_pixels_match(generation, images),
+            )
+            if moved:
+                GeneratedImage.objects.bulk_create(
+                    _image_row(generation, index, image, name)
+                    for index, (image, name) in enumerate(zip(images, names, strict=True))
+                )
+    except BaseException:
+        moved = False
+        raise
+    finally:
+        if not moved:
+            files_delete(names)
+    if moved:
+        generation.refresh_from_db()
+        generation_log(generation)
+    return moved
+
+
+def _file_store(generation: Generation, index: int, image: FinishedImage) -> str:
+    day = generation.created_at.strftime("%Y/%m/%d")
+    name = f"generations/{day}/{generation.id}/{generation.attempt}-{index}.png"
+    stored: str = default_storage.save(name, ContentFile(image.data))
+    return stored
+
+
+def _image_row(generation: Generation, index: int, image: FinishedImage, name: str) -> GeneratedImage:
+    return GeneratedImage(
+        generation=generation,
+        index=index,
+        file=name,
+        size_bytes=len(image.data),
+        sha256=hashlib.sha256(image.data).hexdigest(),
+        pixel_sha256=image.pixel_sha256,
+        width=image.width,
+        height=image.height,
+        seed=image.seed,
+    )
+
+
+def _pixels_match(generation: Generation, images: Sequence[FinishedImage]) -> bool | None:
+    """A replay's verdict; None where there is nothing to compare with."""
+    if generation.replay_of_id is None:
+        return None
+    original = GeneratedImage.objects.filter(generation=generation.replay_of_id).order_by("index")
+    return list(original.values_list("pixel_sha256", flat=True)) == [image.pixel_sha256 for image in images]
+
+
+def attempt_fail(*, generation: Generation, code: ErrorCode, detail: str) -> bool:
+    """Ends the generation as failed; False when it was no longer this attempt's."""
+    moved = generation_move(
+        generation_id=generation.id,
+        to=Status.FAILED,
+        fence=generation.attempt,
+        error_code=code,
+        error_detail=detail,
+    )
+    return _ended(generation, moved=moved)
+
+
+def attempt_cancel(*, generation: Generation) -> bool:
+    """Ends the generation as canceled; False when it was no longer this attempt's."""
+    moved = generation_move(
+        generation_id=generation.id, to=Status.CANCELED, origins=(Status.RUNNING,), fence=generation.attempt
+    )
+    return _ended(generation, moved=moved)
+
+
+def attempt_hand_back(*, generation: Generation) -> bool:
+    """Puts the generation back into the queue, for another worker or a later start."""
+    return generation_move(
+        generation_id=generation.id, to=Status.QUEUED, fence=generation.attempt, worker=None, step=0
+    )
+
+
+def _ended(generation: Generation, *, moved: bool) -> bool:
+    if moved:
+        generation.refresh_from_db()
+        generation_log(generation)
+    return moved
+
+
+def generation_log(generation: Generation) -> None:
+    """The one log line of an ended generation."""
+    prompt = generation.prompt
+    shown = {"prompt": prompt} if settings.LOG_PROMPTS else {"prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()}
+    logger.info(
+        "generation ended",
+        extra={
+            "job_id": str(generation.id),
+            "request_id": generation.request_id,
+            "user": generation.owner.get_username(),
+            "status": generation.status,
+            "kind": generation.kind,
+            **shown,
+            "seed": generation.seed,
+            "model_id": generation.checkpoint_id,
+            "attempt": generation.attempt,
+            "queue_ms": generation.queue_ms,
+            "latency_ms": generation.latency_ms,
+            "vram_peak_mb": generation.vram_peak_mb,
+            "safety_filter_result": generation.safety_filter_result,
+            "error_code": generation.error_code,
+        },
+    )

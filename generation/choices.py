@@ -1,0 +1,78 @@
+"""Fixed words of a generation's life."""
+
+from django.db import models
+
+
+class Kind(models.TextChoices):
+    """What a generation starts from."""
+
+    TXT2IMG = "txt2img", "text to image"
+
+
+class Status(models.TextChoices):
+    """Where a generation stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+# Tuples, not sets: they go into CHECK constraints, and a set's order would make migrations unstable.
+TERMINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
+ACTIVE = (Status.QUEUED, Status.RUNNING)
+
+ALLOWED_FROM: dict[Status, tuple[Status, ...]] = {
+    Status.QUEUED: (Status.RUNNING,),
+    Status.RUNNING: (Status.QUEUED,),
+    Status.SUCCEEDED: (Status.RUNNING,),
+    Status.FAILED: (Status.RUNNING,),
+    Status.CANCELED: (Status.QUEUED, Status.RUNNING),
+}
+
+
+class ErrorCode(models.TextChoices):
+    """Why a generation failed; stable for clients."""
+
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    WORKER_LOST = "worker_lost"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    ENGINE_ERROR = "engine_error"
+
+
+class SafetyResult(models.TextChoices):
+    """What the safety filter said about a generation's pictures."""
+
+    NOT_CHECKED = "not_checked"
+    PASSED = "passed"
+    FLAGGED = "flagged"
+    BLOCKED = "blocked"
+
+
+class WorkerStatus(models.TextChoices):
+    """What a GPU worker is doing."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    LOADING = "loading"
+    DRAINING = "draining"
+
+
+class CommandKind(models.TextChoices):
+    """An order to a GPU worker."""
+
+    LOAD = "load"
+    UNLOAD = "unload"
+    DRAIN = "drain"
+
+
+class CommandStatus(models.TextChoices):
+    """Where an order stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"

@@ -1,0 +1,46 @@
+"""The events of a generation's feed, as they travel and as clients receive them (see API_REFERENCE.md)."""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+EventType = Literal[
+    "accepted", "snapshot", "queued", "started", "progress", "succeeded", "failed", "canceled", "warning"
+]
+TERMINAL_EVENTS = ("succeeded", "failed", "canceled")
+
+
+class ImageRef(TypedDict):
+    """A finished picture in an event: what it is and where to fetch it."""
+
+    index: int
+    seed: int
+    width: int
+    height: int
+    sha256: str
+    url: str
+
+
+class Event(TypedDict):
+    """One item of a generation's feed.
+
+    `seq` only grows within a generation; `prev` is the `seq` of the event before it, so a reader sees a gap at once.
+    """
+
+    type: EventType
+    seq: int
+    prev: int
+    job_id: str
+    at: str
+    attempt: int
+    status: NotRequired[str]
+    reason: NotRequired[str]
+    step: NotRequired[int]
+    total_steps: NotRequired[int]
+    percent: NotRequired[float]
+    eta_s: NotRequired[float | None]
+    preview: NotRequired[str | None]
+    seed: NotRequired[int]
+    model: NotRequired[str]
+    worker: NotRequired[str]
+    images: NotRequired[list[ImageRef]]
+    error: NotRequired[dict[str, Any]]
+    warnings: NotRequired[list[dict[str, Any]]]

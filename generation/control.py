@@ -1,0 +1,100 @@
+"""The control thread of a GPU worker: leases, cancels, heartbeat, orders and the sweep, beside whatever runs."""
+
+import threading
+import time
+from typing import Protocol
+
+from django.db.models.functions import Now
+
+from generation.attempts import attempt_renew
+from generation.choices import CommandStatus, WorkerStatus
+from generation.models import Worker, WorkerCommand
+from generation.periodic import SWEEP_EVERY_S, periodically
+from generation.runner import CANCELED, LOST, Run
+from generation.sweep import sweep
+
+TICK_S = 0.5
+
+
+class Controlled(Protocol):
+    """What the control thread needs of the runtime it serves."""
+
+    worker: Worker
+    run: Run | None
+
+    def status(self) -> WorkerStatus:
+        """What the worker is doing."""
+
+    def memory_mb(self) -> tuple[int, int]:
+        """Total and free memory of the device, MiB."""
+
+    def resident(self) -> list[str]:
+        """Ids of the resident checkpoints."""
+
+    def command_submit(self, command: WorkerCommand) -> None:
+        """Carries an order out between jobs."""
+
+
+class ControlThread:
+    """Runs until stopped; its ticks are short, so a lease is renewed many times before it could run out."""
+
+    def __init__(self, runtime: Controlled) -> None:
+        self.runtime = runtime
+        self._stopping = threading.Event()
+        self._swept = 0.0
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops it after the tick in hand."""
+        self._stopping.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        periodically(self.tick, every_s=TICK_S, stopping=self._stopping)
+
+    def tick(self) -> None:
+        """One round."""
+        self._renew()
+        self._heartbeat()
+        self._take_commands()
+        if time.monotonic() - self._swept >= SWEEP_EVERY_S:
+            self._swept = time.monotonic()
+            sweep()
+
+    def _renew(self) -> None:
+        run = self.runtime.run
+        if run is None:
+            return
+        lease = attempt_renew(generation_id=run.generation.id, attempt=run.generation.attempt, step=run.step)
+        if not lease.held and self.runtime.run is run:
+            run.stop(LOST)
+        elif lease.cancel_requested:
+            run.stop(CANCELED)
+
+    def _heartbeat(self) -> None:
+        total, free = self.runtime.memory_mb()
+        worker = self.runtime.worker
+        Worker.objects.update_or_create(
+            name=worker.name,
+            defaults={
+                "hostname": worker.hostname,
+                "pid": worker.pid,
+                "device": worker.device,
+                "status": self.runtime.status(),
+                "memory_total_mb": total,
+                "memory_free_mb": free,
+                "resident_models": self.runtime.resident(),
+                "heartbeat_at": Now(),
+            },
+        )
+
+    def _take_commands(self) -> None:
+        pending = WorkerCommand.objects.filter(worker=self.runtime.worker, status=CommandStatus.PENDING)
+        for command in pending.select_related("checkpoint").order_by("id"):
+            taken = WorkerCommand.objects.filter(pk=command.pk, status=CommandStatus.PENDING)
+            if taken.update(status=CommandStatus.RUNNING):
+                self.runtime.command_submit(command)

@@ -1,0 +1,96 @@
+"""What this app refuses, and how a failed generation looks to a waiting client."""
+
+from typing import ClassVar
+
+from generation.choices import ErrorCode
+from imagegen_project.common.errors import DomainError
+
+
+class GenerationNotFoundError(DomainError):
+    """No such generation, or somebody else's."""
+
+    code = "generation_not_found"
+    http_status = 404
+    title = "There is no such generation"
+
+
+class ImageNotFoundError(DomainError):
+    """The generation has no such picture."""
+
+    code = "image_not_found"
+    http_status = 404
+    title = "There is no such picture"
+
+
+class GenerationEndedError(DomainError):
+    """Only a queued or running generation can be canceled."""
+
+    code = "generation_ended"
+    http_status = 409
+    title = "The generation has already ended"
+
+
+class GenerationActiveError(DomainError):
+    """The generation has not ended yet."""
+
+    code = "generation_active"
+    http_status = 409
+    title = "The generation has not ended yet"
+
+
+class NoReceiptError(DomainError):
+    """Only a generation that succeeded has a receipt."""
+
+    code = "no_receipt"
+    http_status = 409
+    title = "The generation has no receipt"
+
+
+class NoWorkerError(DomainError):
+    """The order needs a live GPU worker."""
+
+    code = "no_worker"
+    http_status = 503
+    title = "No GPU worker is alive"
+
+
+class AdjustedError(DomainError):
+    """`strict` was asked for and something had to be adjusted."""
+
+    code = "would_be_adjusted"
+    http_status = 422
+    title = "The request cannot be met exactly"
+
+
+class UnfinishedError(DomainError):
+    """The wait ended before the generation did; it goes on."""
+
+    code = "unfinished"
+    http_status = 504
+    title = "The generation has not finished in time; it goes on"
+
+
+class CanceledError(DomainError):
+    """The generation was canceled before it finished."""
+
+    code = "canceled"
+    http_status = 409
+    title = "The generation was canceled"
+
+
+class FailedError(DomainError):
+    """The generation failed; `code` and the status follow its error code."""
+
+    title = "The generation failed"
+    STATUS: ClassVar[dict[str, int]] = {
+        ErrorCode.TIMEOUT: 504,
+        ErrorCode.OUT_OF_MEMORY: 507,
+        ErrorCode.WORKER_LOST: 503,
+        ErrorCode.MODEL_UNAVAILABLE: 503,
+        ErrorCode.ENGINE_ERROR: 500,
+    }
+
+    def __init__(self, *, error_code: str, detail: str, job_id: str) -> None:
+        self.code = error_code  # type: ignore[misc]  # an instance's own code, one class for all failures
+        self.http_status = self.STATUS.get(error_code, 500)  # type: ignore[misc]
+        super().__init__(detail, job_id=job_id)

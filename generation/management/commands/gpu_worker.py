@@ -1,0 +1,29 @@
+"""`manage.py gpu_worker`."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from imagegen_project import env
+
+
+class Command(BaseCommand):
+    """Runs one GPU worker."""
+
+    help = (
+        "Runs a GPU worker: it claims queued generations from PostgreSQL and draws them, one at a time. Start one a GPU "
+        "(CUDA_VISIBLE_DEVICES chooses it); without a GPU it uses the CPU (TORCH_THREADS). SIGTERM lets the running job "
+        "finish within WORKER_GRACE_S seconds, then hands it back."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """The command's options."""
+        parser.add_argument("--name", default="", help="Name of this worker; by default host and process id.")
+
+    def handle(self, *args: Any, name: str, **options: Any) -> None:
+        """Runs until it is told to stop."""
+        env.configure_torch_process()  # before torch is imported
+        from generation.worker import gpu_worker_run
+
+        gpu_worker_run(name=name)

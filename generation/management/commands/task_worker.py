@@ -1,0 +1,42 @@
+"""`manage.py task_worker`."""
+
+import threading
+from typing import Any
+
+import django_rq
+from django.core.management.base import BaseCommand
+
+from generation.allowlist import AllowlistedWorker
+from generation.periodic import SWEEP_EVERY_S, periodically
+from generation.sweep import sweep
+
+QUEUE = "downloads"
+
+
+class Command(BaseCommand):
+    """Runs one task worker."""
+
+    help = (
+        "Runs a task worker: background work that needs no GPU and imports no torch. It sweeps too, so that a job whose "
+        "worker died ends or returns to the queue even while no GPU worker lives. One a host is enough."
+    )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Runs until it is told to stop."""
+        stopping = threading.Event()
+        sweeper = threading.Thread(
+            target=periodically,
+            args=(sweep,),
+            kwargs={"every_s": SWEEP_EVERY_S, "stopping": stopping},
+            name="sweep",
+            daemon=True,
+        )
+        sweeper.start()
+        queue = django_rq.get_queue(QUEUE, commit_mode="auto")
+        try:
+            AllowlistedWorker([queue], connection=queue.connection, serializer=queue.serializer).work(
+                logging_level=None
+            )
+        finally:
+            stopping.set()
+            sweeper.join(timeout=5)

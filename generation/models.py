@@ -1,0 +1,212 @@
+"""The tables of the job: generations, their pictures, GPU workers and orders to them."""
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.core.files.storage import default_storage
+from django.db import models
+from django.db.models import F, Q
+from uuid_utils.compat import uuid7
+
+from generation.choices import (
+    ACTIVE,
+    TERMINAL,
+    CommandKind,
+    CommandStatus,
+    ErrorCode,
+    Kind,
+    SafetyResult,
+    Status,
+    WorkerStatus,
+)
+from models_registry.models import Checkpoint
+
+MAX_SEED = 2**32 - 1
+
+
+class Worker(models.Model):
+    """A GPU worker process, alive while its heartbeat is fresh."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    name = models.CharField(max_length=120, unique=True)
+    hostname = models.CharField(max_length=200)
+    pid = models.PositiveIntegerField()
+    device = models.CharField(max_length=120, blank=True)
+    status = models.CharField(max_length=16, choices=WorkerStatus.choices, default=WorkerStatus.STARTING)
+    memory_total_mb = models.PositiveIntegerField(default=0)
+    memory_free_mb = models.PositiveIntegerField(default=0)
+    resident_models = ArrayField(models.CharField(max_length=64), default=list, blank=True)
+    started_at = models.DateTimeField(auto_now_add=True)
+    heartbeat_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Generation(models.Model):
+    """One durable request for 1..n pictures.
+
+    queued --claim--> running --> succeeded | failed
+    running --lease expired, handed back--> queued (the next claim is the next attempt)
+    queued, running --> canceled
+
+    Only `generation_move` in services.py and attempts.py changes a status, by one conditional UPDATE; the constraints
+    below repeat the rules. Every write of a worker carries the attempt it was made for, so a stale worker's write
+    changes nothing.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="generations")
+    request_id = models.CharField(max_length=64, blank=True)
+    kind = models.CharField(max_length=16, choices=Kind.choices, default=Kind.TXT2IMG)
+    status = models.CharField(max_length=16, choices=Status.choices, default=Status.QUEUED)
+
+    # What was asked for, with every default resolved
+    checkpoint = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="generations")
+    prompt = models.TextField()
+    negative_prompt = models.TextField(blank=True)
+    width = models.PositiveIntegerField()
+    height = models.PositiveIntegerField()
+    num_inference_steps = models.PositiveIntegerField()
+    guidance_scale = models.FloatField()
+    seed = models.BigIntegerField()
+    num_images = models.PositiveIntegerField(default=1)
+    timeout_s = models.PositiveIntegerField()
+    reproducible = models.BooleanField(default=False)
+    warnings = models.JSONField(default=list, blank=True)
+    retry_of = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="retries")
+    replay_of = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="replays")
+
+    # How it goes
+    attempt = models.PositiveIntegerField(default=0)
+    worker = models.ForeignKey(Worker, null=True, blank=True, on_delete=models.SET_NULL, related_name="generations")
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+    cancel_requested_at = models.DateTimeField(null=True, blank=True)
+    step = models.PositiveIntegerField(default=0)
+    total_steps = models.PositiveIntegerField()
+
+    # How it ended
+    error_code = models.CharField(max_length=32, choices=ErrorCode.choices, blank=True)
+    error_detail = models.TextField(blank=True)
+    receipt = models.JSONField(null=True, blank=True)
+    pixels_match = models.BooleanField(null=True, blank=True, help_text="A replay's verdict on its original.")
+    safety_filter_result = models.CharField(
+        max_length=16, choices=SafetyResult.choices, default=SafetyResult.NOT_CHECKED
+    )
+    queue_ms = models.PositiveIntegerField(null=True, blank=True)
+    latency_ms = models.PositiveIntegerField(null=True, blank=True)
+    vram_peak_mb = models.PositiveIntegerField(null=True, blank=True)
+
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        indexes = [
+            models.Index(fields=["owner", "-id"], name="generation_owner_newest"),
+            models.Index(fields=["id"], condition=Q(status=Status.QUEUED), name="generation_queue"),
+            models.Index(fields=["lease_expires_at"], condition=Q(status=Status.RUNNING), name="generation_leases"),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(status__in=ACTIVE, finished_at__isnull=True)
+                | Q(status__in=TERMINAL, finished_at__isnull=False),
+                name="generation_terminal_iff_finished",
+            ),
+            models.CheckConstraint(
+                condition=Q(status=Status.RUNNING, lease_expires_at__isnull=False, attempt__gte=1)
+                | (~Q(status=Status.RUNNING) & Q(lease_expires_at__isnull=True)),
+                name="generation_lease_iff_running",
+            ),
+            models.CheckConstraint(
+                condition=(Q(status=Status.FAILED) & ~Q(error_code="")) | (~Q(status=Status.FAILED) & Q(error_code="")),
+                name="generation_error_iff_failed",
+            ),
+            models.CheckConstraint(
+                condition=Q(status=Status.SUCCEEDED, receipt__isnull=False) | ~Q(status=Status.SUCCEEDED),
+                name="generation_receipt_if_succeeded",
+            ),
+            models.CheckConstraint(condition=Q(seed__gte=0, seed__lte=MAX_SEED), name="generation_seed_range"),
+            models.CheckConstraint(
+                condition=Q(num_inference_steps__gte=1, num_inference_steps__lte=100), name="generation_steps_range"
+            ),
+            models.CheckConstraint(
+                condition=Q(guidance_scale__gte=1.0, guidance_scale__lte=20.0), name="generation_guidance_range"
+            ),
+            models.CheckConstraint(
+                condition=Q(num_images__gte=1, num_images__lte=8), name="generation_num_images_range"
+            ),
+            models.CheckConstraint(condition=Q(step__lte=F("total_steps")), name="generation_step_within_total"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.id} ({self.status})"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it has ended."""
+        return self.status in TERMINAL
+
+
+class GeneratedImage(models.Model):
+    """One finished picture, stored in Django's storage."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    generation = models.ForeignKey(Generation, on_delete=models.CASCADE, related_name="images")
+    index = models.PositiveIntegerField(help_text="Its place in the generation, from 0.")
+    file = models.FileField(max_length=200)
+    content_type = models.CharField(max_length=32, default="image/png")
+    size_bytes = models.PositiveIntegerField()
+    sha256 = models.CharField(max_length=64, help_text="Of the file.")
+    pixel_sha256 = models.CharField(max_length=64, help_text="Of the decoded RGB pixels, row by row.")
+    width = models.PositiveIntegerField()
+    height = models.PositiveIntegerField()
+    seed = models.BigIntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("generation_id", "index")
+        constraints = [
+            models.UniqueConstraint(fields=["generation", "index"], name="generated_image_one_per_index"),
+            models.CheckConstraint(condition=Q(seed__gte=0, seed__lte=MAX_SEED), name="generated_image_seed_range"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.generation_id}#{self.index}"
+
+    def read(self) -> bytes:
+        """The file's bytes."""
+        with default_storage.open(self.file.name) as file:
+            data: bytes = file.read()
+        return data
+
+
+class WorkerCommand(models.Model):
+    """An order to one GPU worker, carried out between jobs."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    worker = models.ForeignKey(Worker, on_delete=models.CASCADE, related_name="commands")
+    kind = models.CharField(max_length=16, choices=CommandKind.choices)
+    checkpoint = models.ForeignKey(Checkpoint, null=True, blank=True, on_delete=models.CASCADE)
+    status = models.CharField(max_length=16, choices=CommandStatus.choices, default=CommandStatus.PENDING)
+    detail = models.TextField(blank=True)
+    requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL)
+    created_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        indexes = [
+            models.Index(fields=["worker", "id"], condition=Q(status=CommandStatus.PENDING), name="command_pending")
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(kind=CommandKind.DRAIN) | Q(checkpoint__isnull=False), name="command_names_checkpoint"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.checkpoint_id or ''} on {self.worker_id}"

@@ -1,0 +1,102 @@
+"""Reading generations and workers."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.contrib.auth.models import AnonymousUser, User
+from django.db.models import QuerySet
+from django.db.models.functions import Now
+
+from generation.choices import TERMINAL
+from generation.contracts import Event, ImageRef
+from generation.errors import GenerationNotFoundError, ImageNotFoundError
+from generation.models import GeneratedImage, Generation, Worker
+
+# A worker renews its row every half second; three missed leases' worth of silence means it is gone.
+WORKER_ALIVE = timedelta(seconds=15)
+
+
+def generations_visible(user: User | AnonymousUser) -> QuerySet[Generation]:
+    """The generations a user may see: their own; staff see all."""
+    rows = Generation.objects.select_related("checkpoint", "owner", "worker").prefetch_related("images")
+    return rows if user.is_staff else rows.filter(owner_id=user.pk)
+
+
+def generation_get(*, user: User | AnonymousUser, generation_id: UUID) -> Generation:
+    """One generation. Raises GenerationNotFoundError, for somebody else's too."""
+    generation = generations_visible(user).filter(pk=generation_id).first()
+    if generation is None:
+        raise GenerationNotFoundError(f"No generation {generation_id}.")
+    return generation
+
+
+def image_get(*, user: User | AnonymousUser, generation_id: UUID, index: int) -> GeneratedImage:
+    """One picture of a generation. Raises GenerationNotFoundError or ImageNotFoundError."""
+    generation = generation_get(user=user, generation_id=generation_id)
+    image = next((image for image in generation.images.all() if image.index == index), None)
+    if image is None:
+        raise ImageNotFoundError(f"The generation is {generation.status} and has no picture {index}.")
+    return image
+
+
+def live_workers() -> QuerySet[Worker]:
+    """The GPU workers whose heartbeat is fresh."""
+    return Worker.objects.filter(heartbeat_at__gte=Now() - WORKER_ALIVE)
+
+
+def image_url(image: GeneratedImage) -> str:
+    """Where the API serves a picture."""
+    return f"/api/v1/generations/{image.generation_id}/images/{image.index}"
+
+
+def image_refs(images: Iterable[GeneratedImage]) -> list[ImageRef]:
+    """Finished pictures as events carry them."""
+    return [
+        {
+            "index": image.index,
+            "seed": image.seed,
+            "width": image.width,
+            "height": image.height,
+            "sha256": image.sha256,
+            "url": image_url(image),
+        }
+        for image in images
+    ]
+
+
+def error_of(generation: Generation) -> dict[str, Any] | None:
+    """A failed generation's error as clients see it."""
+    if not generation.error_code:
+        return None
+    return {"code": generation.error_code, "detail": generation.error_detail}
+
+
+def generation_snapshots(ids: Iterable[UUID]) -> dict[UUID, Event]:
+    """The present state of generations as feed events (without sequence numbers), in two queries."""
+    rows = Generation.objects.filter(pk__in=list(ids)).prefetch_related("images")
+    return {row.id: _snapshot(row) for row in rows}
+
+
+def _snapshot(row: Generation) -> Event:
+    event: Event = {
+        "type": "snapshot",
+        "seq": 0,
+        "prev": 0,
+        "job_id": str(row.id),
+        "at": (row.finished_at or row.started_at or row.created_at).isoformat(timespec="milliseconds"),
+        "attempt": row.attempt,
+        "status": row.status,
+        "step": row.step,
+        "total_steps": row.total_steps,
+        "percent": round(100 * row.step / row.total_steps, 1),
+        "seed": row.seed,
+        "model": row.checkpoint_id,
+        "warnings": row.warnings,
+    }
+    if row.status in TERMINAL:
+        event["images"] = image_refs(row.images.all())
+    if error := error_of(row):
+        event["error"] = error
+    return event

@@ -1,0 +1,98 @@
+"""Putting right what a crash left behind; safe when many run at once.
+
+Takes back generations whose lease ran out, keeps RQ entries at least as many as queued rows, and forgets workers that
+have been silent for an hour.
+"""
+
+import logging
+from datetime import timedelta
+from functools import partial
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+from redis.exceptions import RedisError
+
+from generation.attempts import generation_log
+from generation.choices import ErrorCode, Status
+from generation.events import event_publish
+from generation.models import Generation, Worker
+from generation.queueing import queue_length, worker_wake
+from generation.services import generation_move
+
+logger = logging.getLogger(__name__)
+
+FORGET_WORKER = timedelta(hours=1)
+
+
+def sweep() -> None:
+    """One pass over everything."""
+    leases_take_back()
+    entries_restore()
+    Worker.objects.filter(heartbeat_at__lt=Now() - FORGET_WORKER).delete()
+
+
+def leases_take_back() -> list[UUID]:
+    """Ends or requeues running generations whose worker stopped renewing; returns those that were moved."""
+    moved: list[UUID] = []
+    with transaction.atomic():
+        expired = Generation.objects.select_for_update(skip_locked=True, of=("self",)).filter(
+            status=Status.RUNNING, lease_expires_at__lt=Now()
+        )
+        for generation in expired.select_related("owner"):
+            if _take_back(generation):
+                moved.append(generation.id)
+    return moved
+
+
+def _take_back(generation: Generation) -> bool:
+    if generation.cancel_requested_at is not None:
+        done = generation_move(generation_id=generation.id, to=Status.CANCELED, fence=generation.attempt)
+        _announce(generation, done, "canceled")
+    elif generation.attempt >= settings.MAX_ATTEMPTS:
+        detail = f"{generation.attempt} workers in a row were lost while running it."
+        done = generation_move(
+            generation_id=generation.id,
+            to=Status.FAILED,
+            fence=generation.attempt,
+            error_code=ErrorCode.WORKER_LOST,
+            error_detail=detail,
+        )
+        _announce(generation, done, "failed", error={"code": ErrorCode.WORKER_LOST.value, "detail": detail})
+    else:
+        done = generation_move(
+            generation_id=generation.id, to=Status.QUEUED, fence=generation.attempt, worker=None, step=0
+        )
+        _announce(generation, done, "queued", reason="worker_lost")
+        if done:
+            transaction.on_commit(worker_wake)
+    return done
+
+
+def _announce(generation: Generation, moved: bool, event_type: str, **data: object) -> None:  # noqa: FBT001
+    if not moved:
+        return
+    logger.warning("lease taken back", extra={"job_id": str(generation.id), "attempt": generation.attempt})
+    transaction.on_commit(partial(event_publish, generation.id, event_type, attempt=generation.attempt, **data))
+    if event_type != "queued":
+        transaction.on_commit(partial(_log_ended, generation.id))
+
+
+def _log_ended(generation_id: UUID) -> None:
+    generation_log(Generation.objects.select_related("owner").get(pk=generation_id))
+
+
+def entries_restore() -> int:
+    """Pushes the RQ entries that are missing (a flushed Redis, a crash before the push); returns how many."""
+    queued = Generation.objects.filter(status=Status.QUEUED).count()
+    if not queued:
+        return 0
+    try:
+        missing = queued - queue_length()
+    except (RedisError, OSError):
+        return 0
+    if missing > 0:
+        logger.info("entries restored", extra={"entries": missing})
+        worker_wake(entries=missing)
+    return max(0, missing)

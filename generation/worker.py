@@ -1,0 +1,223 @@
+"""The GPU worker: RQ's loop in the main thread, the pipeline in a thread of its own, the control thread beside both.
+
+RQ wakes it; PostgreSQL says what to do. It is a `SimpleWorker`, because a forked one would lose the CUDA context and
+load the model again for every job.
+"""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+import django_rq
+from django.conf import settings
+from django.db import close_old_connections
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from generation.allowlist import AllowlistedWorker
+from generation.attempts import generation_claim
+from generation.choices import CommandKind, CommandStatus, WorkerStatus
+from generation.control import ControlThread
+from generation.engine import Engine, EngineError
+from generation.engine.memory import device_name, total_and_free_mb
+from generation.models import Generation, Worker, WorkerCommand
+from generation.publisher import Publisher
+from generation.queueing import GENERATIONS_QUEUE, RUN_NEXT, worker_wake
+from generation.runner import HAND_BACK, Run, model_ref, run_generation
+from imagegen_project.common.context import job_id, request_id, username
+from models_registry.errors import ModelNotFoundError
+from models_registry.selectors import checkpoint_default
+
+logger = logging.getLogger(__name__)
+
+
+class GpuRuntime:
+    """One process's engine, and the threads around it. Everything that touches a pipeline runs in the pipeline thread."""
+
+    def __init__(self, *, name: str = "") -> None:
+        self.engine = Engine(threads=settings.TORCH_THREADS)
+        self.worker = self._register(name or f"{socket.gethostname()}-{os.getpid()}")
+        self.publisher = Publisher()
+        self.run: Run | None = None
+        self.draining = threading.Event()
+        self._pipeline = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipeline")
+        self._control = ControlThread(self)
+        self._grace: threading.Timer | None = None
+        self._loading = False
+
+    def _register(self, name: str) -> Worker:
+        total, free = total_and_free_mb(self.engine.device)
+        worker, _ = Worker.objects.update_or_create(
+            name=name,
+            defaults={
+                "hostname": socket.gethostname(),
+                "pid": os.getpid(),
+                "device": device_name(self.engine.device),
+                "status": WorkerStatus.STARTING,
+                "memory_total_mb": total,
+                "memory_free_mb": free,
+                "resident_models": [],
+                "heartbeat_at": Now(),
+            },
+        )
+        return worker
+
+    def start(self) -> None:
+        """Loads the default checkpoint in the pipeline thread and starts the control thread."""
+        self._control.start()
+        self._pipeline.submit(self._preload)
+        worker_wake()  # rows that were queued while no worker lived
+
+    def close(self) -> None:
+        """Ends the threads and takes the worker's row away."""
+        if self._grace is not None:
+            self._grace.cancel()
+        self._pipeline.shutdown(wait=True)
+        self._control.stop()
+        self.publisher.close()
+        Worker.objects.filter(pk=self.worker.pk).delete()
+
+    def run_next(self) -> None:
+        """Claims and runs one generation; returns at once when there is none or the worker is draining."""
+        if not self.draining.is_set():
+            self._pipeline.submit(self._run_next).result()
+
+    def _run_next(self) -> None:
+        close_old_connections()
+        try:
+            generation = generation_claim(worker=self.worker)
+            if generation is not None:
+                self._run(generation)
+        finally:
+            close_old_connections()
+
+    def _run(self, generation: Generation) -> None:
+        tokens = [
+            (variable, variable.set(value))
+            for variable, value in (
+                (job_id, str(generation.id)),
+                (request_id, generation.request_id),
+                (username, generation.owner.get_username()),
+            )
+        ]
+        self.run = run = Run(generation)
+        if self.draining.is_set():
+            run.stop(HAND_BACK)
+        try:
+            run_generation(run, self.engine, self.publisher, worker_name=self.worker.name)
+        finally:
+            self.run = None
+            for variable, token in tokens:
+                variable.reset(token)
+
+    def _preload(self) -> None:
+        close_old_connections()
+        self._loading = True
+        try:
+            self.engine.load(model_ref(checkpoint_default()))
+        except (EngineError, ModelNotFoundError) as error:
+            logger.warning("default model not loaded", extra={"reason": str(error)})
+        finally:
+            self._loading = False
+            close_old_connections()
+
+    # What the control thread asks for
+
+    def status(self) -> WorkerStatus:
+        """What the worker is doing."""
+        if self.draining.is_set():
+            return WorkerStatus.DRAINING
+        if self._loading:
+            return WorkerStatus.LOADING
+        return WorkerStatus.BUSY if self.run else WorkerStatus.IDLE
+
+    def memory_mb(self) -> tuple[int, int]:
+        """Total and free memory of the device, MiB."""
+        return total_and_free_mb(self.engine.device)
+
+    def resident(self) -> list[str]:
+        """Ids of the resident checkpoints."""
+        return self.engine.resident
+
+    def command_submit(self, command: WorkerCommand) -> None:
+        """Carries an order out in the pipeline thread: after the job in hand, before the next."""
+        self._pipeline.submit(self._carry_out, command)
+
+    def _carry_out(self, command: WorkerCommand) -> None:
+        close_old_connections()
+        status, detail = CommandStatus.SUCCEEDED, ""
+        self._loading = True
+        try:
+            match command.kind:
+                case CommandKind.LOAD:
+                    self.engine.load(model_ref(command.checkpoint))
+                case CommandKind.UNLOAD if command.checkpoint_id in self.engine.resident:
+                    self.engine.unload()
+                case CommandKind.DRAIN:
+                    os.kill(os.getpid(), signal.SIGTERM)
+        except EngineError as error:
+            status, detail = CommandStatus.FAILED, str(error)
+        finally:
+            self._loading = False
+        WorkerCommand.objects.filter(pk=command.pk).update(status=status, detail=detail, finished_at=timezone.now())
+        Worker.objects.filter(pk=self.worker.pk).update(resident_models=self.engine.resident)
+        close_old_connections()
+
+    # Stopping
+
+    def drain(self) -> None:
+        """Takes no new work; what runs may finish within `WORKER_GRACE_S`, then it is handed back."""
+        self.draining.set()
+        self._grace = threading.Timer(settings.WORKER_GRACE_S, self.hand_back)
+        self._grace.daemon = True
+        self._grace.start()
+
+    def hand_back(self) -> None:
+        """Puts what runs back into the queue, at its next step."""
+        self.draining.set()
+        if run := self.run:
+            run.stop(HAND_BACK)
+
+
+class GpuWorker(AllowlistedWorker):
+    """RQ's side: a wake-up a generation. A first SIGTERM drains, a second hands back; neither fails a job."""
+
+    ENTRY_POINTS: ClassVar[tuple[str, ...]] = (RUN_NEXT,)
+    runtime: GpuRuntime
+
+    def request_stop(self, signum: int, frame: Any) -> None:
+        """First SIGTERM or SIGINT."""
+        self.runtime.drain()
+        super().request_stop(signum, frame)
+
+    def request_force_stop(self, signum: int, frame: Any) -> None:
+        """Every further one: RQ would raise SystemExit here, in the middle of anything."""
+        self.runtime.hand_back()
+
+
+_runtime: GpuRuntime | None = None
+
+
+def run_next() -> None:
+    """The entry point of RQ entries: there is work."""
+    if _runtime is not None:
+        _runtime.run_next()
+
+
+def gpu_worker_run(*, name: str = "") -> None:
+    """Runs a GPU worker in this process until it is told to stop."""
+    global _runtime  # noqa: PLW0603 - RQ can only call a module's function
+    _runtime = GpuRuntime(name=name)
+    queue = django_rq.get_queue(GENERATIONS_QUEUE, commit_mode="auto")
+    worker = GpuWorker([queue], name=_runtime.worker.name, connection=queue.connection, serializer=queue.serializer)
+    worker.runtime = _runtime
+    _runtime.start()
+    try:
+        worker.work(logging_level=None)
+    finally:
+        _runtime.close()
+        _runtime = None
