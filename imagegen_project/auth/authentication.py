@@ -1,0 +1,91 @@
+"""`Authorization: Bearer …`: one authenticator that knows by the prefix whose token it is."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from django.contrib.auth.models import User
+from knox.auth import TokenAuthentication
+from knox.settings import knox_settings
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from imagegen_project.auth.errors import InvalidTokenError, challenge
+from imagegen_project.auth.identity import hub_identity
+from imagegen_project.auth.services import user_for_hub_identity
+from imagegen_project.common.context import username
+
+HUB_PREFIX = "hf_"
+# RFC 6750's b64token, with a length that any real token keeps.
+TOKEN_PATTERN = re.compile(r"[A-Za-z0-9._~+/-]{4,2048}=*")
+
+MALFORMED = "The Authorization header must be `Bearer <token>`, with a token as it was issued."
+UNKNOWN_LOCAL = "This local token is unknown or expired, or its user is not active."
+
+TokenKind = Literal["hub", "local"]
+
+
+@dataclass(frozen=True)
+class TokenAuth:
+    """`request.auth`: by which kind of token the user came. The token itself is not kept."""
+
+    kind: TokenKind
+
+
+def bearer_token(header: str) -> str | None:
+    """The token of an Authorization header; None where there is no header or it speaks another scheme.
+
+    Raises InvalidTokenError where the header is malformed.
+    """
+    scheme, _, token = header.strip().partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    token = token.strip()
+    if not TOKEN_PATTERN.fullmatch(token):
+        raise InvalidTokenError(MALFORMED)
+    return token
+
+
+def token_kind(token: str) -> TokenKind:
+    """Whose token this is, by its prefix. Raises InvalidTokenError where the prefix is unknown."""
+    if token.startswith(HUB_PREFIX):
+        return "hub"
+    if token.startswith(knox_settings.TOKEN_PREFIX):
+        return "local"
+    raise InvalidTokenError
+
+
+def local_user(token: str) -> User:
+    """The user of a local token. Raises InvalidTokenError: unknown, expired, or its user is inactive."""
+    try:
+        user, _ = TokenAuthentication().authenticate_credentials(token.encode())
+    except AuthenticationFailed:
+        raise InvalidTokenError(UNKNOWN_LOCAL) from None
+    return cast("User", user)
+
+
+def hub_user(token: str) -> User:
+    """The user of a Hub token. Raises what `hub_identity` and `user_for_hub_identity` raise."""
+    return user_for_hub_identity(identity=hub_identity(token=token))
+
+
+class BearerAuthentication(BaseAuthentication):
+    """Hub tokens (`hf_…`) and local tokens (`img_…`)."""
+
+    def authenticate(self, request: Request) -> tuple[User, TokenAuth] | None:
+        """The user and how they came; None without a Bearer header.
+
+        Raises InvalidTokenError (401), HubUserNotAllowedError (403), HubUnavailableError (503).
+        """
+        token = bearer_token(request.headers.get("Authorization", ""))
+        if token is None:
+            return None
+        kind = token_kind(token)
+        user = hub_user(token) if kind == "hub" else local_user(token)
+        username.set(user.get_username())
+        return user, TokenAuth(kind=kind)
+
+    def authenticate_header(self, request: Request) -> str:
+        """The challenge that goes with a 401."""
+        return challenge(presented="Authorization" in request.headers)

@@ -1,0 +1,60 @@
+"""Refusals of this app, with their stable codes."""
+
+from rest_framework import status
+from rest_framework.exceptions import AuthenticationFailed
+
+from imagegen_project.common.errors import DomainError
+
+RETRY_AFTER_S = 5
+
+
+class InvalidTokenError(AuthenticationFailed):
+    """401: the credential is malformed, unknown, expired, revoked, or may not be used here."""
+
+    default_detail = "This token is not known here. Send a Hugging Face token (hf_…) or a local one (img_…)."
+    default_code = "invalid_token"
+
+
+class HubUnavailableError(DomainError):
+    """503: whether the token is valid is unknown, since the Hub could not be asked."""
+
+    code = "hub_unavailable"
+    http_status = status.HTTP_503_SERVICE_UNAVAILABLE
+    title = "The Hugging Face Hub could not be asked"
+
+    def __init__(self, *, retry_after_s: int = RETRY_AFTER_S) -> None:
+        super().__init__(
+            "The Hugging Face Hub cannot say now whether this token is valid. Try again soon.",
+            headers={"Retry-After": str(retry_after_s)},
+        )
+
+
+class HubUserNotAllowedError(DomainError):
+    """403: a valid Hub token of an account that is on neither allow-list."""
+
+    code = "hub_user_not_allowed"
+    http_status = status.HTTP_403_FORBIDDEN
+    title = "This Hugging Face account may not use this service"
+
+    def __init__(self) -> None:
+        super().__init__("Only certain Hugging Face users and organisations are admitted; ask the operator.")
+
+
+class TicketStoreUnavailableError(DomainError):
+    """503: Redis, where tickets live, does not answer."""
+
+    code = "ticket_store_unavailable"
+    http_status = status.HTTP_503_SERVICE_UNAVAILABLE
+    title = "Tickets cannot be used now"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Socket tickets cannot be made or redeemed now. Try again soon, or send the token in a header.",
+            headers={"Retry-After": str(RETRY_AFTER_S)},
+        )
+
+
+def challenge(*, presented: bool) -> str:
+    """The `WWW-Authenticate` value (RFC 6750, section 3): no error where no credential was presented."""
+    realm = 'Bearer realm="imagegen"'
+    return f'{realm}, error="invalid_token"' if presented else realm
