@@ -53,7 +53,9 @@ MIDDLEWARE = [
 
 ROOT_URLCONF = "imagegen_project.urls"
 ASGI_APPLICATION = "imagegen_project.asgi.application"
-APPEND_SLASH = False  # every API route takes both forms itself, without a redirect that would lose a POST's body
+APPEND_SLASH = (
+    False  # every API route takes both forms itself, without a redirect that would lose a POST's body
+)
 
 TEMPLATES = [
     {
@@ -160,6 +162,13 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "ENUM_NAME_OVERRIDES": {
+        "GenerationKind": "generation.choices.Kind",
+        "GenerationStatus": "generation.choices.Status",
+        "CommandKind": "generation.choices.CommandKind",
+        "CommandStatus": "generation.choices.CommandStatus",
+    },
     "PREPROCESSING_HOOKS": ["imagegen_project.schema.keep_native_mount"],
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
@@ -174,7 +183,7 @@ USE_TZ = True
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 # Without `collectstatic` (a laptop) files are served from where the packages keep them.
-WHITENOISE_USE_FINDERS = True
+WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not STATIC_ROOT.is_dir()
 MEDIA_ROOT = env.MEDIA_ROOT
 MEDIA_URL = ""  # pictures are only served through the API, to those who may see them
 STORAGES = {

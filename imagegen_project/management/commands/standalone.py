@@ -1,0 +1,193 @@
+"""`manage.py standalone`: the whole service on one machine, with nothing installed but this project."""
+
+import time
+from argparse import ArgumentTypeError
+from pathlib import Path
+from typing import Any
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from imagegen_project import __version__, embedded_paths, env, standalone
+from imagegen_project.embedded import EmbeddedPostgres, EmbeddedRedis, server_child
+from imagegen_project.embedded_folders import EmbeddedError, FolderLock
+from imagegen_project.standalone import StandaloneError
+from imagegen_project.standalone_once import OnceClient
+from imagegen_project.supervisor import StopRequestedError, Supervisor
+
+_READY_TIMEOUT_S = 300.0
+_READY_POLL_S = 0.25
+_INTERRUPTED_EXIT_STATUS = 130
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        reason = "must be 1 or more"
+        raise ArgumentTypeError(reason)
+    return int(text)
+
+
+class Command(BaseCommand):
+    """Starts PostgreSQL, Redis, the web server and the workers, and stops them together."""
+
+    help = (
+        "Runs the whole service on this machine: embedded PostgreSQL and Redis (unless DATABASE_URL and REDIS_URL "
+        "are set), the web server, GPU workers and the task worker. Ctrl-C stops everything. With --once it makes "
+        "one picture and ends."
+    )
+    requires_system_checks = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declares the options."""
+        parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+        parser.add_argument(
+            "--port", type=int, help="port to listen on (default 8000; with --once a free one)"
+        )
+        parser.add_argument("--data-dir", help="where everything is kept (default: the variable DATA_DIR)")
+        parser.add_argument("--workers", type=_positive, default=1, help="number of GPU workers (default 1)")
+        parser.add_argument("--stop", action="store_true", help="stop the service that uses the data folder")
+        parser.add_argument("--once", metavar="PROMPT", help="make one picture, then end")
+        parser.add_argument(
+            "--out", type=Path, default=Path("out.png"), help="with --once: the file to write"
+        )
+        parser.add_argument(
+            "--model", default="", help="with --once: the checkpoint (default: the service's)"
+        )
+        parser.add_argument("--seed", type=int, default=-1, help="with --once: the seed (default: random)")
+
+    def handle(self, **options: Any) -> None:
+        """Runs until stopped, or until the one picture is made. Raises CommandError."""
+        if options["stop"]:
+            self._say(standalone.stop_other(env.DATA_DIR))
+            return
+        supervisor = Supervisor(report=self._complain)
+        lock: FolderLock | None = None
+        try:
+            with supervisor.signals():
+                try:
+                    self._check(options)
+                    lock = FolderLock(env.DATA_DIR)
+                    self._run(supervisor, options)
+                finally:
+                    supervisor.stop_all()
+                    if lock is not None:
+                        lock.release()
+        except StopRequestedError as stopped:
+            self.stderr.write("Stopped.")
+            if options["once"] is not None:
+                raise CommandError(
+                    "stopped before the picture was made", returncode=_INTERRUPTED_EXIT_STATUS
+                ) from stopped
+        except (EmbeddedError, StandaloneError) as error:
+            raise CommandError(str(error)) from error
+
+    def _say(self, text: str) -> None:
+        self.stdout.write(text)
+        self.stdout.flush()
+
+    def _complain(self, text: str) -> None:
+        self.stderr.write(self.style.ERROR(text))
+
+    def _check(self, options: dict[str, Any]) -> None:
+        """Fails early, before anything is started, on what can be known now."""
+        if options["data_dir"] and Path(options["data_dir"]).resolve() != env.DATA_DIR:
+            raise StandaloneError(
+                "--data-dir works through manage.py only: set the variable DATA_DIR instead."
+            )
+        once = options["once"] is not None
+        if options["port"] is None:
+            options["port"] = 0 if once else 8000
+        options["port"] = standalone.port_claim(options["host"], options["port"])
+        folder = options["out"].resolve().parent
+        if once and not folder.is_dir():
+            raise StandaloneError(f"There is no folder {folder} to write {options['out'].name} into.")
+
+    def _run(self, supervisor: Supervisor, options: dict[str, Any]) -> None:
+        began = time.monotonic()
+        self._say(f"imagegen {__version__}, data in {env.DATA_DIR}")
+        logs = standalone.make_folders(env.DATA_DIR)
+        self._start_servers(supervisor, logs)
+        token = self._prepare_database()
+        host, port = options["host"], options["port"]
+        for child in standalone.service_children(host=host, port=port, workers=options["workers"], logs=logs):
+            supervisor.start(child)
+        self._say(f"  web server and workers started; first answers take a few seconds (logs: {logs})")
+        self._await_ready(supervisor, host, port)
+        self._say(f"Ready after {time.monotonic() - began:.1f} s.")
+        if options["once"] is None:
+            self._welcome(host, port)
+            supervisor.run()
+            self._say("Stopping ...")
+        else:
+            self._once(supervisor, options, token)
+
+    def _start_servers(self, supervisor: Supervisor, logs: Path) -> None:
+        servers: list[EmbeddedPostgres | EmbeddedRedis] = []
+        if env.DATABASE_URL:
+            standalone.check_database(env.DATABASE_URL)
+        else:
+            servers.append(EmbeddedPostgres(env.DATA_DIR))
+        if env.REDIS_URL:
+            standalone.check_redis(env.REDIS_URL)
+        else:
+            servers.append(EmbeddedRedis(env.DATA_DIR))
+        for server in servers:
+            began = time.monotonic()
+            server.prepare()
+            supervisor.start(server_child(server, logs))
+            try:
+                server.wait_ready(pause=supervisor.pause)
+            except EmbeddedError as error:
+                raise EmbeddedError(f"{error} Its log ends: {supervisor.last_words(server.name)}") from error
+            self._say(f"  {server.name} ready ({time.monotonic() - began:.1f} s)")
+            for line in getattr(server, "widened", []):
+                self._say(f"    opened for the system user that runs it: {line}")
+
+    def _prepare_database(self) -> str:
+        """Migrates (which seeds the registry) and makes the local account; returns its token."""
+        began = time.monotonic()
+        try:
+            call_command("migrate", interactive=False, verbosity=0)
+            token = standalone.local_account(env.DATA_DIR)
+        finally:
+            # From here on this process only watches its children.
+            standalone.close_database()
+        self._say(f"  database up to date ({time.monotonic() - began:.1f} s)")
+        return token
+
+    def _await_ready(self, supervisor: Supervisor, host: str, port: int) -> None:
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while not standalone.is_ready(host, port):
+            if time.monotonic() > deadline:
+                raise StandaloneError(
+                    f"The service was not ready within {_READY_TIMEOUT_S:.0f} s; the logs end: "
+                    f"web: {supervisor.last_words('web')!r}, worker: {supervisor.last_words('gpu-worker')!r}"
+                )
+            supervisor.pause(_READY_POLL_S)
+
+    def _welcome(self, host: str, port: int) -> None:
+        name = standalone.reachable_host(host)
+        base_url = f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+        password_file = embedded_paths.secret_file(env.DATA_DIR, "admin_password")
+        self._say("")
+        self._say("Make a picture (circle.png) from another terminal:")
+        self._say("")
+        self._say(standalone.curl_example(base_url, env.DATA_DIR))
+        self._say("")
+        self._say(f"API and its documentation: {base_url}/api/docs/")
+        self._say(
+            f"Admin pages: {base_url}/admin/ (user {standalone.LOCAL_USER}, password in {password_file})"
+        )
+        if name != host:
+            self._say(
+                f"Other machines reach it by names listed in ALLOWED_HOSTS (now {', '.join(env.ALLOWED_HOSTS)})."
+            )
+        self._say("Ctrl-C stops everything.")
+
+    def _once(self, supervisor: Supervisor, options: dict[str, Any], token: str) -> None:
+        request = {"prompt": options["once"], "seed": options["seed"]}
+        if options["model"]:
+            request["model"] = options["model"]
+        client = OnceClient(host=options["host"], port=options["port"], token=token, pause=supervisor.pause)
+        generation = client.generate(request, options["out"])
+        self._say(f"{options['out']} (seed {generation['seed']}, model {generation['model']})")

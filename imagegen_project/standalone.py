@@ -1,0 +1,214 @@
+"""What `manage.py standalone` is made of: its processes, its local account, and the checks before it starts."""
+
+import errno
+import os
+import shlex
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import psycopg
+import redis
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import connections
+from knox.crypto import hash_token
+from knox.models import AuthToken
+
+from imagegen_project import embedded_paths, env
+from imagegen_project.auth.services import local_user_ensure, token_create
+from imagegen_project.embedded_folders import lock_holder
+from imagegen_project.supervisor import Child
+
+LOCAL_USER = "local"
+_SERVER_TIMEOUT_S = 5
+_STOP_TIMEOUT_S = 90.0
+_STOP_POLL_S = 0.1
+_LOG_LIMIT_BYTES = 10 * 1024 * 1024
+_WEB_MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
+# Stages of the supervisor: the servers (0) go last.
+_SERVICE_STAGE = 1
+
+
+class StandaloneError(Exception):
+    """The service cannot start or did not do what was asked; the message says why in one sentence."""
+
+
+def reachable_host(host: str) -> str:
+    """The address under which a server bound to `host` answers on this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+
+
+def own_host(port: int) -> str:
+    """A Host header that the service accepts."""
+    names = [name.lstrip(".") for name in env.ALLOWED_HOSTS if name != "*"]
+    return f"{(names or ['localhost'])[0]}:{port}"
+
+
+def port_claim(host: str, port: int) -> int:
+    """The port if it is free, a free one for 0. Raises StandaloneError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise StandaloneError(
+                    f"Port {port} on {host} is taken: choose another with --port."
+                ) from error
+            raise StandaloneError(
+                f"Cannot listen on {host}, port {port} ({error.strerror}): choose others with --host and --port."
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def check_database(url: str) -> None:
+    """Raises StandaloneError where the PostgreSQL of DATABASE_URL cannot be used."""
+    try:
+        psycopg.connect(url, connect_timeout=_SERVER_TIMEOUT_S).close()
+    except psycopg.Error as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StandaloneError(f"The database of DATABASE_URL cannot be used: {reason}") from error
+
+
+def check_redis(url: str) -> None:
+    """Raises StandaloneError where the Redis of REDIS_URL cannot be used."""
+    try:
+        with redis.Redis.from_url(
+            url, socket_timeout=_SERVER_TIMEOUT_S, socket_connect_timeout=_SERVER_TIMEOUT_S
+        ) as client:
+            client.ping()
+    except (redis.RedisError, ValueError) as error:
+        raise StandaloneError(f"The Redis of REDIS_URL cannot be used: {error}") from error
+
+
+def make_folders(data_dir: Path) -> Path:
+    """Makes the folders that only we may enter, sets big old logs aside, and returns the folder of logs."""
+    logs = data_dir / "logs"
+    for folder in (logs, env.MEDIA_ROOT):
+        if not folder.exists():
+            folder.mkdir(parents=True, mode=0o700)
+    for log in logs.glob("*.log"):
+        if log.stat().st_size > _LOG_LIMIT_BYTES:
+            log.replace(log.with_suffix(".log.1"))
+    return logs
+
+
+def service_children(*, host: str, port: int, workers: int, logs: Path) -> Iterator[Child]:
+    """The web server, the GPU workers and the task worker."""
+    manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
+    web = [sys.executable, "-m", "daphne", "-b", host, "-p", str(port), "--application-close-timeout", "2"]
+    web += [
+        "--websocket-max-message-size",
+        str(_WEB_MESSAGE_LIMIT_BYTES),
+        "imagegen_project.asgi:application",
+    ]
+    yield Child(
+        name="web",
+        command=web,
+        log_file=logs / "web.log",
+        stage=_SERVICE_STAGE,
+        popen_options={"env": env.child_environment(ASGI_THREADS="4")},
+    )
+    devices = [device for device in env.CUDA_VISIBLE_DEVICES.split(",") if device.strip()]
+    for index in range(workers):
+        changes = {"TORCH_THREADS": str(env.TORCH_THREADS or max(1, _cores() // workers))}
+        if len(devices) > 1:
+            changes["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+        name = "gpu-worker" if workers == 1 else f"gpu-worker-{index + 1}"
+        yield Child(
+            name=name,
+            command=[*manage, "gpu_worker"],
+            log_file=logs / f"{name}.log",
+            stage=_SERVICE_STAGE,
+            grace_s=env.WORKER_GRACE_S + 10.0,
+            popen_options={"env": env.child_environment(**changes)},
+        )
+    yield Child(
+        name="task-worker",
+        command=[*manage, "task_worker"],
+        log_file=logs / "task-worker.log",
+        stage=_SERVICE_STAGE,
+        stop_signal=signal.SIGTERM,
+        popen_options={"env": env.child_environment()},
+    )
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def is_ready(host: str, port: int) -> bool:
+    """Whether the web server answers, reaches its servers and sees a live GPU worker."""
+    connection = HTTPConnection(reachable_host(host), port, timeout=10)
+    try:
+        connection.request("GET", "/health/ready?worker=1", headers={"Host": own_host(port)})
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def local_account(data_dir: Path) -> str:
+    """Makes the local user and a token without expiry, kept in `<data-dir>/token`; a token that works is kept.
+
+    The password (for the admin pages) is made with the user and kept among the secrets.
+    """
+    # The password of a user that exists may have been changed in the admin pages: leave it.
+    known = User.objects.filter(username=LOCAL_USER).exists()
+    password = None if known else embedded_paths.ensure_secret(data_dir, "admin_password")
+    user = local_user_ensure(username=LOCAL_USER, password=password)
+    token_file = data_dir / "token"
+    token = token_file.read_text(encoding="ascii").strip() if token_file.is_file() else ""
+    if token and AuthToken.objects.filter(digest=hash_token(token), user=user, expiry=None).exists():
+        return token
+    token = token_create(user=user, expires_in=None)
+    token_file.unlink(missing_ok=True)
+    token_file.touch(mode=0o600)
+    token_file.write_text(token, encoding="ascii")
+    return token
+
+
+def stop_other(data_dir: Path) -> str:
+    """Stops the service that uses a data folder, waits for its end, and says what was done. Raises StandaloneError."""
+    holder = lock_holder(data_dir)
+    if holder is None:
+        return f"Nothing runs on {data_dir}."
+    with suppress(ProcessLookupError):
+        os.kill(holder, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while lock_holder(data_dir) == holder:
+        if time.monotonic() > deadline:
+            raise StandaloneError(f"Process {holder}, which uses {data_dir}, did not end when asked to.")
+        time.sleep(_STOP_POLL_S)
+    return f"Stopped process {holder}."
+
+
+def close_database() -> None:
+    """Ends this process's connections and the pool's threads; from here on it only watches its children."""
+    for connection in connections.all(initialized_only=True):
+        connection.close()
+        connection.close_pool()  # type: ignore[attr-defined]
+
+
+def curl_example(base_url: str, data_dir: Path) -> str:
+    """A command that makes a picture with nothing but curl and Python, and saves it."""
+    picture = 'base64.b64decode(answer["images"][0]["b64_json"])'
+    save = f'open("circle.png","wb").write({picture}) if "images" in answer else sys.exit(answer["detail"])'
+    program = f"import base64,json,sys; answer=json.load(sys.stdin); {save}"
+    return (
+        f"curl -s {base_url}/api/v1/generate/txt2img \\\n"
+        f'    -H "Authorization: Bearer $(cat {shlex.quote(str(data_dir / "token"))})" \\\n'
+        '    -H "Content-Type: application/json" \\\n'
+        """    -d '{"prompt": "a large red circle on a white background"}' \\\n"""
+        f"    | python3 -c '{program}'"
+    )

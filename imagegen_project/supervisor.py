@@ -1,0 +1,225 @@
+"""Runs a few child processes together: restarts those that die, and stops all of them when one of us is asked to stop.
+
+Everything happens in the main thread, in `pause`: the kernel ends orphans when the *thread* that started them ends.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+_TICK_S = 0.1
+# `timeout` and some terminals deliver one request as two signals.
+_SAME_REQUEST_S = 1.0
+# A child that lived this long is healthy: its next death starts the pauses anew.
+_HEALTHY_S = 10.0
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_DEATHS_BEFORE_REPORT = 3
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class StopRequestedError(Exception):
+    """Somebody asked this process to end (Ctrl-C, SIGTERM); raised from `Supervisor.pause`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """One process to keep running.
+
+    Stages start in the order in which they are given and stop in reverse: all children of the highest stage first.
+    `orphan_signal` is what the kernel sends when the supervisor itself was killed (Linux).
+    """
+
+    name: str
+    command: Sequence[str]
+    log_file: Path
+    stage: int = 0
+    stop_signal: signal.Signals = signal.SIGTERM
+    orphan_signal: signal.Signals = signal.SIGKILL
+    grace_s: float = 10.0
+    popen_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _Running:
+    child: Child
+    process: subprocess.Popen[bytes]
+    started_at: float
+    log_offset: int
+    quick_deaths: int = 0
+    restart_at: float | None = None
+
+
+class Supervisor:
+    """The children, and what to say when one keeps dying (`report`, called with one sentence)."""
+
+    def __init__(self, report: Callable[[str], object]) -> None:
+        self._report = report
+        self._all: list[_Running] = []
+        self._stop = threading.Event()
+        self._stop_asked_at = 0.0
+        self._hurry = False
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """While inside, SIGINT, SIGTERM and SIGHUP ask for a stop; a later one cuts the grace short."""
+        caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, self._on_signal) for number in caught}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self._stop.is_set():
+            self._stop_asked_at = now
+        elif now - self._stop_asked_at > _SAME_REQUEST_S:
+            self._hurry = True
+        self._stop.set()
+
+    def start(self, child: Child) -> None:
+        """Starts a child and keeps it running."""
+        self._all.append(self._spawn(child))
+
+    def is_running(self, name: str) -> bool:
+        """Whether the named child is alive right now."""
+        return any(one.child.name == name and one.process.poll() is None for one in self._all)
+
+    def pause(self, seconds: float) -> None:
+        """Waits, and meanwhile restarts children that died.
+
+        Raises StopRequestedError as soon as a stop is asked for.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            left = deadline - time.monotonic()
+            if self._stop.wait(max(0.0, min(_TICK_S, left))):
+                raise StopRequestedError
+            for one in self._all:
+                self._keep_running(one)
+            if left <= _TICK_S:
+                return
+
+    def run(self) -> None:
+        """Keeps the children running until a stop is asked for."""
+        with suppress(StopRequestedError):
+            while True:
+                self.pause(60.0)
+
+    def stop_all(self) -> None:
+        """Stops the children, the last stage first, each with its signal and grace, then by force."""
+        for stage in sorted({one.child.stage for one in self._all}, reverse=True):
+            group = [one for one in reversed(self._all) if one.child.stage == stage]
+            for one in group:
+                _signal(one.process, one.child.stop_signal)
+            self._await_end(group)
+        self._all.clear()
+
+    def _await_end(self, group: Iterable[_Running]) -> None:
+        began = time.monotonic()
+        for one in group:
+            while one.process.poll() is None:
+                hurry = (
+                    self._hurry and one.child.orphan_signal == signal.SIGKILL
+                )  # a database is never hurried
+                if hurry or time.monotonic() - began > one.child.grace_s:
+                    _signal_group(one.process, signal.SIGKILL)
+                    one.process.wait()
+                    break
+                time.sleep(0.02)
+
+    def _spawn(self, child: Child) -> _Running:
+        with child.log_file.open("ab") as log:
+            offset = log.tell()
+            process = subprocess.Popen(  # noqa: S603 - the caller's own commands
+                child.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A session of its own: Ctrl-C in the terminal reaches only the supervisor.
+                start_new_session=True,
+                # Only this can tie a child's life to ours; it calls nothing that could wait for a lock.
+                preexec_fn=_tie_to_parent(child.orphan_signal),  # noqa: PLW1509
+                **child.popen_options,
+            )
+        return _Running(child, process, time.monotonic(), offset)
+
+    def _keep_running(self, one: _Running) -> None:
+        code = one.process.poll()
+        if code is None:
+            return
+        now = time.monotonic()
+        if one.restart_at is None:
+            one.quick_deaths = one.quick_deaths + 1 if now - one.started_at < _HEALTHY_S else 1
+            pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (one.quick_deaths - 1))
+            one.restart_at = now + pause
+            if one.quick_deaths == _DEATHS_BEFORE_REPORT:
+                said = last_line(one.child.log_file, one.log_offset) or "nothing in its log"
+                self._report(
+                    f"{one.child.name} keeps ending (exit status {code}): {said} [{one.child.log_file}]"
+                )
+        elif now >= one.restart_at:
+            fresh = self._spawn(one.child)
+            one.process, one.started_at, one.log_offset = fresh.process, fresh.started_at, fresh.log_offset
+            one.restart_at = None
+
+    def last_words(self, name: str) -> str:
+        """The last line that the named child wrote since it was last started, or ""."""
+        return next(
+            (last_line(one.child.log_file, one.log_offset) for one in self._all if one.child.name == name), ""
+        )
+
+
+def last_line(log_file: Path, offset: int = 0) -> str:
+    """The last line of a log beyond `offset`; of a line in JSON, its message."""
+    with suppress(OSError), log_file.open("rb") as log:
+        log.seek(max(offset, log_file.stat().st_size - 16_384))
+        lines = log.read().decode(errors="replace").split("\n")
+        line = next((text.strip() for text in reversed(lines) if text.strip()), "")
+        with suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and "message" in entry:
+                trace = str(entry.get("exc_info") or "").strip()
+                return " ".join([str(entry["message"]), *trace.splitlines()[-1:]])
+        return line
+    return ""
+
+
+def _tie_to_parent(orphan_signal: signal.Signals) -> Callable[[], None]:
+    """What a child runs before its program, so that it ends when we do."""
+    parent = os.getpid()
+
+    def tie() -> None:
+        if _LIBC is None:
+            return
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(orphan_signal))
+        if os.getppid() != parent:  # we died before the line above
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return tie
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    if process.poll() is None:
+        process.send_signal(number)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signals a child together with whatever it started in its session."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)

@@ -1,0 +1,99 @@
+"""Fixtures of the whole suite: real PostgreSQL and Redis, from wheels, in a throw-away folder.
+
+`DATABASE_URL` and `REDIS_URL` replace them, for instance where a wheel does not exist for the platform.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from django.conf import settings
+from django.db import connection
+
+from imagegen_project import env
+from imagegen_project.embedded import EmbeddedPostgres, EmbeddedRedis, server_child
+from imagegen_project.embedded_folders import FolderLock
+from imagegen_project.supervisor import Supervisor
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_unconfigure() -> None:
+    """Deletes the throw-away folder, also after a run that started no server or was interrupted."""
+    shutil.rmtree(env.DATA_DIR, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def embedded_server() -> Iterator[Callable[[EmbeddedPostgres | EmbeddedRedis], None]]:
+    """Starts embedded servers, and stops them when the run ends, however it ends."""
+    data_dir = env.DATA_DIR
+    lock = FolderLock(data_dir)
+    logs = data_dir / "logs"
+    logs.mkdir(exist_ok=True)
+    supervisor = Supervisor(report=sys.stderr.write)
+
+    def start(server: EmbeddedPostgres | EmbeddedRedis) -> None:
+        server.prepare()
+        supervisor.start(server_child(server, logs))
+        server.wait_ready()
+
+    try:
+        yield start
+    finally:
+        supervisor.stop_all()
+        lock.release()
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None,
+    embedded_server: Callable[[EmbeddedPostgres | EmbeddedRedis], None],
+) -> None:
+    """PostgreSQL stands before pytest-django makes its test database."""
+    if not env.DATABASE_URL:
+        embedded_server(EmbeddedPostgres(env.DATA_DIR, durable=False))
+
+
+@pytest.fixture(scope="session")
+def redis_client(
+    embedded_server: Callable[[EmbeddedPostgres | EmbeddedRedis], None],
+) -> Iterator["redis.Redis[Any]"]:
+    """The Redis of the suite."""
+    if not env.REDIS_URL:
+        embedded_server(EmbeddedRedis(env.DATA_DIR))
+    with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=10) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def _empty_redis(redis_client: "redis.Redis[Any]") -> Iterator[None]:
+    """Every test finds an empty Redis."""
+    yield
+    redis_client.flushdb()
+
+
+@pytest.fixture
+def service_env(transactional_db: None, redis_client: "redis.Redis[Any]") -> dict[str, str]:
+    """The environment for a process of the service (a worker, a web server) on the database of the running test."""
+    database = connection.settings_dict
+    host = database["HOST"] or "localhost"
+    parts = {
+        "dbname": database["NAME"],
+        "user": database["USER"],
+        "password": database["PASSWORD"],
+        "host": host,
+        "port": database["PORT"],
+    }
+    return {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "imagegen_project.settings",
+        "DATA_DIR": str(env.DATA_DIR),
+        "DATABASE_URL": " ".join(f"{name}='{value}'" for name, value in parts.items() if value),
+        "REDIS_URL": settings.REDIS_URL,
+        "PYTHONPATH": str(REPOSITORY),
+    }

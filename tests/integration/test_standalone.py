@@ -1,0 +1,310 @@
+"""`manage.py standalone` as a newcomer meets it: a whole service on one folder, through crashes and restarts."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SAFETY_S = 240.0
+# The suite's own servers and keys, which a fresh installation does not have.
+_NOT_PASSED_ON = {
+    "DATA_DIR",
+    "DATABASE_URL",
+    "REDIS_URL",
+    "SECRET_KEY",
+    "DJANGO_SETTINGS_MODULE",
+    "MEDIA_ROOT",
+}
+
+
+def command(data_dir: Path, *options: str) -> list[str]:
+    return [
+        sys.executable,
+        str(REPOSITORY / "manage.py"),
+        "standalone",
+        "--data-dir",
+        str(data_dir),
+        *options,
+    ]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + SAFETY_S
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.1)
+
+
+def run(
+    data_dir: Path, *options: str, cwd: Path | None = None, variables: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command(data_dir, *options),
+        cwd=cwd or data_dir.parent,
+        env=environment() | dict(variables or {}),
+        capture_output=True,
+        text=True,
+        timeout=SAFETY_S,
+        check=False,
+    )
+
+
+class Service:
+    """A running `standalone`, and every process that belongs to it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._output = data_dir.parent / "output.txt"
+        with self._output.open("w") as output:
+            self.process = subprocess.Popen(
+                command(data_dir, "--port", str(self.port)),
+                cwd=data_dir.parent,
+                env=environment(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def wait_ready(self) -> None:
+        wait_for(
+            lambda: "Ctrl-C stops everything." in self.output() or self.process.poll() is not None, "ready"
+        )
+        assert self.process.poll() is None, self.output()
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def get(self, path: str) -> bytes:
+        token = (self.data_dir / "token").read_text()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", headers={"Authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(request, timeout=SAFETY_S) as answer:
+            return bytes(answer.read())
+
+    def end(self, number: signal.Signals) -> int:
+        """Sends a signal and returns the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(SAFETY_S)
+
+
+def gone(processes: Sequence[psutil.Process]) -> bool:
+    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder that lives through the starts, crashes and stops of this module, in the order of the tests."""
+    return tmp_path_factory.mktemp("standalone") / "data"
+
+
+@pytest.fixture(scope="module")
+def killed_service(data_dir: Path) -> Iterator[tuple[str, list[psutil.Process]]]:
+    """What a first start printed, and the processes of that service, whose supervisor was killed."""
+    service = Service(data_dir)
+    service.wait_ready()
+    output, family = service.output(), service.family()
+    service.end(signal.SIGKILL)
+    yield output, family
+    for process in family:
+        if process.is_running():
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def first_picture(
+    killed_service: tuple[str, list[psutil.Process]], data_dir: Path
+) -> tuple["subprocess.CompletedProcess[str]", Path]:
+    """What `--once` did on the folder of the killed service, and the file it was told to write."""
+    out = data_dir.parent / "circle.png"
+    return (
+        run(data_dir, "--once", "a large red circle on a white background", "--out", str(out), "--seed", "7"),
+        out,
+    )
+
+
+@pytest.fixture(scope="module")
+def second_service(
+    first_picture: tuple["subprocess.CompletedProcess[str]", Path], data_dir: Path
+) -> Iterator[Service]:
+    """The service started once more on the same folder."""
+    service = Service(data_dir)
+    service.wait_ready()
+    yield service
+    if service.process.poll() is None:
+        service.end(signal.SIGKILL)
+
+
+def test_first_start_says_how_to_go_on(
+    killed_service: tuple[str, list[psutil.Process]], data_dir: Path
+) -> None:
+    output, _family = killed_service
+    assert re.search(r"^Ready after [\d.]+ s\.$", output, flags=re.MULTILINE)
+    for expected in (
+        "curl ",
+        "/api/docs/",
+        "/admin/",
+        str(data_dir / "secrets" / "admin_password"),
+        "data/logs",
+    ):
+        assert expected in output
+
+
+def test_no_orphan_outlives_a_killed_supervisor(killed_service: tuple[str, list[psutil.Process]]) -> None:
+    _output, family = killed_service
+    assert len(family) >= 6  # two servers, web, two workers and what PostgreSQL starts itself
+    wait_for(lambda: gone(family), "the end of all processes")
+
+
+def test_once_writes_a_picture_after_a_crash(
+    first_picture: tuple["subprocess.CompletedProcess[str]", Path],
+) -> None:
+    done, out = first_picture
+    assert done.returncode == 0, done.stdout + done.stderr
+    with Image.open(out) as picture:
+        assert (picture.format, picture.size) == ("PNG", (512, 512))
+        stored = json.dumps(picture.info, default=str)
+    assert "a large red circle on a white background" in stored
+    assert "seed 7, model " in done.stdout
+    assert str(out) in done.stdout
+    assert re.search(r"step \d+/\d+", done.stderr)
+
+
+def test_second_start_finds_old_generations(second_service: Service, data_dir: Path) -> None:
+    listed: dict[str, Any] = json.loads(second_service.get("/api/v1/generations"))
+    (generation,) = listed["results"]
+    assert (generation["status"], generation["seed"]) == ("succeeded", 7)
+    with Image.open(
+        io.BytesIO(second_service.get(f"/api/v1/generations/{generation['id']}/images/0"))
+    ) as picture:
+        assert picture.size == (512, 512)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_printed_curl_works_as_pasted(second_service: Service, tmp_path: Path) -> None:
+    pasted = second_service.output().partition("another terminal:")[2].partition("API and")[0]
+    subprocess.run(["sh", "-c", pasted], cwd=tmp_path, timeout=SAFETY_S, check=True)
+    with Image.open(tmp_path / "circle.png") as picture:
+        assert (picture.format, picture.size) == ("PNG", (512, 512))
+
+
+@pytest.mark.parametrize(
+    "name", ["token", "secrets/admin_password", "secrets/secret_key", "secrets/postgres_password"]
+)
+def test_secrets_are_private(second_service: Service, data_dir: Path, name: str) -> None:
+    assert (data_dir / name).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", ["logs", "media", "secrets"])
+def test_folders_are_closed_to_others(second_service: Service, data_dir: Path, name: str) -> None:
+    assert (data_dir / name).stat().st_mode & 0o777 == 0o700
+
+
+def test_token_and_password_stay_out_of_output_and_logs(second_service: Service, data_dir: Path) -> None:
+    texts = [second_service.output(), *(log.read_text() for log in (data_dir / "logs").glob("*.log"))]
+    for name in ("token", "secrets/admin_password", "secrets/secret_key", "secrets/redis_password"):
+        secret = (data_dir / name).read_text().strip()
+        assert not any(secret in text for text in texts), name
+
+
+def test_folder_in_use_is_said(second_service: Service, data_dir: Path) -> None:
+    done = run(data_dir, "--once", "anything")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"Another imagegen (process {second_service.process.pid}) uses the data folder" in done.stderr
+
+
+def test_taken_port_is_said(second_service: Service, tmp_path: Path) -> None:
+    done = run(tmp_path / "other", "--port", str(second_service.port))
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        f"CommandError: Port {second_service.port} on 127.0.0.1 is taken: choose another with --port."
+    )
+
+
+def test_dead_child_is_started_again(second_service: Service) -> None:
+    """A killed task worker comes back (one child stands for all)."""
+
+    def task_workers() -> set[int]:
+        found = set()
+        for process in second_service.family():
+            with suppress(psutil.NoSuchProcess):  # a zombie has no command line
+                if "task_worker" in process.cmdline():
+                    found.add(process.pid)
+        return found
+
+    before = task_workers()
+    os.kill(next(iter(before)), signal.SIGKILL)
+    wait_for(lambda: task_workers() - before, "a restart")
+
+
+def test_stop_leaves_nothing_behind(second_service: Service, data_dir: Path) -> None:
+    """`--stop` is SIGTERM to the right process; run last on the folder."""
+    family = second_service.family()
+    done = run(data_dir, "--stop")
+    assert (done.returncode, done.stdout.strip()) == (0, f"Stopped process {second_service.process.pid}.")
+    assert second_service.process.wait(SAFETY_S) == 0
+    assert gone(family)
+    assert not (data_dir / "postgres" / "postmaster.pid").exists()
+    assert run(data_dir, "--stop").stdout.startswith("Nothing runs on ")
+
+
+def test_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run(tmp_path / "file" / "data", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "url", "said"),
+    [
+        (
+            "DATABASE_URL",
+            "postgresql://someone:secret-word@127.0.0.1:9/imagegen",
+            "The database of DATABASE_URL",
+        ),
+        ("REDIS_URL", "redis://:secret-word@127.0.0.1:9/0", "The Redis of REDIS_URL"),
+        ("REDIS_URL", "nonsense", "The Redis of REDIS_URL"),
+    ],
+)
+def test_server_that_does_not_answer_is_said(tmp_path: Path, variable: str, url: str, said: str) -> None:
+    """Before the migrations, and without its password."""
+    other = {"DATABASE_URL": "REDIS_URL", "REDIS_URL": "DATABASE_URL"}[variable]
+    done = run(tmp_path / "data", variables={variable: url, other: ""})
+    assert done.returncode == 1
+    assert f"{said} cannot be used: " in done.stderr
+    assert "secret-word" not in done.stderr + done.stdout
+
+
+def test_missing_folder_of_the_picture_is_said_before_anything_starts(tmp_path: Path) -> None:
+    done = run(tmp_path / "data", "--once", "anything", "--out", str(tmp_path / "missing" / "out.png"))
+    assert done.returncode == 1
+    assert "There is no folder" in done.stderr
+    assert not (tmp_path / "data" / "postgres").exists()
