@@ -14,7 +14,9 @@ from generation.services import files_delete, generation_cancel, generation_dele
 
 def _picture(image: GeneratedImage, pixels: int) -> SafeString:
     url = image_url(image)
-    return format_html('<a href="{}"><img src="{}" height="{}" loading="lazy" alt="picture"></a>', url, url, pixels)
+    return format_html(
+        '<a href="{}"><img src="{}" height="{}" loading="lazy" alt="picture"></a>', url, url, pixels
+    )
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # serves several models
@@ -52,7 +54,16 @@ class GeneratedImageInline(admin.TabularInline[GeneratedImage, Generation]):
 class GenerationAdmin(ReadOnlyAdmin):
     """Generations: watch, search, cancel, delete."""
 
-    list_display = ("short_id", "thumbnail", "status", "owner", "checkpoint", "short_prompt", "progress", "created_at")
+    list_display = (
+        "short_id",
+        "thumbnail",
+        "status",
+        "owner",
+        "checkpoint",
+        "short_prompt",
+        "progress",
+        "created_at",
+    )
     list_filter = ("status", "kind", "checkpoint", "error_code", "created_at")
     list_select_related = ("owner", "checkpoint")
     search_fields = ("=id", "prompt", "owner__username")
@@ -74,7 +85,7 @@ class GenerationAdmin(ReadOnlyAdmin):
     def thumbnail(self, generation: Generation) -> SafeString | str:
         """The first picture."""
         image = next(iter(generation.images.all()), None)
-        return _picture(image, 64) if image else "–"
+        return _picture(image, 64) if image else "none"
 
     @admin.display(description="prompt", ordering="prompt")
     def short_prompt(self, generation: Generation) -> str:
@@ -125,7 +136,7 @@ class GeneratedImageAdmin(ReadOnlyAdmin):
 
     def delete_model(self, request: HttpRequest, obj: GeneratedImage) -> None:
         """Deletes with the file."""
-        name = obj.file.name
+        name = str(obj.file.name)
         obj.delete()
         files_delete([name])
 
@@ -140,7 +151,15 @@ class GeneratedImageAdmin(ReadOnlyAdmin):
 class WorkerAdmin(ReadOnlyAdmin):
     """GPU workers and when they were last heard."""
 
-    list_display = ("name", "device", "status", "resident_models", "memory_free_mb", "memory_total_mb", "heartbeat_at")
+    list_display = (
+        "name",
+        "device",
+        "status",
+        "resident_models",
+        "memory_free_mb",
+        "memory_total_mb",
+        "heartbeat_at",
+    )
     list_filter = ("status",)
     search_fields = ("name", "hostname")
 
@@ -149,6 +168,15 @@ class WorkerAdmin(ReadOnlyAdmin):
 class WorkerCommandAdmin(ReadOnlyAdmin):
     """Orders to GPU workers."""
 
-    list_display = ("kind", "checkpoint", "worker", "status", "requested_by", "created_at", "finished_at", "detail")
+    list_display = (
+        "kind",
+        "checkpoint",
+        "worker",
+        "status",
+        "requested_by",
+        "created_at",
+        "finished_at",
+        "detail",
+    )
     list_filter = ("kind", "status")
     list_select_related = ("checkpoint", "worker", "requested_by")

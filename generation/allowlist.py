@@ -23,9 +23,8 @@ class AllowlistedWorker(SimpleWorker):
     ENTRY_POINTS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("worker_ttl", WORKER_TTL_S)
-        kwargs.setdefault("maintenance_interval", MAINTENANCE_EVERY_S)
-        super().__init__(*args, log_job_description=False, **kwargs)
+        options = {"worker_ttl": WORKER_TTL_S, "maintenance_interval": MAINTENANCE_EVERY_S, **kwargs}
+        super().__init__(*args, **options)
 
     def execute_job(self, job: Any, queue: Any) -> None:
         """Runs a known entry; drops any other, with a line in the log."""

@@ -51,7 +51,10 @@ def generation_claim(*, worker: Worker) -> Generation | None:
     """Takes the oldest queued generation for this worker, or None; safe when many claim at once."""
     with transaction.atomic():
         queued = (
-            Generation.objects.select_for_update(skip_locked=True).filter(status=Status.QUEUED).order_by("id").first()
+            Generation.objects.select_for_update(skip_locked=True)
+            .filter(status=Status.QUEUED)
+            .order_by("id")
+            .first()
         )
         if queued is None:
             return None
@@ -190,7 +193,11 @@ def _ended(generation: Generation, *, moved: bool) -> bool:
 def generation_log(generation: Generation) -> None:
     """The one log line of an ended generation."""
     prompt = generation.prompt
-    shown = {"prompt": prompt} if settings.LOG_PROMPTS else {"prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()}
+    shown = (
+        {"prompt": prompt}
+        if settings.LOG_PROMPTS
+        else {"prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()}
+    )
     logger.info(
         "generation ended",
         extra={

@@ -90,7 +90,9 @@ def event_append(generation_id: UUID, event_type: EventType, *, attempt: int, **
 
 async def event_notify(event: Event) -> None:
     """Tells the processes that follow the generation. Raises RedisError."""
-    await get_channel_layer().group_send(group_name(event["job_id"]), {"type": "generation.event", "event": event})
+    await get_channel_layer().group_send(
+        group_name(event["job_id"]), {"type": "generation.event", "event": event}
+    )
 
 
 def event_publish(generation_id: UUID, event_type: EventType, *, attempt: int, **data: Any) -> None:
@@ -100,4 +102,6 @@ def event_publish(generation_id: UUID, event_type: EventType, *, attempt: int, *
         if event is not None:
             async_to_sync(event_notify)(event)
     except (RedisError, OSError) as error:
-        logger.warning("event not published", extra={"event_type": event_type, "reason": type(error).__name__})
+        logger.warning(
+            "event not published", extra={"event_type": event_type, "reason": type(error).__name__}
+        )

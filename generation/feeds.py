@@ -104,7 +104,7 @@ class FeedHub:
     async def stream(self, generation_id: UUID, after: int) -> list[Event]:
         """The stored events after a sequence number; none while Redis is away."""
         try:
-            entries = await self.redis.xrange(stream_key(generation_id), min=f"({after}-0" if after else "-")
+            entries: Any = await self.redis.xrange(stream_key(generation_id), min=_behind(after))
         except (RedisError, OSError):
             return []
         return [event_decode(entry_id, fields) for entry_id, fields in entries]
@@ -127,7 +127,7 @@ class FeedHub:
         try:
             pipe = self.redis.pipeline(transaction=False)
             for feed in quiet:
-                pipe.xrange(stream_key(feed.generation_id), min=f"({feed.last_seq}-0" if feed.last_seq else "-")
+                pipe.xrange(stream_key(feed.generation_id), min=_behind(feed.last_seq))
             found = await pipe.execute()
         except (RedisError, OSError):
             found = [[] for _ in quiet]
@@ -157,9 +157,16 @@ def feed_hub() -> FeedHub:
     return _hubs[loop]
 
 
+def _behind(seq: int) -> str:
+    """The stream's range that begins behind a sequence number."""
+    return f"({seq}-0" if seq else "-"
+
+
 def _terminal(generation_id: UUID, row: Event | None, after: int) -> Event:
     """A terminal event made from the row, for a follower whose own got lost; a deleted row ends as canceled."""
-    made: dict[str, Any] = dict(row) if row else {"job_id": str(generation_id), "at": "", "attempt": 0, "reason": "deleted"}
+    made: dict[str, Any] = (
+        dict(row) if row else {"job_id": str(generation_id), "at": "", "attempt": 0, "reason": "deleted"}
+    )
     made.update(type=made.get("status", "canceled"), seq=after + 1, prev=after)
     return made  # type: ignore[return-value]  # a snapshot's keys are an event's
 
@@ -175,7 +182,9 @@ async def follow(generation_id: UUID, *, after: int | None = None) -> AsyncGener
     async with hub.join(generation_id) as queue:
         events = await hub.stream(generation_id, last)
         if after is None or not events or events[0]["prev"] > last:
-            snapshot = (await run_in_socket_executor(generation_snapshots, [generation_id])).get(generation_id)
+            snapshot = (await run_in_socket_executor(generation_snapshots, [generation_id])).get(
+                generation_id
+            )
             if snapshot is not None:
                 yield snapshot | {"seq": last, "prev": last}
             if not events and (snapshot is None or snapshot["status"] in TERMINAL):

@@ -76,12 +76,18 @@ class Generation(models.Model):
     timeout_s = models.PositiveIntegerField()
     reproducible = models.BooleanField(default=False)
     warnings = models.JSONField(default=list, blank=True)
-    retry_of = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="retries")
-    replay_of = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="replays")
+    retry_of = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="retries"
+    )
+    replay_of = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="replays"
+    )
 
     # How it goes
     attempt = models.PositiveIntegerField(default=0)
-    worker = models.ForeignKey(Worker, null=True, blank=True, on_delete=models.SET_NULL, related_name="generations")
+    worker = models.ForeignKey(
+        Worker, null=True, blank=True, on_delete=models.SET_NULL, related_name="generations"
+    )
     lease_expires_at = models.DateTimeField(null=True, blank=True)
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
     step = models.PositiveIntegerField(default=0)
@@ -108,7 +114,9 @@ class Generation(models.Model):
         indexes = [
             models.Index(fields=["owner", "-id"], name="generation_owner_newest"),
             models.Index(fields=["id"], condition=Q(status=Status.QUEUED), name="generation_queue"),
-            models.Index(fields=["lease_expires_at"], condition=Q(status=Status.RUNNING), name="generation_leases"),
+            models.Index(
+                fields=["lease_expires_at"], condition=Q(status=Status.RUNNING), name="generation_leases"
+            ),
         ]
         constraints = [
             models.CheckConstraint(
@@ -122,24 +130,31 @@ class Generation(models.Model):
                 name="generation_lease_iff_running",
             ),
             models.CheckConstraint(
-                condition=(Q(status=Status.FAILED) & ~Q(error_code="")) | (~Q(status=Status.FAILED) & Q(error_code="")),
+                condition=(Q(status=Status.FAILED) & ~Q(error_code=""))
+                | (~Q(status=Status.FAILED) & Q(error_code="")),
                 name="generation_error_iff_failed",
             ),
             models.CheckConstraint(
                 condition=Q(status=Status.SUCCEEDED, receipt__isnull=False) | ~Q(status=Status.SUCCEEDED),
                 name="generation_receipt_if_succeeded",
             ),
-            models.CheckConstraint(condition=Q(seed__gte=0, seed__lte=MAX_SEED), name="generation_seed_range"),
             models.CheckConstraint(
-                condition=Q(num_inference_steps__gte=1, num_inference_steps__lte=100), name="generation_steps_range"
+                condition=Q(seed__gte=0, seed__lte=MAX_SEED), name="generation_seed_range"
             ),
             models.CheckConstraint(
-                condition=Q(guidance_scale__gte=1.0, guidance_scale__lte=20.0), name="generation_guidance_range"
+                condition=Q(num_inference_steps__gte=1, num_inference_steps__lte=100),
+                name="generation_steps_range",
+            ),
+            models.CheckConstraint(
+                condition=Q(guidance_scale__gte=1.0, guidance_scale__lte=20.0),
+                name="generation_guidance_range",
             ),
             models.CheckConstraint(
                 condition=Q(num_images__gte=1, num_images__lte=8), name="generation_num_images_range"
             ),
-            models.CheckConstraint(condition=Q(step__lte=F("total_steps")), name="generation_step_within_total"),
+            models.CheckConstraint(
+                condition=Q(step__lte=F("total_steps")), name="generation_step_within_total"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -171,7 +186,9 @@ class GeneratedImage(models.Model):
         ordering = ("generation_id", "index")
         constraints = [
             models.UniqueConstraint(fields=["generation", "index"], name="generated_image_one_per_index"),
-            models.CheckConstraint(condition=Q(seed__gte=0, seed__lte=MAX_SEED), name="generated_image_seed_range"),
+            models.CheckConstraint(
+                condition=Q(seed__gte=0, seed__lte=MAX_SEED), name="generated_image_seed_range"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -179,7 +196,7 @@ class GeneratedImage(models.Model):
 
     def read(self) -> bytes:
         """The file's bytes."""
-        with default_storage.open(self.file.name) as file:
+        with default_storage.open(str(self.file.name)) as file:
             data: bytes = file.read()
         return data
 
@@ -193,18 +210,23 @@ class WorkerCommand(models.Model):
     checkpoint = models.ForeignKey(Checkpoint, null=True, blank=True, on_delete=models.CASCADE)
     status = models.CharField(max_length=16, choices=CommandStatus.choices, default=CommandStatus.PENDING)
     detail = models.TextField(blank=True)
-    requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL)
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     finished_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ("-id",)
         indexes = [
-            models.Index(fields=["worker", "id"], condition=Q(status=CommandStatus.PENDING), name="command_pending")
+            models.Index(
+                fields=["worker", "id"], condition=Q(status=CommandStatus.PENDING), name="command_pending"
+            )
         ]
         constraints = [
             models.CheckConstraint(
-                condition=Q(kind=CommandKind.DRAIN) | Q(checkpoint__isnull=False), name="command_names_checkpoint"
+                condition=Q(kind=CommandKind.DRAIN) | Q(checkpoint__isnull=False),
+                name="command_names_checkpoint",
             ),
         ]
 

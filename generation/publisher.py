@@ -78,7 +78,8 @@ class Publisher:
                 if pause is None:
                     # The row is the truth: followers re-read it when their feed is quiet.
                     logger.warning(
-                        "event not published", extra={"event_type": item.event_type, "reason": type(error).__name__}
+                        "event not published",
+                        extra={"event_type": item.event_type, "reason": type(error).__name__},
                     )
                     return
                 time.sleep(pause)

@@ -164,7 +164,9 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher, *, worker_nam
 def _succeeded(run: Run, publisher: Publisher, batch: Batch, result: BatchResult) -> Status | None:
     generation = run.generation
     images = [
-        attempts.FinishedImage(picture.data, picture.pixel_sha256, picture.width, picture.height, picture.seed)
+        attempts.FinishedImage(
+            picture.data, picture.pixel_sha256, picture.width, picture.height, picture.seed
+        )
         for picture in result.pictures
     ]
     latency_ms = int((time.monotonic() - run.started) * 1000)

@@ -40,7 +40,12 @@ _REQUEST_FIELDS = (
 
 
 def generation_move(
-    *, generation_id: UUID, to: Status, origins: tuple[Status, ...] = (), fence: int | None = None, **values: Any
+    *,
+    generation_id: UUID,
+    to: Status,
+    origins: tuple[Status, ...] = (),
+    fence: int | None = None,
+    **values: Any,
 ) -> bool:
     """The one way a status changes: a conditional UPDATE. True when *this* call moved it.
 
@@ -121,7 +126,9 @@ def generation_retry(*, generation: Generation, owner: User) -> Generation:
     """A new generation with the same resolved request, linked to the ended one. Raises GenerationActiveError."""
     if not generation.is_terminal:
         raise GenerationActiveError("Only a generation that has ended can be retried; cancel it first.")
-    return _generation_again(generation, owner=owner, reproducible=generation.reproducible, retry_of=generation)
+    return _generation_again(
+        generation, owner=owner, reproducible=generation.reproducible, retry_of=generation
+    )
 
 
 def generation_replay(*, generation: Generation, owner: User) -> Generation:
@@ -138,10 +145,17 @@ def generation_cancel(*, generation: Generation) -> Generation:
     """Cancels: a queued one at once, a running one within a second or one step. Raises GenerationEndedError."""
     with transaction.atomic():
         if generation_move(
-            generation_id=generation.id, to=Status.CANCELED, origins=(Status.QUEUED,), cancel_requested_at=Now()
+            generation_id=generation.id,
+            to=Status.CANCELED,
+            origins=(Status.QUEUED,),
+            cancel_requested_at=Now(),
         ):
-            transaction.on_commit(partial(event_publish, generation.id, "canceled", attempt=generation.attempt))
-        elif not Generation.objects.filter(pk=generation.pk, status__in=ACTIVE).update(cancel_requested_at=Now()):
+            transaction.on_commit(
+                partial(event_publish, generation.id, "canceled", attempt=generation.attempt)
+            )
+        elif not Generation.objects.filter(pk=generation.pk, status__in=ACTIVE).update(
+            cancel_requested_at=Now()
+        ):
             generation.refresh_from_db()
             raise GenerationEndedError(f"The generation has already ended: {generation.status}.")
     generation.refresh_from_db()
@@ -183,7 +197,9 @@ def command_create(*, kind: CommandKind, checkpoint: Checkpoint, requested_by: U
         workers = holders if holders.exists() else workers
     worker: Worker | None = workers.first()
     if worker is None:
-        raise NoWorkerError("No GPU worker is alive; start one with `manage.py gpu_worker`.", headers={"Retry-After": "10"})
+        raise NoWorkerError(
+            "No GPU worker is alive; start one with `manage.py gpu_worker`.", headers={"Retry-After": "10"}
+        )
     return WorkerCommand.objects.create(
         worker=worker, kind=kind, checkpoint=checkpoint, requested_by=requested_by
     )

@@ -7,6 +7,7 @@ have been silent for an hour.
 import logging
 from datetime import timedelta
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -16,6 +17,7 @@ from redis.exceptions import RedisError
 
 from generation.attempts import generation_log
 from generation.choices import ErrorCode, Status
+from generation.contracts import EventType
 from generation.events import event_publish
 from generation.models import Generation, Worker
 from generation.queueing import queue_length, worker_wake
@@ -35,48 +37,33 @@ def sweep() -> None:
 
 def leases_take_back() -> list[UUID]:
     """Ends or requeues running generations whose worker stopped renewing; returns those that were moved."""
-    moved: list[UUID] = []
     with transaction.atomic():
         expired = Generation.objects.select_for_update(skip_locked=True, of=("self",)).filter(
             status=Status.RUNNING, lease_expires_at__lt=Now()
         )
-        for generation in expired.select_related("owner"):
-            if _take_back(generation):
-                moved.append(generation.id)
-    return moved
+        return [generation.id for generation in expired.select_related("owner") if _take_back(generation)]
 
 
 def _take_back(generation: Generation) -> bool:
+    event: EventType
+    data: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if generation.cancel_requested_at is not None:
-        done = generation_move(generation_id=generation.id, to=Status.CANCELED, fence=generation.attempt)
-        _announce(generation, done, "canceled")
+        to, event = Status.CANCELED, "canceled"
     elif generation.attempt >= settings.MAX_ATTEMPTS:
+        to, event = Status.FAILED, "failed"
         detail = f"{generation.attempt} workers in a row were lost while running it."
-        done = generation_move(
-            generation_id=generation.id,
-            to=Status.FAILED,
-            fence=generation.attempt,
-            error_code=ErrorCode.WORKER_LOST,
-            error_detail=detail,
-        )
-        _announce(generation, done, "failed", error={"code": ErrorCode.WORKER_LOST.value, "detail": detail})
+        values = {"error_code": ErrorCode.WORKER_LOST, "error_detail": detail}
+        data = {"error": {"code": ErrorCode.WORKER_LOST.value, "detail": detail}}
     else:
-        done = generation_move(
-            generation_id=generation.id, to=Status.QUEUED, fence=generation.attempt, worker=None, step=0
-        )
-        _announce(generation, done, "queued", reason="worker_lost")
-        if done:
-            transaction.on_commit(worker_wake)
-    return done
-
-
-def _announce(generation: Generation, moved: bool, event_type: str, **data: object) -> None:  # noqa: FBT001
-    if not moved:
-        return
+        to, event = Status.QUEUED, "queued"
+        values, data = {"worker": None, "step": 0}, {"reason": "worker_lost"}
+    if not generation_move(generation_id=generation.id, to=to, fence=generation.attempt, **values):
+        return False
     logger.warning("lease taken back", extra={"job_id": str(generation.id), "attempt": generation.attempt})
-    transaction.on_commit(partial(event_publish, generation.id, event_type, attempt=generation.attempt, **data))
-    if event_type != "queued":
-        transaction.on_commit(partial(_log_ended, generation.id))
+    transaction.on_commit(partial(event_publish, generation.id, event, attempt=generation.attempt, **data))
+    transaction.on_commit(worker_wake if to is Status.QUEUED else partial(_log_ended, generation.id))
+    return True
 
 
 def _log_ended(generation_id: UUID) -> None:

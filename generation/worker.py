@@ -10,9 +10,8 @@ import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-import django_rq
 from django.conf import settings
 from django.db import close_old_connections
 from django.db.models.functions import Now
@@ -26,17 +25,21 @@ from generation.engine import Engine, EngineError
 from generation.engine.memory import device_name, total_and_free_mb
 from generation.models import Generation, Worker, WorkerCommand
 from generation.publisher import Publisher
-from generation.queueing import GENERATIONS_QUEUE, RUN_NEXT, worker_wake
+from generation.queueing import GENERATIONS_QUEUE, RUN_NEXT, queue_get, worker_wake
 from generation.runner import HAND_BACK, Run, model_ref, run_generation
 from imagegen_project.common.context import job_id, request_id, username
+from models_registry.builtin import is_trained
+from models_registry.builtin.untrained import ensure_untrained
+from models_registry.choices import BUILTIN_ID
 from models_registry.errors import ModelNotFoundError
-from models_registry.selectors import checkpoint_default
+from models_registry.models import Checkpoint
+from models_registry.selectors import checkpoint_default, checkpoint_folder
 
 logger = logging.getLogger(__name__)
 
 
 class GpuRuntime:
-    """One process's engine, and the threads around it. Everything that touches a pipeline runs in the pipeline thread."""
+    """One process's engine and the threads around it; all that touches a pipeline runs in the pipeline thread."""
 
     def __init__(self, *, name: str = "") -> None:
         self.engine = Engine(threads=settings.TORCH_THREADS)
@@ -118,6 +121,9 @@ class GpuRuntime:
         close_old_connections()
         self._loading = True
         try:
+            builtin = Checkpoint.objects.filter(pk=BUILTIN_ID).first()
+            if builtin is not None and not is_trained():
+                ensure_untrained(checkpoint_folder(builtin))
             self.engine.load(model_ref(checkpoint_default()))
         except (EngineError, ModelNotFoundError) as error:
             logger.warning("default model not loaded", extra={"reason": str(error)})
@@ -154,7 +160,7 @@ class GpuRuntime:
         try:
             match command.kind:
                 case CommandKind.LOAD:
-                    self.engine.load(model_ref(command.checkpoint))
+                    self.engine.load(model_ref(cast(Checkpoint, command.checkpoint)))
                 case CommandKind.UNLOAD if command.checkpoint_id in self.engine.resident:
                     self.engine.unload()
                 case CommandKind.DRAIN:
@@ -163,7 +169,9 @@ class GpuRuntime:
             status, detail = CommandStatus.FAILED, str(error)
         finally:
             self._loading = False
-        WorkerCommand.objects.filter(pk=command.pk).update(status=status, detail=detail, finished_at=timezone.now())
+        WorkerCommand.objects.filter(pk=command.pk).update(
+            status=status, detail=detail, finished_at=timezone.now()
+        )
         Worker.objects.filter(pk=self.worker.pk).update(resident_models=self.engine.resident)
         close_old_connections()
 
@@ -192,7 +200,7 @@ class GpuWorker(AllowlistedWorker):
     def request_stop(self, signum: int, frame: Any) -> None:
         """First SIGTERM or SIGINT."""
         self.runtime.drain()
-        super().request_stop(signum, frame)
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # RQ has no types there
 
     def request_force_stop(self, signum: int, frame: Any) -> None:
         """Every further one: RQ would raise SystemExit here, in the middle of anything."""
@@ -212,8 +220,10 @@ def gpu_worker_run(*, name: str = "") -> None:
     """Runs a GPU worker in this process until it is told to stop."""
     global _runtime  # noqa: PLW0603 - RQ can only call a module's function
     _runtime = GpuRuntime(name=name)
-    queue = django_rq.get_queue(GENERATIONS_QUEUE, commit_mode="auto")
-    worker = GpuWorker([queue], name=_runtime.worker.name, connection=queue.connection, serializer=queue.serializer)
+    queue = queue_get(GENERATIONS_QUEUE)
+    worker = GpuWorker(
+        [queue], name=_runtime.worker.name, connection=queue.connection, serializer=queue.serializer
+    )
     worker.runtime = _runtime
     _runtime.start()
     try:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "imagegen_project.settings")
 
@@ -12,14 +12,14 @@ from django.core.asgi import get_asgi_application
 
 django_application = get_asgi_application()  # before anything below: it sets Django up
 
-from channels.routing import ProtocolTypeRouter, URLRouter
-from django.conf import settings
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from django.conf import settings  # noqa: E402
 
-from generation.feeds import wait_for_end
-from generation.routing import websocket_urlpatterns
-from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware
-from imagegen_project.common.problems import problem_response
-from imagegen_project.common.waiting import ORDER_KEY, WAITED_KEY, WaitOrder
+from generation.feeds import wait_for_end  # noqa: E402
+from generation.routing import websocket_urlpatterns  # noqa: E402
+from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware  # noqa: E402
+from imagegen_project.common.problems import problem_response  # noqa: E402
+from imagegen_project.common.waiting import ORDER_KEY, WAITED_KEY, WaitOrder  # noqa: E402
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -79,7 +79,9 @@ def _declared_length(scope: Scope) -> int:
 
 async def _refuse_body(send: Send) -> None:
     limit = settings.MAX_BODY_BYTES / 1024 / 1024
-    response = problem_response(413, "body_too_large", f"The body may have at most {limit:g} MiB (MAX_BODY_MB).")
+    response = problem_response(
+        413, "body_too_large", f"The body may have at most {limit:g} MiB (MAX_BODY_MB)."
+    )
     headers = [(b"content-type", response.headers["Content-Type"].encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": 413, "headers": headers})
     await send({"type": "http.response.body", "body": response.content})
@@ -148,7 +150,7 @@ def _empty_body() -> Receive:
 
 application = ProtocolTypeRouter(
     {
-        "http": RequestGate(django_application),
+        "http": RequestGate(cast(Application, django_application)),
         "websocket": OriginMiddleware(SocketAuthMiddleware(URLRouter(websocket_urlpatterns))),
     }
 )

@@ -7,7 +7,17 @@ from typing import Any
 
 from imagegen_project.common.context import job_id, request_id, username
 
-_NOISY = ("daphne", "asyncio", "urllib3", "httpx2", "httpcore2", "huggingface_hub", "filelock", "PIL")
+_NOISY = (
+    "daphne",
+    "asyncio",
+    "urllib3",
+    "httpx2",
+    "httpcore2",
+    "huggingface_hub",
+    "filelock",
+    "PIL",
+    "rq.worker",
+)
 
 
 class ContextFilter(logging.Filter):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-NATIVE_PREFIX = "/api/v1/"
+ALIASES = ("/api/v1/txt2img/",)
 
 _PROBLEM_SCHEMA = {
     "type": "object",
@@ -27,9 +27,15 @@ _PROBLEM_SCHEMA = {
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
-def keep_native_mount(endpoints: list[tuple[str, str, str, Any]], **kwargs: Any) -> list[tuple[str, str, str, Any]]:
-    """Leaves out the second mount at /v1/: it is the same routes under a shorter name."""
-    return [endpoint for endpoint in endpoints if not endpoint[0].startswith("/v1/")]
+def keep_native_mount(
+    endpoints: list[tuple[str, str, str, Any]], **kwargs: Any
+) -> list[tuple[str, str, str, Any]]:
+    """Leaves out the second mount at /v1/ and the aliases: the same routes under shorter names."""
+    return [
+        endpoint
+        for endpoint in endpoints
+        if not endpoint[0].startswith("/v1/") and endpoint[0] not in ALIASES
+    ]
 
 
 def describe_problems(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Where everything is mounted."""
 
 from django.contrib import admin
-from django.http import HttpResponseRedirect
 from django.urls import include, path, re_path
+from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from imagegen_project import health
@@ -16,7 +16,7 @@ handler500 = "imagegen_project.common.problems.server_error"
 admin.site.site_header = admin.site.site_title = "imagegen"
 
 urlpatterns = [
-    re_path(r"^$", lambda request: HttpResponseRedirect("/api/docs/"), name="index"),
+    re_path(r"^$", RedirectView.as_view(url="/api/docs/"), name="index"),
     re_path(r"^health/?$", health.live, name="health"),
     re_path(r"^health/ready/?$", health.ready, name="health-ready"),
     path("api/v1/", include((routes, "api"), namespace="api")),

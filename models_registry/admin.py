@@ -9,7 +9,16 @@ from models_registry.models import Checkpoint
 class CheckpointAdmin(admin.ModelAdmin[Checkpoint]):
     """Checkpoints: enable, choose the default, set limits."""
 
-    list_display = ("id", "name", "family", "repository", "default_width", "default_height", "enabled", "is_default")
+    list_display = (
+        "id",
+        "name",
+        "family",
+        "repository",
+        "default_width",
+        "default_height",
+        "enabled",
+        "is_default",
+    )
     list_filter = ("enabled", "family", "dtype")
     search_fields = ("id", "name", "repository")
     readonly_fields = ("created_at", "updated_at")

@@ -44,7 +44,9 @@ class Checkpoint(models.Model):
     )
     min_size = models.PositiveIntegerField(default=512, help_text="Smallest width and height, pixels.")
     max_size = models.PositiveIntegerField(default=1024, help_text="Largest width and height, pixels.")
-    size_multiple = models.PositiveIntegerField(default=8, help_text="Width and height are multiples of this.")
+    size_multiple = models.PositiveIntegerField(
+        default=8, help_text="Width and height are multiples of this."
+    )
 
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -52,7 +54,9 @@ class Checkpoint(models.Model):
     class Meta:
         ordering = ("id",)
         constraints = [
-            models.UniqueConstraint(fields=["is_default"], condition=Q(is_default=True), name="checkpoint_one_default"),
+            models.UniqueConstraint(
+                fields=["is_default"], condition=Q(is_default=True), name="checkpoint_one_default"
+            ),
             models.CheckConstraint(
                 condition=Q(min_size__gte=8) & Q(min_size__lte=F("max_size")) & Q(size_multiple__gte=1),
                 name="checkpoint_sizes",

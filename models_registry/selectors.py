@@ -37,5 +37,11 @@ def checkpoint_default() -> Checkpoint:
 
 
 def checkpoint_folder(checkpoint: Checkpoint) -> Path:
-    """Where the checkpoint's weights lie on this host, in diffusers' layout."""
-    return builtin.WEIGHTS if checkpoint.is_builtin else Path(settings.MODEL_CACHE_DIR) / checkpoint.id
+    """Where the checkpoint's weights lie on this host, in diffusers' layout.
+
+    Until trained weights ship with the project, the built-in model is made with random ones by the first worker.
+    """
+    cache = Path(settings.MODEL_CACHE_DIR)
+    if checkpoint.is_builtin:
+        return builtin.WEIGHTS if builtin.is_trained() else cache / "builtin-untrained"
+    return cache / checkpoint.id

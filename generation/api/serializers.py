@@ -31,7 +31,11 @@ class GenerationCreateIn(StrictSerializer):
 
     prompt = TextField(max_length=MAX_PROMPT_CHARACTERS, help_text="What to draw.")
     negative_prompt = TextField(
-        max_length=MAX_PROMPT_CHARACTERS, required=False, allow_blank=True, default="", help_text="What to avoid."
+        max_length=MAX_PROMPT_CHARACTERS,
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="What to avoid.",
     )
     model = serializers.CharField(max_length=200, required=False, help_text="Registry id or repository name.")
     model_id = serializers.CharField(max_length=200, required=False, help_text="The same as `model`.")
@@ -48,12 +52,16 @@ class GenerationCreateIn(StrictSerializer):
     num_images = serializers.IntegerField(
         min_value=1, max_value=8, required=False, default=1, help_text="Picture i uses seed + i, wrapping."
     )
-    timeout_s = serializers.IntegerField(min_value=1, required=False, help_text="Limit of the run, in seconds.")
+    timeout_s = serializers.IntegerField(
+        min_value=1, required=False, help_text="Limit of the run, in seconds."
+    )
     reproducible = serializers.BooleanField(
         required=False, default=False, help_text="Run alone, so that a replay can give the same pixels."
     )
     strict = serializers.BooleanField(
-        required=False, default=False, help_text="Refuse (422) what would have to be adjusted, instead of warning."
+        required=False,
+        default=False,
+        help_text="Refuse (422) what would have to be adjusted, instead of warning.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -66,8 +74,10 @@ class GenerationCreateIn(StrictSerializer):
         attrs.setdefault("height", checkpoint.default_height)
         attrs.setdefault("num_inference_steps", checkpoint.default_steps)
         attrs.setdefault("guidance_scale", checkpoint.default_guidance_scale)
-        attrs.setdefault("timeout_s", settings.DEFAULT_TIMEOUT_S)
-        errors = {side: message for side in ("width", "height") if (message := _size_error(checkpoint, attrs[side]))}
+        attrs.setdefault("timeout_s", min(settings.DEFAULT_TIMEOUT_S, settings.MAX_TIMEOUT_S))
+        errors = {
+            side: message for side in ("width", "height") if (message := _size_error(checkpoint, attrs[side]))
+        }
         if errors:
             raise serializers.ValidationError(errors)
         return attrs
@@ -76,8 +86,14 @@ class GenerationCreateIn(StrictSerializer):
         try:
             return checkpoint_get(name=name) if name is not None else checkpoint_default()
         except ModelNotFoundError as error:
-            field = "model_id" if "model_id" in self.initial_data and "model" not in self.initial_data else "model"
-            raise serializers.ValidationError({field: serializers.ErrorDetail(error.detail, error.code)}) from error
+            field = (
+                "model_id"
+                if "model_id" in self.initial_data and "model" not in self.initial_data
+                else "model"
+            )
+            raise serializers.ValidationError(
+                {field: serializers.ErrorDetail(error.detail, error.code)}
+            ) from error
 
 
 def _size_error(checkpoint: Checkpoint, pixels: int) -> str | None:
@@ -110,7 +126,17 @@ class ImageOut(serializers.ModelSerializer[GeneratedImage]):
 
     class Meta:
         model = GeneratedImage
-        fields = ("index", "seed", "width", "height", "content_type", "size_bytes", "sha256", "pixel_sha256", "url")
+        fields = (
+            "index",
+            "seed",
+            "width",
+            "height",
+            "content_type",
+            "size_bytes",
+            "sha256",
+            "pixel_sha256",
+            "url",
+        )
         read_only_fields = fields
 
     def get_url(self, image: GeneratedImage) -> str:
@@ -186,7 +212,12 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
     def get_urls(self, generation: Generation) -> dict[str, str]:
         """Where to go from here."""
         base = f"/api/v1/generations/{generation.id}"
-        return {"self": base, "cancel": f"{base}/cancel", "receipt": f"{base}/receipt", "feed": f"/ws/generations/{generation.id}/"}
+        return {
+            "self": base,
+            "cancel": f"{base}/cancel",
+            "receipt": f"{base}/receipt",
+            "feed": f"/ws/generations/{generation.id}/",
+        }
 
 
 class ImageDataOut(ImageOut):
@@ -195,8 +226,7 @@ class ImageDataOut(ImageOut):
     b64_json = serializers.SerializerMethodField(help_text="The file, base64.")
 
     class Meta(ImageOut.Meta):
-        fields = (*ImageOut.Meta.fields, "b64_json")
-        read_only_fields = fields
+        fields = (*ImageOut.Meta.fields, "b64_json")  # type: ignore[assignment]  # one more than the base has
 
     def get_b64_json(self, image: GeneratedImage) -> str:
         """The file, base64."""
@@ -215,7 +245,9 @@ class ReceiptOut(serializers.Serializer[Any]):
     job_id = serializers.UUIDField()
     kind = serializers.CharField()
     request = serializers.JSONField(help_text="The request with every default and the seed resolved.")
-    model = serializers.JSONField(help_text="Checkpoint id, repository, commit, family, dtype, weights' SHA-256.")
+    model = serializers.JSONField(
+        help_text="Checkpoint id, repository, commit, family, dtype, weights' SHA-256."
+    )
     environment = serializers.JSONField(help_text="Versions, device, threads, batch shape.")
     timings = serializers.JSONField()
     images = ImageOut(many=True)
@@ -245,5 +277,3 @@ class WorkerCommandOut(serializers.ModelSerializer[WorkerCommand]):
         model = WorkerCommand
         fields = ("id", "kind", "model", "worker", "status", "detail", "created_at", "finished_at")
         read_only_fields = fields
-
-

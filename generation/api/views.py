@@ -29,7 +29,7 @@ from generation.choices import CommandKind
 from generation.models import Generation
 from generation.results import generation_result, receipt_of
 from generation.selectors import generation_get, generations_visible, image_get
-from imagegen_project.common.http import Preference
+from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.routers import UUID_REGEX
 from imagegen_project.common.waiting import WaitOrder, has_waited, order_wait
 
@@ -45,7 +45,7 @@ def _create(request: Request) -> Generation:
     serializer = GenerationCreateIn(data=request.data)
     serializer.is_valid(raise_exception=True)
     values, warnings = request_adjust(serializer.validated_data)
-    return services.generation_create(owner=request.user, warnings=warnings, **values)
+    return services.generation_create(owner=caller(request), warnings=warnings, **values)
 
 
 def _address(generation: Generation) -> str:
@@ -86,7 +86,9 @@ class Txt2ImgView(APIView):
         generation = _create(request)
         if preference.respond_async and preference.wait_s is None:
             return _accepted(generation, headers={"Preference-Applied": "respond-async"})
-        order_wait(request, WaitOrder(generation.id, preference.wait_seconds, f"{_address(generation)}/result"))
+        order_wait(
+            request, WaitOrder(generation.id, preference.wait_seconds, f"{_address(generation)}/result")
+        )
         return _accepted(generation)
 
 
@@ -149,13 +151,13 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
     @action(detail=True, methods=["post"])
     def retry(self, request: Request, **kwargs: Any) -> Response:
         """Runs an ended generation's request again, seed included, as a new generation linked to it."""
-        return _accepted(services.generation_retry(generation=self.get_object(), owner=request.user))
+        return _accepted(services.generation_retry(generation=self.get_object(), owner=caller(request)))
 
     @extend_schema(request=None, responses={202: GenerationOut})
     @action(detail=True, methods=["post"])
     def replay(self, request: Request, **kwargs: Any) -> Response:
         """Runs a receipt again, alone; the new generation's `pixels_match` says whether it drew the same."""
-        return _accepted(services.generation_replay(generation=self.get_object(), owner=request.user))
+        return _accepted(services.generation_replay(generation=self.get_object(), owner=caller(request)))
 
     @extend_schema(responses=ReceiptOut)
     @action(detail=True, methods=["get"])
@@ -180,9 +182,9 @@ class ImageView(APIView):
         operation_id="generations_image",
         responses={(200, "image/png"): OpenApiResponse(OpenApiTypes.BINARY, "The file.")},
     )
-    def get(self, request: Request, generation_id: UUID, index: int) -> HttpResponse:
+    def get(self, request: Request, generation_id: UUID, index: str) -> HttpResponse:
         """The file as it was stored; its ETag is its SHA-256."""
-        image = image_get(user=request.user, generation_id=generation_id, index=index)
+        image = image_get(user=request.user, generation_id=generation_id, index=int(index))
         etag = f'"{image.sha256}"'
         headers = {"ETag": etag, "Cache-Control": "private, max-age=31536000, immutable"}
         if request.headers.get("If-None-Match") == etag:
@@ -200,7 +202,9 @@ class ModelCommandView(APIView):
         """Orders it and answers 202; the worker carries it out between jobs."""
         serializer = ModelCommandIn(data=request.data)
         serializer.is_valid(raise_exception=True)
-        command = services.command_create(kind=self.kind, requested_by=request.user, **serializer.validated_data)
+        command = services.command_create(
+            kind=self.kind, requested_by=caller(request), **serializer.validated_data
+        )
         return Response(WorkerCommandOut(command).data, status=status.HTTP_202_ACCEPTED)
 
 

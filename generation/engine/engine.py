@@ -86,12 +86,16 @@ class Engine:
             raise
         except torch.OutOfMemoryError as error:
             self.unload()
-            raise EngineOutOfMemory("The device ran out of memory; try a smaller picture or fewer at once.") from error
+            raise EngineOutOfMemory(
+                "The device ran out of memory; try a smaller picture or fewer at once."
+            ) from error
         except Exception as error:
             self.unload()
             raise EngineError(f"{type(error).__name__} in the pipeline") from error
         return BatchResult(
-            pictures=[picture_encode(image, batch, seed) for image, seed in zip(images, batch.seeds, strict=True)],
+            pictures=[
+                picture_encode(image, batch, seed) for image, seed in zip(images, batch.seeds, strict=True)
+            ],
             environment=self._environment(batch),
             memory_peak_mb=memory.peak_mb(self.device),
         )

@@ -42,7 +42,9 @@ def pipeline_load(model: ModelRef, device: torch.device) -> Any:
             requires_safety_checker=False,
         )
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
-        raise EngineModelUnavailable(f"The files of {model.id} are not a pipeline that can be loaded.") from error
+        raise EngineModelUnavailable(
+            f"The files of {model.id} are not a pipeline that can be loaded."
+        ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 

@@ -1,10 +1,12 @@
 """The bounded thread pool of everything asynchronous that needs the database."""
 
+import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
 
-from channels.db import database_sync_to_async
+from django.db import connections
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -12,8 +14,14 @@ R = TypeVar("R")
 SOCKET_EXECUTOR = ThreadPoolExecutor(max_workers=4, thread_name_prefix="socket-db")
 
 
+def _call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    try:
+        return function(*args, **kwargs)
+    finally:
+        connections.close_all()  # gives the connection back to the pool
+
+
 async def run_in_socket_executor(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Runs a blocking call that may use the database; its connection goes back to the pool afterwards."""
-    call = database_sync_to_async(function, thread_sensitive=False, executor=SOCKET_EXECUTOR)
-    result: R = await call(*args, **kwargs)
-    return result
+    """Runs a blocking call that may use the database, in one of a few threads."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(SOCKET_EXECUTOR, partial(_call, function, *args, **kwargs))

@@ -2,8 +2,10 @@
 
 import re
 from dataclasses import dataclass
+from typing import cast
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from rest_framework.request import Request
 
 _WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,9})\"?")
@@ -26,4 +28,11 @@ class Preference:
     @property
     def wait_seconds(self) -> float:
         """How long to wait: what was asked for, `WAIT_LIMIT_S` at most and by default."""
-        return float(settings.WAIT_LIMIT_S if self.wait_s is None else min(self.wait_s, settings.WAIT_LIMIT_S))
+        return float(
+            settings.WAIT_LIMIT_S if self.wait_s is None else min(self.wait_s, settings.WAIT_LIMIT_S)
+        )
+
+
+def caller(request: Request) -> User:
+    """The user of a request that the permissions let through, so never an anonymous one."""
+    return cast(User, request.user)

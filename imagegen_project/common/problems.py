@@ -98,7 +98,6 @@ _TITLES = {
 def problem_exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """DRF's exception handler: any expected error becomes a problem; an unexpected one is left to Django (500)."""
     # Not at the top: `views` imports the authenticator of the settings, and that this module.
-    from rest_framework.views import set_rollback  # noqa: PLC0415
 
     headers: dict[str, str] = {}
     match error:
@@ -121,7 +120,10 @@ def problem_exception_handler(error: Exception, context: dict[str, Any]) -> Resp
         case _:
             return None
     set_rollback()
-    return Response(body, status=body["status"], headers=headers, content_type=PROBLEM_CONTENT_TYPE)
+    # A person's browser gets the browsable page of the same problem.
+    renderer = getattr(context.get("request"), "accepted_renderer", None)
+    content_type = None if renderer is not None and renderer.format == "api" else PROBLEM_CONTENT_TYPE
+    return Response(body, status=body["status"], headers=headers, content_type=content_type)
 
 
 def _plain(http_status: int, code: str, detail: str) -> dict[str, Any]:
@@ -138,7 +140,9 @@ def problem_response(http_status: int, code: str, detail: str) -> JsonResponse:
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     """Django's 400: says what was suspicious only where that is meant for people."""
     named = isinstance(exception, SuspiciousOperation)
-    return problem_response(400, "bad_request", str(exception) if named else "The request could not be understood.")
+    return problem_response(
+        400, "bad_request", str(exception) if named else "The request could not be understood."
+    )
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponseBase:
@@ -153,4 +157,6 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
 
 def server_error(request: HttpRequest) -> HttpResponseBase:
     """Django's 500: the traceback goes to the log, under the request's id."""
-    return problem_response(500, "internal_error", "An unexpected error; the log has it under this request_id.")
+    return problem_response(
+        500, "internal_error", "An unexpected error; the log has it under this request_id."
+    )

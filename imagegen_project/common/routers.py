@@ -19,4 +19,5 @@ class OptionalSlashRouter(SimpleRouter):
 
 def route(pattern: str, view: Any, name: str) -> URLPattern:
     """One route, with an optional slash at its end."""
-    return re_path(rf"^{pattern}/?$", view, name=name)
+    path: URLPattern = re_path(rf"^{pattern}/?$", view, name=name)
+    return path

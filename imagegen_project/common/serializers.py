@@ -18,7 +18,9 @@ class StrictSerializer(serializers.Serializer[Any]):
                 known = ", ".join(sorted(self.fields))
                 raise serializers.ValidationError(
                     {
-                        str(name)[:100]: [serializers.ErrorDetail(f"Unknown field. Known: {known}.", "unknown_field")]
+                        str(name)[:100]: [
+                            serializers.ErrorDetail(f"Unknown field. Known: {known}.", "unknown_field")
+                        ]
                         for name in sorted(unknown, key=str)
                     }
                 )

@@ -34,7 +34,9 @@ class ModelOut(serializers.ModelSerializer[Checkpoint]):
     owned_by = serializers.SerializerMethodField()
     limits = ModelLimitsOut(source="*", read_only=True)
     defaults = ModelDefaultsOut(source="*", read_only=True)
-    note = serializers.SerializerMethodField(help_text="What one should know before using it, or an empty string.")
+    note = serializers.SerializerMethodField(
+        help_text="What one should know before using it, or an empty string."
+    )
 
     class Meta:
         model = Checkpoint
@@ -73,4 +75,4 @@ class ModelListOut(serializers.Serializer[Any]):
     """OpenAI's list shape."""
 
     object = serializers.CharField(default="list")
-    data = ModelOut(many=True)
+    data = ModelOut(many=True)  # type: ignore[assignment]  # OpenAI's name for it

@@ -15,7 +15,7 @@ class ModelListView(APIView):
 
     permission_classes = (AllowAny,)
 
-    @extend_schema(operation_id="models_list", responses=ModelListOut, auth=[{}])
+    @extend_schema(operation_id="models_list", responses=ModelListOut, auth=[])
     def get(self, request: Request) -> Response:
         """Every enabled model, with its limits and defaults."""
         return Response({"object": "list", "data": ModelOut(checkpoints_enabled(), many=True).data})
@@ -26,7 +26,7 @@ class ModelDetailView(APIView):
 
     permission_classes = (AllowAny,)
 
-    @extend_schema(operation_id="models_retrieve", responses=ModelOut, auth=[{}])
+    @extend_schema(operation_id="models_retrieve", responses=ModelOut, auth=[])
     def get(self, request: Request, name: str) -> Response:
         """One model's limits and defaults."""
         return Response(ModelOut(checkpoint_get(name=name)).data)

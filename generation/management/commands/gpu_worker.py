@@ -12,9 +12,9 @@ class Command(BaseCommand):
     """Runs one GPU worker."""
 
     help = (
-        "Runs a GPU worker: it claims queued generations from PostgreSQL and draws them, one at a time. Start one a GPU "
-        "(CUDA_VISIBLE_DEVICES chooses it); without a GPU it uses the CPU (TORCH_THREADS). SIGTERM lets the running job "
-        "finish within WORKER_GRACE_S seconds, then hands it back."
+        "Runs a GPU worker: it claims queued generations from PostgreSQL and draws them, one at a time. Start one a "
+        "GPU (CUDA_VISIBLE_DEVICES chooses it); without a GPU it uses the CPU (TORCH_THREADS). SIGTERM lets the "
+        "running job finish within WORKER_GRACE_S seconds, then hands it back."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -24,6 +24,6 @@ class Command(BaseCommand):
     def handle(self, *args: Any, name: str, **options: Any) -> None:
         """Runs until it is told to stop."""
         env.configure_torch_process()  # before torch is imported
-        from generation.worker import gpu_worker_run
+        from generation.worker import gpu_worker_run  # noqa: PLC0415
 
         gpu_worker_run(name=name)

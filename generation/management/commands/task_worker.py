@@ -3,22 +3,20 @@
 import threading
 from typing import Any
 
-import django_rq
 from django.core.management.base import BaseCommand
 
 from generation.allowlist import AllowlistedWorker
 from generation.periodic import SWEEP_EVERY_S, periodically
+from generation.queueing import DOWNLOADS_QUEUE, queue_get
 from generation.sweep import sweep
-
-QUEUE = "downloads"
 
 
 class Command(BaseCommand):
     """Runs one task worker."""
 
     help = (
-        "Runs a task worker: background work that needs no GPU and imports no torch. It sweeps too, so that a job whose "
-        "worker died ends or returns to the queue even while no GPU worker lives. One a host is enough."
+        "Runs a task worker: background work that needs no GPU and imports no torch. It sweeps too, so that a job "
+        "whose worker died ends or returns to the queue even while no GPU worker lives. One a host is enough."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -32,7 +30,7 @@ class Command(BaseCommand):
             daemon=True,
         )
         sweeper.start()
-        queue = django_rq.get_queue(QUEUE, commit_mode="auto")
+        queue = queue_get(DOWNLOADS_QUEUE)
         try:
             AllowlistedWorker([queue], connection=queue.connection, serializer=queue.serializer).work(
                 logging_level=None
