@@ -31,11 +31,9 @@ def keep_native_mount(
     endpoints: list[tuple[str, str, str, Any]], **kwargs: Any
 ) -> list[tuple[str, str, str, Any]]:
     """Leaves out the second mount at /v1/ and the aliases: the same routes under shorter names."""
-    return [
-        endpoint
-        for endpoint in endpoints
-        if not endpoint[0].startswith("/v1/") and endpoint[0] not in ALIASES
-    ]
+    native = [entry for entry in endpoints if not entry[0].startswith("/v1/") and entry[0] not in ALIASES]
+    # The slash at a route's end is optional: document the form without it.
+    return [(path.rstrip("/"), regex, method, view) for path, regex, method, view in native]
 
 
 def describe_problems(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

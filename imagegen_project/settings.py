@@ -8,7 +8,7 @@ import django_stubs_ext
 from psycopg.conninfo import conninfo_to_dict
 
 from imagegen_project import __version__, embedded_paths, env
-from imagegen_project.logs import logging_config
+from imagegen_project.logs import logging_config, process_name
 
 django_stubs_ext.monkeypatch()  # lets `ModelAdmin[Checkpoint]` and its like be written at run time
 
@@ -85,6 +85,7 @@ def _database(url: str) -> dict[str, Any]:
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
             "connect_timeout": 5,
+            "application_name": f"imagegen {process_name()}",
             **parts,
             "pool": {"min_size": 1, "max_size": env.DB_POOL_SIZE, "timeout": 10, "max_idle": 60},
         },

@@ -35,7 +35,7 @@ def pipeline_load(model: ModelRef, device: torch.device) -> Any:
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             model.folder,
-            torch_dtype=dtype_for(model.dtype, device),
+            dtype=dtype_for(model.dtype, device),
             use_safetensors=True,
             local_files_only=True,
             safety_checker=None,

@@ -1,0 +1,49 @@
+"""The engine on a real pipeline: the built-in architecture with seeded random weights."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagegen_project import env
+
+env.configure_torch_process()
+
+from generation.engine import Batch, Engine, ModelRef  # noqa: E402
+from models_registry.builtin.untrained import ensure_untrained  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    """A checkpoint on disk."""
+    folder: Path = tmp_path_factory.mktemp("models") / "tiny"
+    ensure_untrained(folder)
+    return ModelRef(id="builtin", repository="imagegen/builtin", revision="", folder=folder)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    """An engine of one thread, so that equal requests give equal pixels."""
+    return Engine(threads=1)
+
+
+@pytest.fixture
+def batch(model: ModelRef) -> Callable[..., Batch]:
+    """A quick request, with changes."""
+    base = Batch(
+        model=model,
+        prompt="a large red circle",
+        negative_prompt="",
+        width=256,
+        height=256,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        seed=7,
+    )
+
+    def change(**changes: Any) -> Batch:
+        return dataclasses.replace(base, **changes)
+
+    return change

@@ -1,0 +1,156 @@
+"""What a GPU worker is made of, without a GPU: RQ's allow-list, the run's reasons, orders, logs."""
+
+import json
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from pytest_django import Settings
+from rq import Callback, Queue
+
+from generation.allowlist import AllowlistedWorker
+from generation.attempts import generation_claim
+from generation.choices import CommandKind
+from generation.models import Worker
+from generation.queueing import queue_get, worker_wake
+from generation.runner import CANCELED, TIMEOUT, Run
+from generation.selectors import live_workers
+from generation.services import command_create
+from models_registry.models import Checkpoint
+from tests.unit.generation.conftest import GenerationMaker, make_worker
+from tests.unit.generation.helpers import succeed
+
+calls: list[Any] = []
+
+
+def known(*args: Any) -> None:
+    """An entry point that the test's worker knows."""
+    calls.append(args)
+
+
+def unknown(*args: Any) -> None:
+    """An importable function that it does not."""
+    calls.append("unknown")
+
+
+class KnowingWorker(AllowlistedWorker):
+    """Knows one entry point."""
+
+    ENTRY_POINTS = (f"{__name__}.known",)
+
+
+def work(queue: Queue) -> None:
+    """Runs what is queued."""
+    calls.clear()
+    worker = KnowingWorker([queue], connection=queue.connection, serializer=queue.serializer)
+    worker.work(burst=True, logging_level=None)
+
+
+def test_a_known_entry_runs_and_leaves_nothing_behind() -> None:
+    """Neither a result nor a registry entry."""
+    queue = queue_get("downloads")
+    queue.enqueue_call(f"{__name__}.known", args=("x",), timeout=-1, result_ttl=0)
+    work(queue)
+    assert calls == [("x",)]
+    assert queue.count == 0
+    assert queue.finished_job_registry.count == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"func": f"{__name__}.unknown"},
+        {"func": "os.system", "args": ("true",)},
+        {"func": f"{__name__}.known", "on_success": Callback(f"{__name__}.unknown")},
+        {"func": f"{__name__}.known", "on_failure": Callback(f"{__name__}.unknown")},
+    ],
+    ids=("unknown", "os.system", "on_success", "on_failure"),
+)
+def test_everything_else_is_refused_and_dropped(
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever can write to Redis cannot run code here; the worker lives on."""
+    queue = queue_get("downloads")
+    queue.enqueue_call(timeout=-1, **options)
+    queue.enqueue_call(f"{__name__}.known", timeout=-1, result_ttl=0)
+    work(queue)
+    assert calls == [()]
+    assert queue.count == 0
+    assert queue.failed_job_registry.count == 0
+    assert "entry refused" in caplog.text
+
+
+def test_entries_without_a_readable_function_are_refused(redis_client: Any) -> None:
+    """Garbage in Redis does not end the worker."""
+    queue = queue_get("downloads")
+    job = queue.enqueue_call(f"{__name__}.known", timeout=-1)
+    redis_client.hset(job.key, "data", b"garbage")
+    queue.enqueue_call(f"{__name__}.known", timeout=-1, result_ttl=0)
+    work(queue)
+    assert calls == [()]
+
+
+def test_waking_survives_an_unreachable_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is stored; the sweep pushes the entry later."""
+
+    def unreachable(*args: Any, **kwargs: Any) -> Any:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("generation.queueing.django_rq.get_queue", unreachable)
+    assert not worker_wake()
+
+
+def test_the_first_reason_to_stop_counts(make: GenerationMaker) -> None:
+    """A cancel that follows a timeout does not change why it ended."""
+    run = Run(make(timeout_s=1))
+    assert run.should_stop() is None
+    run.started -= 2
+    assert run.should_stop() == TIMEOUT
+    run.stop(CANCELED)
+    assert run.should_stop() == TIMEOUT
+
+
+def test_a_silent_worker_is_not_alive(worker: Worker) -> None:
+    """And gets no orders."""
+    silent = make_worker("silent", memory_free_mb=10**6)
+    Worker.objects.filter(pk=silent.pk).update(heartbeat_at=timezone.now() - timedelta(seconds=20))
+    assert list(live_workers()) == [worker]
+    command = command_create(
+        kind=CommandKind.LOAD, checkpoint=Checkpoint.objects.get(id="builtin"), requested_by=None
+    )
+    assert command.worker == worker
+
+
+@pytest.mark.parametrize("log_prompts", [True, False])
+def test_an_ended_generation_is_one_log_line(
+    make: GenerationMaker,
+    worker: Worker,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    log_prompts: bool,  # noqa: FBT001
+) -> None:
+    """With everything an operator asks for; the prompt only where that is wanted."""
+    settings.LOG_PROMPTS = log_prompts
+    make(prompt="a secret wish")
+    with caplog.at_level(logging.INFO, logger="imagegen.generation"):
+        claimed = generation_claim(worker=worker)
+        assert claimed is not None
+        succeed(claimed)
+    (record,) = [record for record in caplog.records if record.name == "imagegen.generation"]
+    fields = vars(record)
+    assert {
+        "job_id",
+        "request_id",
+        "user",
+        "seed",
+        "model_id",
+        "queue_ms",
+        "latency_ms",
+        "vram_peak_mb",
+        "safety_filter_result",
+    } <= set(fields)
+    assert fields.get("prompt") == ("a secret wish" if log_prompts else None)
+    assert ("prompt_sha256" in fields) is not log_prompts
+    json.dumps({key: value for key, value in fields.items() if isinstance(value, str | int | None)})
