@@ -7,7 +7,7 @@ SOURCES := imagegen_project generation models_registry
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run stop test lint format typecheck check fidelity clean
+.PHONY: help install demo run stop test lint format typecheck check bench fidelity clean
 
 help:  ## Shows what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ typecheck: install  ## Checks types only
 	$(BIN)/mypy $(SOURCES)
 
 check: lint test  ## Everything that CI runs
+
+bench: install  ## Measures the running service on this machine
+	$(BIN)/python -m benchmarks.service
 
 fidelity: install  ## Measures how well the built-in model draws what its prompts say; options in ARGS
 	$(BIN)/python -m models_registry.builtin.evaluate $(ARGS)

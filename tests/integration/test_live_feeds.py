@@ -122,7 +122,7 @@ async def test_waiting_holds_neither_threads_nor_connections(live: Live) -> None
 
     Most are canceled then, since drawing them all would take long; each gets its answer.
     """
-    blocker = live.create(steps=100, width=1024, height=1024)
+    blocker = live.create(steps=100, width=1024, height=1024, num_images=2)
     web = web_process(live)
     quick = {"prompt": "a", "width": 256, "height": 256, "steps": 1}
     limits = httpx2.Limits(max_connections=WAITING)
@@ -142,9 +142,11 @@ async def test_waiting_holds_neither_threads_nor_connections(live: Live) -> None
                 rows = await asyncio.to_thread(live.service.sql, connections)
                 most_connections = max(most_connections, rows[0][0])
                 waiting = await asyncio.to_thread(live.service.sql, queued)
+                await asyncio.sleep(0.2)
         assert not any(request.done() for request in requests)
         for (job_id,) in [*waiting[DRAWN:], (blocker["id"],)]:
-            await http.post(f"/api/v1/generations/{job_id}/cancel")
+            # Another client: all connections of this one wait.
+            await asyncio.to_thread(live.http.post, f"/api/v1/generations/{job_id}/cancel")
         answers = Counter(answer.status_code for answer in await asyncio.gather(*requests))
     assert answers == {200: DRAWN, 409: WAITING - DRAWN}
     assert most_threads < MAX_THREADS

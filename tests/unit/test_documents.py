@@ -1,0 +1,74 @@
+"""The documents say what the code does."""
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from drf_spectacular.generators import SchemaGenerator
+
+from generation.choices import ErrorCode
+from generation.contracts import EventType
+from imagegen_project.common.errors import DomainError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REFERENCE = (REPOSITORY / "API_REFERENCE.md").read_text(encoding="utf-8")
+# Kinds of events that later doors use; this feed does not send them.
+OTHER_DOORS = {"accepted", "warning"}
+
+
+def codes_below(cls: type[DomainError]) -> set[str]:
+    """The codes of all refusals."""
+    found = {cls.code}
+    for below in cls.__subclasses__():
+        found |= codes_below(below)
+    return found
+
+
+def test_every_route_of_the_schema_is_in_the_reference() -> None:
+    """And no other."""
+    schema: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
+    routes = {f"{method.upper()} {path}" for path, methods in schema["paths"].items() for method in methods}
+    listed = set(re.findall(r"^\| `([A-Z]+ /api/v1/\S+)`", REFERENCE, flags=re.MULTILINE))
+    assert listed == routes
+
+
+def test_every_request_field_is_in_the_reference() -> None:
+    """And no other."""
+    schema: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
+    fields = set(schema["components"]["schemas"]["GenerationCreateInRequest"]["properties"])
+    section = REFERENCE.partition("## Request fields")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == fields
+
+
+def test_every_event_is_in_the_reference() -> None:
+    """And no other."""
+    section = REFERENCE.partition("## Events")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE))
+    assert listed == set(get_args(EventType)) - OTHER_DOORS
+
+
+@pytest.mark.parametrize("code", sorted((codes_below(DomainError) - {"error"}) | set(ErrorCode)))
+def test_every_code_is_in_the_reference(code: str) -> None:
+    """Clients can rely on it."""
+    section = REFERENCE.partition("## Errors")[2]
+    assert f"`{code}`" in section
+
+
+@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "API_REFERENCE.md", "CHANGELOG.md"])
+def test_links_between_documents_lead_somewhere(name: str) -> None:
+    """Relative ones."""
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (REPOSITORY / target).exists(), target
+
+
+def test_every_dependency_is_justified() -> None:
+    """One line each in ARCHITECTURE.md."""
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text(encoding="utf-8").lower()
+    for file in ("requirements-web.txt", "requirements.txt", "requirements-dev.txt"):
+        for name in re.findall(
+            r"^([A-Za-z0-9_.-]+)(?:\[.*?\])?==", (REPOSITORY / file).read_text(), flags=re.MULTILINE
+        ):
+            assert f"`{name.lower()}`" in text, name
