@@ -226,6 +226,9 @@ def gpu_worker_run(*, name: str = "") -> None:
     )
     worker.runtime = _runtime
     _runtime.start()
+    logger.info(
+        "gpu worker started", extra={"worker": _runtime.worker.name, "device": _runtime.worker.device}
+    )
     try:
         worker.work(logging_level=None)
     finally:

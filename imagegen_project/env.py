@@ -77,6 +77,9 @@ def configure_torch_process() -> None:
     Passive OpenMP waiting: with spinning threads one forward pass took 3.8 s beside a busy process, without 0.12 s.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # They write to standard error beside the log, for instance that torchvision is missing, which nothing here needs.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     for name, folder in (("HF_HOME", HF_HOME), ("TORCH_HOME", TORCH_HOME)):
         os.environ.setdefault(name, str(folder))
     # Weights are put in place by the downloader; a generation never opens a connection of its own.

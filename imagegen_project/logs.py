@@ -31,6 +31,14 @@ class ContextFilter(logging.Filter):
         return True
 
 
+class TracebackFilter(logging.Filter):
+    """Lets only unexpected errors pass: Django logs every 4xx and 5xx answer, which the request's own line has."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record carries a traceback."""
+        return bool(record.exc_info)
+
+
 def process_name() -> str:
     """This process's part: `web`, or the management command's name."""
     program = Path(sys.argv[0]).name
@@ -54,7 +62,7 @@ def logging_config(*, level: str, log_dir: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "filters": {"context": {"()": ContextFilter}},
+        "filters": {"context": {"()": ContextFilter}, "traceback": {"()": TracebackFilter}},
         "formatters": {
             "json": {
                 "()": "pythonjsonlogger.json.JsonFormatter",
@@ -66,5 +74,8 @@ def logging_config(*, level: str, log_dir: str) -> dict[str, Any]:
         "handlers": handlers,
         "root": {"handlers": list(handlers), "level": level},
         # Their chatter is at INFO; warnings still come through.
-        "loggers": {name: {"level": max(logging.WARNING, logging.getLevelName(level))} for name in _NOISY},
+        "loggers": {
+            "django.request": {"filters": ["traceback"]},
+            **{name: {"level": max(logging.WARNING, logging.getLevelName(level))} for name in _NOISY},
+        },
     }

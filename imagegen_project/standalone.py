@@ -105,6 +105,9 @@ def service_children(*, host: str, port: int, workers: int, logs: Path) -> Itera
     manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
     web = [sys.executable, "-m", "daphne", "-b", host, "-p", str(port), "--application-close-timeout", "2"]
     web += [
+        # No access log: it would show tickets, and each request has its own line.
+        "--verbosity",
+        "0",
         "--websocket-max-message-size",
         str(_WEB_MESSAGE_LIMIT_BYTES),
         "imagegen_project.asgi:application",

@@ -1,5 +1,6 @@
 """`manage.py task_worker`."""
 
+import logging
 import threading
 from typing import Any
 
@@ -9,6 +10,8 @@ from generation.allowlist import AllowlistedWorker
 from generation.periodic import SWEEP_EVERY_S, periodically
 from generation.queueing import DOWNLOADS_QUEUE, queue_get
 from generation.sweep import sweep
+
+logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -30,6 +33,7 @@ class Command(BaseCommand):
             daemon=True,
         )
         sweeper.start()
+        logger.info("task worker started")
         queue = queue_get(DOWNLOADS_QUEUE)
         try:
             AllowlistedWorker([queue], connection=queue.connection, serializer=queue.serializer).work(
