@@ -12,6 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, cast
 
+import psutil
 from django.conf import settings
 from django.db import close_old_connections
 from django.db.models.functions import Now
@@ -53,6 +54,10 @@ class GpuRuntime:
         self._loading = False
 
     def _register(self, name: str) -> Worker:
+        # Rows of dead processes of this host: they would look alive until their heartbeat is old.
+        for row in Worker.objects.filter(hostname=socket.gethostname()):
+            if not psutil.pid_exists(row.pid):
+                row.delete()
         total, free = total_and_free_mb(self.engine.device)
         worker, _ = Worker.objects.update_or_create(
             name=name,

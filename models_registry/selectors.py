@@ -45,3 +45,8 @@ def checkpoint_folder(checkpoint: Checkpoint) -> Path:
     if checkpoint.is_builtin:
         return builtin.WEIGHTS if builtin.is_trained() else cache / "builtin-untrained"
     return cache / checkpoint.id
+
+
+def checkpoint_note(checkpoint: Checkpoint) -> str:
+    """What one should know before using a checkpoint, or an empty string."""
+    return "untrained: draws noise" if checkpoint.is_builtin and not builtin.is_trained() else ""

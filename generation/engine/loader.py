@@ -7,9 +7,15 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from generation.engine.errors import EngineModelUnavailable
 from generation.engine.specs import ModelRef
+
+# A worker's standard error is its log: bars of the libraries do not belong there.
+diffusers_logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()
 
 
 def device_of_choice() -> torch.device:

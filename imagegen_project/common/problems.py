@@ -3,18 +3,23 @@
 A `DomainError` knows its HTTP status and code; everything that DRF or Django raises is put into the same shape here.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from django.http.response import HttpResponseBase
+from psycopg_pool import PoolTimeout
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from imagegen_project.common.context import request_id
 from imagegen_project.common.errors import DomainError
+
+logger = logging.getLogger(__name__)
 
 PROBLEM_CONTENT_TYPE = "application/problem+json"
 
@@ -92,6 +97,7 @@ _TITLES = {
     415: "This content type is not understood",
     429: "Too many requests",
     500: "The server made a mistake",
+    503: "A part of the service is away",
 }
 
 
@@ -110,6 +116,10 @@ def problem_exception_handler(error: Exception, context: dict[str, Any]) -> Resp
             body = _plain(404, "not_found", "Not found.")
         case PermissionDenied():
             body = _plain(403, "permission_denied", str(error) or "You may not do this.")
+        case OperationalError() | InterfaceError() | PoolTimeout():
+            logger.error("database away", exc_info=error)
+            body = _plain(503, "database_unavailable", "The database does not answer; try again.")
+            headers["Retry-After"] = "5"
         case exceptions.APIException():
             code = error.get_codes()
             body = _plain(error.status_code, code if isinstance(code, str) else "error", str(error.detail))

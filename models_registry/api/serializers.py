@@ -5,8 +5,8 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from models_registry import builtin
 from models_registry.models import Checkpoint
+from models_registry.selectors import checkpoint_note
 
 
 class ModelLimitsOut(serializers.Serializer[Any]):
@@ -68,7 +68,7 @@ class ModelOut(serializers.ModelSerializer[Checkpoint]):
 
     def get_note(self, checkpoint: Checkpoint) -> str:
         """Says when the built-in model has not been trained."""
-        return "untrained: draws noise" if checkpoint.is_builtin and not builtin.is_trained() else ""
+        return checkpoint_note(checkpoint)
 
 
 class ModelListOut(serializers.Serializer[Any]):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -152,6 +152,19 @@ def test_a_log_line_is_json_and_names_the_request(tmp_path: Any) -> None:
         request_id.reset(token)
     line = json.loads(formatter.format(record))
     assert (line["message"], line["request_id"]) == ("hello", "abc")
+
+
+@pytest.mark.django_db
+def test_an_absent_database_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Retry-After: nothing is wrong with the request."""
+
+    def away(*args: Any, **kwargs: Any) -> Any:
+        raise OperationalError
+
+    monkeypatch.setattr("models_registry.api.views.checkpoints_enabled", away)
+    response = APIClient().get("/api/v1/models")
+    assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
+    assert response["Retry-After"] == "5"
 
 
 @pytest.mark.django_db

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, transaction
 from pytest_django import Settings
+from rest_framework.test import APIClient
 
 from models_registry import builtin
 from models_registry.choices import Family
@@ -66,6 +67,15 @@ def test_an_unknown_name_says_which_are_known() -> None:
     """So that a typo is mended at once."""
     with pytest.raises(ModelNotFoundError, match=r"Known: builtin, sd-1-5"):
         checkpoint_get(name="sd15")
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_an_untrained_model_says_so(monkeypatch: pytest.MonkeyPatch, trained: bool) -> None:  # noqa: FBT001
+    """Wherever it is listed; the others have no note."""
+    monkeypatch.setattr(builtin, "is_trained", lambda: trained)
+    listed = {model["id"]: model["note"] for model in APIClient().get("/v1/models").json()["data"]}
+    assert listed["builtin"].startswith("untrained") is not trained
+    assert listed["sd-1-5"] == ""
 
 
 def test_weights_lie_in_the_model_cache(settings: Settings) -> None:

@@ -1,0 +1,101 @@
+"""Train the built-in model: `python -m models_registry.builtin.train --help`."""
+
+import os
+
+# Spinning threads slow every step by an order of magnitude beside a busy neighbour; read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import load_file
+
+from models_registry.builtin import ADAPTERS, WEIGHTS
+from models_registry.builtin.architecture import Parts, build_parts, export_pipeline
+from models_registry.builtin.checkpoints import load_named_state
+from models_registry.builtin.latents import write_shards
+from models_registry.builtin.training_base import SIZES, train_base
+from models_registry.builtin.training_half import train_half_vae
+from models_registry.builtin.training_text import train_text
+from models_registry.builtin.training_vae import extend, load_half_vae, train_vae
+
+DESCRIPTION: Final = """\
+Trains the built-in model from nothing. The stages, in their order, all in one run folder:
+
+  text      the text encoder learns to say what captions describe        (4 minutes on 2 cores)
+  half      the autoencoder for half-size pictures, on crops of scenes   (6 minutes)
+  latents   draws and encodes training scenes; may run beside `base`     (8 minutes)
+  base      the denoiser, small pictures first, then native ones  (80 minutes)
+  vae       gives the autoencoder its last stage, for full-size pictures (4 minutes)
+  export    writes the averaged weights as a pipeline folder
+  adapters  the two LoRA adapters, on the exported weights               (10 minutes)
+
+A stage that was interrupted goes on from its last checkpoint when started again. `--minutes` is the whole
+training time of a stage, earlier runs of it counted in; the learning rate falls to its end by then.
+"""
+MINUTES: Final[dict[str, float]] = {"text": 4, "half": 6, "base": 80, "vae": 4, "adapters": 5}
+SCENES: Final[dict[int, int]] = {256: 12000, 512: 10500}
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the command line's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m models_registry.builtin.train",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stage", choices=("text", "half", "latents", "base", "vae", "export", "adapters"))
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run: checkpoints, latents, sample sheets")
+    parser.add_argument("--minutes", type=float, help="training time of the stage (adapters: of each of the two)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, scenes and noise (default: 0)")
+    parser.add_argument("--device", default="cpu", help="torch device, for example cpu or cuda (default: cpu)")
+    parser.add_argument("--size", type=int, choices=SIZES, help="latents: only this picture size")
+    parser.add_argument("--count", type=int, help=f"latents: scenes per size (default: {SCENES})")
+    parser.add_argument("--out", type=Path, help="export and adapters: where to write (default: beside this file)")
+    return parser.parse_args(argv)
+
+
+def load_parts(run: Path, *, seed: int) -> Parts:
+    """Return new parts with what the run has trained so far: averaged weights where there are some."""
+    parts = build_parts(seed=seed)
+    if (run / "vae").exists():
+        load_named_state({"vae": parts.vae}, load_file(run / "vae" / "ema.safetensors"))
+    else:
+        parts.vae = extend(load_half_vae(run))
+    load_named_state({"text_encoder": parts.text_encoder}, load_file(run / "text" / "weights.safetensors"))
+    if (run / "base").exists():
+        load_named_state({"unet": parts.unet}, load_file(run / "base" / "ema.safetensors"))
+    return parts
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one stage."""
+    arguments = parse_arguments(argv)
+    run, seed, device = arguments.run, arguments.seed, arguments.device
+    run.mkdir(parents=True, exist_ok=True)
+    minutes = arguments.minutes or MINUTES.get(arguments.stage, 0)
+    if arguments.stage == "text":
+        train_text(run, minutes=minutes, seed=seed, device=device)
+    elif arguments.stage == "half":
+        train_half_vae(run, minutes=minutes, seed=seed, device=device)
+    elif arguments.stage == "vae":
+        train_vae(run, minutes=minutes, seed=seed, device=device)
+    elif arguments.stage == "latents":
+        vae = load_half_vae(run).to(device, memory_format=torch.channels_last)
+        for size in (arguments.size,) if arguments.size else SIZES:
+            count = SCENES[size] if arguments.count is None else arguments.count
+            write_shards(vae, run / "scenes", size=size, count=count, seed=seed, device=device)
+    elif arguments.stage == "base":
+        train_base(run, load_parts(run, seed=seed), minutes=minutes, seed=seed, device=device)
+    elif arguments.stage == "export":
+        export_pipeline(load_parts(run, seed=seed), arguments.out or WEIGHTS)
+    else:
+        from models_registry.builtin.training_adapters import train_adapters
+
+        train_adapters(run, arguments.out or ADAPTERS, minutes=minutes, seed=seed, device=device)
+
+
+if __name__ == "__main__":
+    main()

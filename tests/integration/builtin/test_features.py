@@ -1,0 +1,129 @@
+"""Every feature of the stock pipelines works on the trained model; the detector judges."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models_registry.builtin import DEFAULT_GUIDANCE
+from models_registry.builtin.drawing import draw_scene
+from models_registry.builtin.scenes import PALETTE, Item, Scene
+from tests.integration.builtin.pictures import Draw, drawer, read, values
+
+PROMPTS = [
+    "a large red circle in the centre on a white background",
+    "a medium blue square on the left on a yellow background",
+    "a large green heart on the right on a pink background",
+    "a medium black star at the top on an orange background",
+]
+COLOURS = [("red", "white"), ("blue", "yellow"), ("green", "pink"), ("black", "orange")]
+
+
+def input_scene(size: int = 512) -> Image.Image:
+    item = Item("square", "blue", "large", 0.29, 0.5, 0.26)
+    return draw_scene(Scene((item,), ("yellow",), "plain", "left"), size)
+
+
+def test_no_guidance_follows_the_prompt_less(draw: Draw) -> None:
+    """Without guidance the colours that the prompt names cover less of the picture, or are further from the palette."""
+
+    def distance(images: list[Image.Image]) -> float:
+        total = 0.0
+        for image, names in zip(images, COLOURS, strict=True):
+            targets = np.array([PALETTE[name] for name in names], dtype=np.float64)
+            total += float(np.sqrt(((values(image)[:, :, None] - targets) ** 2).sum(3)).min(2).mean())
+        return total
+
+    guided = draw(PROMPTS, guidance_scale=DEFAULT_GUIDANCE)
+    free = draw(PROMPTS, guidance_scale=1.0)
+    assert distance(free) > 1.1 * distance(guided)
+
+
+def test_a_negative_prompt_keeps_its_colour_away(draw: Draw) -> None:
+    """A background that the prompt leaves open turns away from what the negative prompt names."""
+    prompts = ["a large red circle in the centre"] * 6
+    plain = [read(image).background for image in draw(prompts)]
+    named = next(ground[0] for ground in plain)
+    refused = [read(image).background for image in draw(prompts, negative_prompt=[f"{named} background"] * 6)]
+    assert sum(named in ground for ground in refused) < sum(named in ground for ground in plain)
+
+
+@pytest.fixture(scope="module")
+def redraw(pipeline: Any) -> Draw:
+    from diffusers import AutoPipelineForImage2Image
+
+    other = AutoPipelineForImage2Image.from_pipe(pipeline)
+    other.set_progress_bar_config(disable=True)
+    return drawer(other, image=input_scene())
+
+
+def test_a_weak_redraw_keeps_the_layout(redraw: Draw) -> None:
+    reading = read(redraw(["a large green heart on the right on a pink background"], strength=0.3)[0])
+    assert reading.background == ("yellow",)
+    found = reading.only()
+    assert found is not None
+    assert (found.colour, found.position, found.size) == ("blue", "left", "large")
+
+
+def test_a_strong_redraw_follows_the_prompt(redraw: Draw) -> None:
+    reading = read(redraw(["a large green heart on the right on a pink background"], strength=0.9)[0])
+    assert reading.background == ("pink",)
+    assert reading.found[0].colour == "green"
+
+
+def test_inpainting_keeps_the_outside(pipeline: Any) -> None:
+    """Where the mask is black the picture stays as it was, up to what the autoencoder changes."""
+    from diffusers import AutoPipelineForInpainting
+
+    other = AutoPipelineForInpainting.from_pipe(pipeline)
+    other.set_progress_bar_config(disable=True)
+    before = input_scene()
+    mask = Image.new("L", before.size, 0)
+    mask.paste(255, (320, 96, 512, 416))
+    prompt = "a large blue square left of a small red circle on a yellow background"
+    after = drawer(other, image=before, mask_image=mask, strength=1.0)([prompt])[0]
+    outside = np.asarray(mask) == 0
+    change = np.abs(values(after) - values(before)).mean(axis=2)
+    assert change[outside].mean() < 6
+    assert change[~outside].mean() > 3 * change[outside].mean()
+    reading = read(after)
+    assert reading.background == ("yellow",)
+    assert any((found.shape, found.colour) == ("square", "blue") for found in reading.found)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (384, 640), (768, 768)])
+def test_other_sizes_give_pictures_of_the_named_colours(draw: Draw, height: int, width: int) -> None:
+    image = draw(["a large red circle on a white background"], height=height, width=width)[0]
+    assert image.size == (width, height)
+    reading = read(image)
+    assert reading.background == ("white",)
+    assert reading.found[0].colour == "red"
+
+
+def test_the_same_seed_gives_the_same_picture(draw: Draw) -> None:
+    first, second = (draw(PROMPTS[:1], height=256, width=256)[0] for _ in range(2))
+    assert first.tobytes() == second.tobytes()
+
+
+def test_tiled_decoding_gives_nearly_the_same_picture(pipeline: Any) -> None:
+    """AutoencoderTiny assumes three halvings when it tiles; with the right sizes set, tiles join without seams."""
+    import torch
+
+    from models_registry.builtin import set_tile_sizes
+
+    drawn = torch.from_numpy(values(input_scene(768))).permute(2, 0, 1)[None].float() / 127.5 - 1
+    vae = pipeline.vae
+    set_tile_sizes(vae)
+    with torch.no_grad():
+        latents = vae.encode(drawn).latents
+        whole = vae.decode(latents).sample
+        vae.enable_tiling()
+        try:
+            tiled_latents = vae.encode(drawn).latents
+            tiled = vae.decode(latents).sample
+        finally:
+            vae.disable_tiling()
+    assert (tiled_latents - latents).abs().mean() < 0.02
+    assert (tiled - whole).abs().mean() < 0.01
+    assert (tiled - whole).abs().max() < 0.5
