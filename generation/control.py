@@ -79,8 +79,9 @@ class ControlThread:
         total, free = self.runtime.memory_mb()
         worker = self.runtime.worker
         Worker.objects.update_or_create(
-            name=worker.name,
+            pk=worker.pk,  # the same again, should a sweep have forgotten it while this machine slept
             defaults={
+                "name": worker.name,
                 "hostname": worker.hostname,
                 "pid": worker.pid,
                 "device": worker.device,

@@ -18,6 +18,7 @@ from generation.choices import (
     Status,
     WorkerStatus,
 )
+from generation.errors import ImageNotFoundError
 from models_registry.models import Checkpoint
 
 MAX_SEED = 2**32 - 1
@@ -195,9 +196,12 @@ class GeneratedImage(models.Model):
         return f"{self.generation_id}#{self.index}"
 
     def read(self) -> bytes:
-        """The file's bytes."""
-        with default_storage.open(str(self.file.name)) as file:
-            data: bytes = file.read()
+        """The file's bytes. Raises ImageNotFoundError when the storage has lost it."""
+        try:
+            with default_storage.open(str(self.file.name)) as file:
+                data: bytes = file.read()
+        except FileNotFoundError as error:
+            raise ImageNotFoundError("Its file is gone from the storage.") from error
         return data
 
 

@@ -19,7 +19,7 @@ from generation.feeds import wait_for_end  # noqa: E402
 from generation.routing import websocket_urlpatterns  # noqa: E402
 from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware  # noqa: E402
 from imagegen_project.common.problems import problem_response  # noqa: E402
-from imagegen_project.common.waiting import ORDER_KEY, WAITED_KEY, WaitOrder  # noqa: E402
+from imagegen_project.common.waiting import ORDER_KEY, REQUEST_ID_KEY, WAITED_KEY, WaitOrder  # noqa: E402
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -119,11 +119,12 @@ async def _wait(order: WaitOrder, receive: Receive) -> bool:
     return not end.cancelled()
 
 
-_BODY_HEADERS = (b"content-length", b"content-type", b"transfer-encoding", b"expect")
+_REPLACED_HEADERS = (b"content-length", b"content-type", b"transfer-encoding", b"expect", b"x-request-id")
 
 
 def _render_scope(scope: Scope, order: WaitOrder) -> Scope:
-    """The same caller's GET of the order's path."""
+    """The same caller's GET of the order's path, under the same request id."""
+    headers = [(name, value) for name, value in scope["headers"] if name not in _REPLACED_HEADERS]
     return {
         **scope,
         WAITED_KEY: True,
@@ -131,7 +132,7 @@ def _render_scope(scope: Scope, order: WaitOrder) -> Scope:
         "path": order.render_path,
         "raw_path": order.render_path.encode(),
         "query_string": b"",
-        "headers": [(name, value) for name, value in scope["headers"] if name not in _BODY_HEADERS],
+        "headers": [*headers, (b"x-request-id", scope[REQUEST_ID_KEY].encode())],
     }
 
 

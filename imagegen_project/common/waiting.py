@@ -10,8 +10,11 @@ from uuid import UUID
 
 from rest_framework.request import Request
 
+from imagegen_project.common.context import request_id
+
 ORDER_KEY = "imagegen.wait"
 WAITED_KEY = "imagegen.waited"
+REQUEST_ID_KEY = "imagegen.request_id"
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ def order_wait(request: Request, order: WaitOrder) -> None:
     scope = getattr(request._request, "scope", None)  # noqa: SLF001 - DRF's only way to Django's request
     if scope is not None:
         scope[ORDER_KEY] = order
+        scope[REQUEST_ID_KEY] = request_id.get()
 
 
 def has_waited(request: Request) -> bool:

@@ -66,7 +66,12 @@ def build_unet() -> UNet2DConditionModel:
         out_channels=LATENT_CHANNELS,
         block_out_channels=(32, 64, 96, 144),
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        down_block_types=(
+            "DownBlock2D",
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+        ),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=(1, 2, 3, 4),  # heads per level: diffusers keeps the old name of this argument

@@ -41,7 +41,9 @@ class Clock:
 def named_state(modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
     """Return the weights of several modules under "<module>.<weight>" names."""
     return {
-        f"{prefix}.{name}": tensor for prefix, module in modules.items() for name, tensor in module.state_dict().items()
+        f"{prefix}.{name}": tensor
+        for prefix, module in modules.items()
+        for name, tensor in module.state_dict().items()
     }
 
 
@@ -49,7 +51,9 @@ def load_named_state(modules: dict[str, torch.nn.Module], state: dict[str, torch
     """Put weights named as by `named_state` into the modules; raises when one is missing or left over."""
     for prefix, module in modules.items():
         start = f"{prefix}."
-        module.load_state_dict({key.removeprefix(start): value for key, value in state.items() if key.startswith(start)})
+        module.load_state_dict(
+            {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+        )
 
 
 class Ema:
@@ -81,10 +85,17 @@ def save_checkpoint(
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, fresh / "weights.safetensors")
+    save_file(
+        {name: tensor.detach().contiguous() for name, tensor in weights.items()},
+        fresh / "weights.safetensors",
+    )
     save_file({name: tensor.contiguous() for name, tensor in ema.items()}, fresh / "ema.safetensors")
     state = optimizer.state_dict()["state"]
-    moments = {f"{index}.{name}": tensor.contiguous() for index, entry in state.items() for name, tensor in entry.items()}
+    moments = {
+        f"{index}.{name}": tensor.contiguous()
+        for index, entry in state.items()
+        for name, tensor in entry.items()
+    }
     save_file(moments, fresh / "optimizer.safetensors")
     (fresh / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
     old = folder.with_name(folder.name + ".old")

@@ -231,7 +231,8 @@ def _shape(box: Mask) -> tuple[str, float]:
     """Return the known shape that covers a region best, and their intersection over union."""
     height, width = box.shape
     scores = {
-        name: float((box & known).sum() / max(1, (box | known).sum())) for name, known in _regions(width, height).items()
+        name: float((box & known).sum() / max(1, (box | known).sum()))
+        for name, known in _regions(width, height).items()
     }
     best = max(scores, key=lambda name: scores[name])
     if scores[best] < LEAST_OVERLAP or not 0.6 < width / height < 1.6:

@@ -23,7 +23,8 @@ def star_points() -> list[Point]:
     """Return the ten corners of a five-pointed star, upright, inside the unit circle."""
     radii = (1.0, STAR_WAIST)
     return [
-        (radii[k % 2] * math.sin(k * math.pi / 5), -radii[k % 2] * math.cos(k * math.pi / 5)) for k in range(10)
+        (radii[k % 2] * math.sin(k * math.pi / 5), -radii[k % 2] * math.cos(k * math.pi / 5))
+        for k in range(10)
     ]
 
 
@@ -85,7 +86,9 @@ def draw_scene(
         pen.rectangle((side // 2, 0, side, side), fill=grounds[1])
     elif scene.split == "rows":
         pen.rectangle((0, side // 2, side, side), fill=grounds[1])
-    backdrop = picture.copy() if style == "outline" or any(item.shape == "ring" for item in scene.items) else None
+    backdrop = (
+        picture.copy() if style == "outline" or any(item.shape == "ring" for item in scene.items) else None
+    )
     for item in scene.items:
         _draw_item(picture, backdrop, item, _colour(item.colour, style, rng), style)
     return picture.reduce(SUPERSAMPLING)
@@ -101,10 +104,15 @@ def _colour(name: str, style: Style, rng: random.Random | None) -> Colour:
     return channels[0], channels[1], channels[2]
 
 
-def _draw_item(picture: Image.Image, backdrop: Image.Image | None, item: Item, colour: Colour, style: Style) -> None:
+def _draw_item(
+    picture: Image.Image, backdrop: Image.Image | None, item: Item, colour: Colour, style: Style
+) -> None:
     """Fill one shape; rings and contours get the backdrop back in their middle."""
     side = picture.width
-    contour = [((item.x + x * item.radius) * side, (item.y + y * item.radius) * side) for x, y in CONTOURS[item.shape]]
+    contour = [
+        ((item.x + x * item.radius) * side, (item.y + y * item.radius) * side)
+        for x, y in CONTOURS[item.shape]
+    ]
     pen = ImageDraw.Draw(picture)
     if style == "outline":
         # rounded joints: a line and a dot at every corner
@@ -112,7 +120,11 @@ def _draw_item(picture: Image.Image, backdrop: Image.Image | None, item: Item, c
         pen.line([*contour, contour[0], contour[1]], fill=colour, width=round(width), joint="curve")
         if item.shape != "ring":
             return
-        contour = [((item.x + x * s), (item.y + y * s)) for s in (item.radius * RING_HOLE,) for x, y in CONTOURS["ring"]]
+        contour = [
+            ((item.x + x * s), (item.y + y * s))
+            for s in (item.radius * RING_HOLE,)
+            for x, y in CONTOURS["ring"]
+        ]
         contour = [(x * side, y * side) for x, y in contour]
         pen.line([*contour, contour[0], contour[1]], fill=colour, width=round(width), joint="curve")
         return
@@ -120,6 +132,11 @@ def _draw_item(picture: Image.Image, backdrop: Image.Image | None, item: Item, c
     if item.shape == "ring" and backdrop is not None:
         hole = Image.new("L", picture.size, 0)
         reach = item.radius * RING_HOLE
-        box = [(item.x - reach) * side, (item.y - reach) * side, (item.x + reach) * side, (item.y + reach) * side]
+        box = [
+            (item.x - reach) * side,
+            (item.y - reach) * side,
+            (item.x + reach) * side,
+            (item.y + reach) * side,
+        ]
         ImageDraw.Draw(hole).ellipse(box, fill=255)
         picture.paste(backdrop, mask=hole)

@@ -66,7 +66,9 @@ def load_pipeline(folder: Path = WEIGHTS, *, device: str = "cpu") -> StableDiffu
     if not (folder / "model_index.json").is_file():
         message = f"no model in {folder}: train one with python -m models_registry.builtin.train"
         raise FileNotFoundError(message)
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, torch_dtype=torch.float32, local_files_only=True
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
@@ -124,7 +126,9 @@ def _matches(item: Item, found: Found) -> bool:
 def _related(scene: Scene, reading: Reading) -> bool:
     """Tell whether the two regions stand to each other as the scene says, whichever of them is which."""
     first, second = scene.items
-    axis, sign = {"left of": ("x", -1), "right of": ("x", 1), "above": ("y", -1), "below": ("y", 1)}[scene.place]
+    axis, sign = {"left of": ("x", -1), "right of": ("x", 1), "above": ("y", -1), "below": ("y", 1)}[
+        scene.place
+    ]
     for one, other in (reading.found, reading.found[::-1]):
         if _matches(first, one) and _matches(second, other):
             return bool(sign * (getattr(one, axis) - getattr(other, axis)) > 0)
@@ -153,17 +157,24 @@ class Table:
         lines = ["| what | right | of | share | target |", "|---|---:|---:|---:|---:|"]
         for row in sorted(self.asked, key=lambda name: (name not in TARGETS, name)):
             target = f"{TARGETS[row]:.0%}" if row in TARGETS else ""
-            lines.append(f"| {row} | {self.right[row]} | {self.asked[row]} | {self.share(row):.1%} | {target} |")
+            lines.append(
+                f"| {row} | {self.right[row]} | {self.asked[row]} | {self.share(row):.1%} | {target} |"
+            )
         return lines
 
 
-def contact_sheet(images: list[Image.Image], *, columns: int = 8, side: int = 128, gap: int = 6) -> Image.Image:
+def contact_sheet(
+    images: list[Image.Image], *, columns: int = 8, side: int = 128, gap: int = 6
+) -> Image.Image:
     """Return the pictures side by side on white."""
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (side + gap) + gap, rows * (side + gap) + gap), "white")
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), (gap + column * (side + gap), gap + row * (side + gap)))
+        sheet.paste(
+            image.resize((side, side), Image.Resampling.LANCZOS),
+            (gap + column * (side + gap), gap + row * (side + gap)),
+        )
     return sheet
 
 
@@ -192,17 +203,30 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m models_registry.builtin.evaluate",
         description="Draw prompts whose combinations were held out from training, and count what a detector finds in them.",
     )
-    parser.add_argument("--model", type=Path, default=WEIGHTS, help="pipeline folder (default: the built-in weights)")
-    parser.add_argument("--count", type=int, default=PROMPTS, help=f"prompts, at most {PROMPTS} by default")
-    parser.add_argument("--size", type=int, default=NATIVE_SIZE, help=f"side in pixels (default: {NATIVE_SIZE})")
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help=f"sampling steps (default: {DEFAULT_STEPS})")
     parser.add_argument(
-        "--guidance", type=float, default=DEFAULT_GUIDANCE, help=f"guidance scale (default: {DEFAULT_GUIDANCE})"
+        "--model", type=Path, default=WEIGHTS, help="pipeline folder (default: the built-in weights)"
+    )
+    parser.add_argument("--count", type=int, default=PROMPTS, help=f"prompts, at most {PROMPTS} by default")
+    parser.add_argument(
+        "--size", type=int, default=NATIVE_SIZE, help=f"side in pixels (default: {NATIVE_SIZE})"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=DEFAULT_STEPS, help=f"sampling steps (default: {DEFAULT_STEPS})"
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=DEFAULT_GUIDANCE,
+        help=f"guidance scale (default: {DEFAULT_GUIDANCE})",
     )
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of the pictures to this file")
-    parser.add_argument("--wrong", action="store_true", help="print the prompts that went wrong, and what was seen")
-    parser.add_argument("--speed", action="store_true", help="measure loading and generation instead, on two threads")
+    parser.add_argument(
+        "--wrong", action="store_true", help="print the prompts that went wrong, and what was seen"
+    )
+    parser.add_argument(
+        "--speed", action="store_true", help="measure loading and generation instead, on two threads"
+    )
     return parser.parse_args(argv)
 
 
@@ -215,7 +239,9 @@ def main(argv: list[str] | None = None) -> None:
         return
     pipeline = load_pipeline(arguments.model, device=arguments.device)
     cases = held_out_cases(arguments.count)
-    drawn = draw_cases(pipeline, cases, size=arguments.size, steps=arguments.steps, guidance=arguments.guidance)
+    drawn = draw_cases(
+        pipeline, cases, size=arguments.size, steps=arguments.steps, guidance=arguments.guidance
+    )
     table, images = Table(), []
     for case, image in tqdm(drawn, total=len(cases), desc="drawing", unit="picture"):
         reading = read_picture(np.asarray(image))
@@ -223,7 +249,9 @@ def main(argv: list[str] | None = None) -> None:
         table.add(verdict)
         images.append(image)
         if arguments.wrong and not all(verdict.values()):
-            seen = "; ".join(f"{item.size} {item.colour} {item.shape} {item.position}" for item in reading.found)
+            seen = "; ".join(
+                f"{item.size} {item.colour} {item.shape} {item.position}" for item in reading.found
+            )
             tqdm.write(f"{case.prompt!r}: {seen or 'nothing'} on {' and '.join(reading.background)}")
     out.write("\n".join(table.lines()) + "\n")
     if arguments.sheet:

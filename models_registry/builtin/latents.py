@@ -47,7 +47,14 @@ def encode_scenes(
 
 
 def write_shards(
-    vae: AutoencoderTiny, folder: Path, *, size: int, count: int, seed: int, device: str, style: Style = "filled"
+    vae: AutoencoderTiny,
+    folder: Path,
+    *,
+    size: int,
+    count: int,
+    seed: int,
+    device: str,
+    style: Style = "filled",
 ) -> None:
     """Write shards of `SHARD` training scenes until `count` scenes are there; shards that exist stay."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +98,9 @@ class LatentPool:
     def sample(self, rng: random.Random, count: int) -> tuple[torch.Tensor, list[Scene]]:
         """Return `count` random latents (float32) and their scenes."""
         picks = [rng.randrange(len(self.scenes)) for _ in range(count)]
-        return torch.stack([self._latents[pick] for pick in picks]).float(), [self.scenes[pick] for pick in picks]
+        return torch.stack([self._latents[pick] for pick in picks]).float(), [
+            self.scenes[pick] for pick in picks
+        ]
 
 
 def _metadata(path: Path) -> list[dict[str, Any]]:

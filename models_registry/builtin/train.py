@@ -47,13 +47,21 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("stage", choices=("text", "half", "latents", "base", "vae", "export", "adapters"))
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run: checkpoints, latents, sample sheets")
-    parser.add_argument("--minutes", type=float, help="training time of the stage (adapters: of each of the two)")
+    parser.add_argument(
+        "--run", type=Path, required=True, help="folder of the run: checkpoints, latents, sample sheets"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="training time of the stage (adapters: of each of the two)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, scenes and noise (default: 0)")
-    parser.add_argument("--device", default="cpu", help="torch device, for example cpu or cuda (default: cpu)")
+    parser.add_argument(
+        "--device", default="cpu", help="torch device, for example cpu or cuda (default: cpu)"
+    )
     parser.add_argument("--size", type=int, choices=SIZES, help="latents: only this picture size")
     parser.add_argument("--count", type=int, help=f"latents: scenes per size (default: {SCENES})")
-    parser.add_argument("--out", type=Path, help="export and adapters: where to write (default: beside this file)")
+    parser.add_argument(
+        "--out", type=Path, help="export and adapters: where to write (default: beside this file)"
+    )
     return parser.parse_args(argv)
 
 

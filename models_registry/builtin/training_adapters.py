@@ -38,12 +38,21 @@ ODDS: Final[dict[int, float]] = {256: 0.75, 512: 0.25}  # of the picture sizes, 
 UNCONDITIONAL: Final = 0.1
 
 
-def train_adapters(run: Path, out: Path, *, minutes: float, seed: int, device: str, model: Path = WEIGHTS) -> None:
+def train_adapters(
+    run: Path, out: Path, *, minutes: float, seed: int, device: str, model: Path = WEIGHTS
+) -> None:
     """Train both adapters, `minutes` each, and write them to `out`; what the run has finished is kept."""
     for style in STYLES:
-        pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32, local_files_only=True)
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            model, torch_dtype=torch.float32, local_files_only=True
+        )
         pipeline.to(device)
-        write_adapter(pipeline, train_adapter(run, pipeline, style, minutes=minutes, seed=seed, device=device), out, style)
+        write_adapter(
+            pipeline,
+            train_adapter(run, pipeline, style, minutes=minutes, seed=seed, device=device),
+            out,
+            style,
+        )
 
 
 def train_adapter(
@@ -95,7 +104,9 @@ def train_adapter(
     return dict(weights)
 
 
-def write_adapter(pipeline: StableDiffusionPipeline, weights: dict[str, torch.Tensor], out: Path, style: Style) -> None:
+def write_adapter(
+    pipeline: StableDiffusionPipeline, weights: dict[str, torch.Tensor], out: Path, style: Style
+) -> None:
     """Write an adapter as `<style>.safetensors` (fp16) under diffusers' own keys, in one step."""
     out.mkdir(parents=True, exist_ok=True)
     fresh = out / f".{style}.new"

@@ -39,7 +39,9 @@ UNCONDITIONAL: Final = 0.1  # share of captions replaced by the empty one, for c
 SNR_CAP: Final = 5.0  # almost clean pictures count less above this ratio (https://arxiv.org/abs/2303.09556)
 WORKERS: Final = 2  # threads that share the batch
 EMPHASIS: Final = 6.0  # how much more an object's cells count at the start
-EMPHASIS_ENDS: Final = 0.9  # share of the time after which all cells count alike, so that nothing stays biased
+EMPHASIS_ENDS: Final = (
+    0.9  # share of the time after which all cells count alike, so that nothing stays biased
+)
 SIZES: Final = (256, 512)
 BATCH: Final[dict[int, int]] = {256: 32, 512: 16}
 # What a picture shows is decided at high noise, so late timesteps are drawn more often; in larger pictures even more.
@@ -143,7 +145,9 @@ def choose_size(share: float, rng: random.Random, there: list[int]) -> int:
     return rng.choices([*odds], weights=[*odds.values()])[0]
 
 
-def train_base(run: Path, parts: Parts, *, minutes: float, seed: int, device: str, sheet_every: int = 1000) -> Parts:
+def train_base(
+    run: Path, parts: Parts, *, minutes: float, seed: int, device: str, sheet_every: int = 1000
+) -> Parts:
     """Train, or train on from `run`/base, for `minutes` in all; return the parts with averaged weights.
 
     `parts` come with a trained text encoder. Shards of latents may still be arriving in `run`/scenes.
@@ -160,7 +164,9 @@ def train_base(run: Path, parts: Parts, *, minutes: float, seed: int, device: st
     if folder.exists():
         progress = load_progress(folder)
         load_named_state(modules, load_file(folder / "weights.safetensors"))
-        ema.shadow = {name: tensor.to(device) for name, tensor in load_file(folder / "ema.safetensors").items()}
+        ema.shadow = {
+            name: tensor.to(device) for name, tensor in load_file(folder / "ema.safetensors").items()
+        }
         load_optimizer(folder, optimizer)
     rng = random.Random(f"{seed} base {progress.step}")
     torch.manual_seed(seed + progress.step)
@@ -215,7 +221,9 @@ def sheet_scenes(count: int = 24) -> list[Scene]:
 
 
 @torch.no_grad()
-def save_samples(parts: Parts, path: Path, *, size: int, count: int = 24, guidance: float = DEFAULT_GUIDANCE) -> None:
+def save_samples(
+    parts: Parts, path: Path, *, size: int, count: int = 24, guidance: float = DEFAULT_GUIDANCE
+) -> None:
     """Write a sheet of pictures of held-out prompts, `size` pixels each, twenty steps."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pipeline = build_pipeline(parts)

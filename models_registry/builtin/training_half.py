@@ -90,7 +90,9 @@ def start_as_thumbnail(vae: AutoencoderTiny) -> None:
         leave.weight[channel, 3 + channel, 1, 1] = -SPREAD
 
 
-def draw_pool(rng: random.Random, count: int = POOL, *, sizes: tuple[int, ...] = (256, 256, 256, 512)) -> list[Picture]:
+def draw_pool(
+    rng: random.Random, count: int = POOL, *, sizes: tuple[int, ...] = (256, 256, 256, 512)
+) -> list[Picture]:
     """Draw training scenes in all styles, at these sizes in turn."""
     pool = []
     for index in tqdm(range(count), desc="drawing", mininterval=5):
@@ -153,7 +155,9 @@ def train_half_vae(run: Path, *, minutes: float, seed: int, device: str) -> Auto
     if folder.exists():
         progress = load_progress(folder)
         load_named_state(modules, load_file(folder / "weights.safetensors"))
-        ema.shadow = {name: tensor.to(device) for name, tensor in load_file(folder / "ema.safetensors").items()}
+        ema.shadow = {
+            name: tensor.to(device) for name, tensor in load_file(folder / "ema.safetensors").items()
+        }
         load_optimizer(folder, optimizer)
     rng = random.Random(f"{seed} vae {progress.step}")
     clock = Clock(progress, minutes=minutes)
@@ -176,7 +180,9 @@ def train_half_vae(run: Path, *, minutes: float, seed: int, device: str) -> Auto
         ema.update(named_state(modules), progress.step)
         bar.update()
         if progress.step % 20 == 0:
-            bar.set_postfix(error=f"{error.item():.4f}", loss=f"{loss.item():.4f}", share=f"{clock.share:.2f}")
+            bar.set_postfix(
+                error=f"{error.item():.4f}", loss=f"{loss.item():.4f}", share=f"{clock.share:.2f}"
+            )
         if progress.step % 200 == 0:
             save_checkpoint(
                 folder, weights=named_state(modules), ema=ema.shadow, optimizer=optimizer, progress=progress
@@ -185,7 +191,9 @@ def train_half_vae(run: Path, *, minutes: float, seed: int, device: str) -> Auto
     bar.close()
     if clock.seconds > progress.seconds or not folder.exists():
         progress.seconds = clock.seconds
-        save_checkpoint(folder, weights=named_state(modules), ema=ema.shadow, optimizer=optimizer, progress=progress)
+        save_checkpoint(
+            folder, weights=named_state(modules), ema=ema.shadow, optimizer=optimizer, progress=progress
+        )
     load_named_state(modules, ema.shadow)
     return vae
 

@@ -56,7 +56,9 @@ def answers(scene: Scene) -> list[int]:
         given[f"shape {number}"] = item.shape if item else NOTHING
         given[f"colour {number}"] = item.colour if item else NOTHING
         given[f"size {number}"] = item.size if item else NOTHING
-        given[f"ground {number}"] = scene.background[number - 1] if number <= len(scene.background) else NOTHING
+        given[f"ground {number}"] = (
+            scene.background[number - 1] if number <= len(scene.background) else NOTHING
+        )
     return [choices.index(given[question]) for question, choices in QUESTIONS.items()]
 
 
@@ -74,7 +76,9 @@ def train_text(run: Path, *, minutes: float, seed: int, device: str) -> CLIPText
     encoder = build_text_encoder(tokenizer).to(device)
     head = torch.nn.Linear(TEXT_WIDTH, sum(map(len, QUESTIONS.values()))).to(device)
     modules = {"text_encoder": encoder, "head": head}
-    optimizer = torch.optim.AdamW(trainable(modules.values()), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        trainable(modules.values()), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01
+    )
     folder, progress = run / "text", Progress()
     if folder.exists():
         progress = load_progress(folder)
@@ -92,19 +96,28 @@ def train_text(run: Path, *, minutes: float, seed: int, device: str) -> CLIPText
         hidden = encoder(ids).last_hidden_state
         # the last token has read the whole caption
         logits = head(hidden[:, -1]).split([*map(len, QUESTIONS.values())], dim=1)
-        loss = torch.stack([functional.cross_entropy(part, wanted[:, k]) for k, part in enumerate(logits)]).mean()
+        loss = torch.stack(
+            [functional.cross_entropy(part, wanted[:, k]) for k, part in enumerate(logits)]
+        ).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable(modules.values()), 1.0)
         optimizer.step()
         progress.step += 1
         bar.update()
-        correct = torch.stack([part.argmax(1) == wanted[:, k] for k, part in enumerate(logits)]).float().mean().item()
+        correct = (
+            torch.stack([part.argmax(1) == wanted[:, k] for k, part in enumerate(logits)])
+            .float()
+            .mean()
+            .item()
+        )
         right += 0.05 * (correct - right)
         if progress.step % 20 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right:.3f}", share=f"{clock.share:.2f}")
         if progress.step % 200 == 0 or clock.share >= 1:
             progress.seconds = clock.seconds
-            save_checkpoint(folder, weights=named_state(modules), ema={}, optimizer=optimizer, progress=progress)
+            save_checkpoint(
+                folder, weights=named_state(modules), ema={}, optimizer=optimizer, progress=progress
+            )
     bar.close()
     return encoder

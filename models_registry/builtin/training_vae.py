@@ -86,7 +86,9 @@ def train_vae(run: Path, *, minutes: float, seed: int, device: str) -> Autoencod
     if folder.exists():
         progress = load_progress(folder)
         load_named_state(modules, load_file(folder / "weights.safetensors"))
-        ema.shadow = {name: tensor.to(device) for name, tensor in load_file(folder / "ema.safetensors").items()}
+        ema.shadow = {
+            name: tensor.to(device) for name, tensor in load_file(folder / "ema.safetensors").items()
+        }
         load_optimizer(folder, optimizer)
     rng = random.Random(f"{seed} full {progress.step}")
     clock = Clock(progress, minutes=minutes)
@@ -94,7 +96,9 @@ def train_vae(run: Path, *, minutes: float, seed: int, device: str) -> Autoencod
     bar = tqdm(initial=progress.step, desc="vae", unit="step", mininterval=5)
     while clock.share < 1:
         set_learning_rate(optimizer, cosine_rate(PEAK_RATE, step=progress.step, share=clock.share, warmup=20))
-        crops = sample_crops(pool, rng, CROPS_PER_STEP, side=CROP).to(device, memory_format=torch.channels_last)
+        crops = sample_crops(pool, rng, CROPS_PER_STEP, side=CROP).to(
+            device, memory_format=torch.channels_last
+        )
         with torch.no_grad():
             latents = half.encode(functional.avg_pool2d(crops, 2)).latents
         decoded = vae.decode(latents + LATENT_NOISE * torch.randn_like(latents)).sample
@@ -108,7 +112,9 @@ def train_vae(run: Path, *, minutes: float, seed: int, device: str) -> Autoencod
         ema.update(named_state(modules), progress.step)
         bar.update()
         if progress.step % 10 == 0:
-            bar.set_postfix(error=f"{error.item():.4f}", distance=f"{distance.item():.4f}", share=f"{clock.share:.2f}")
+            bar.set_postfix(
+                error=f"{error.item():.4f}", distance=f"{distance.item():.4f}", share=f"{clock.share:.2f}"
+            )
         if progress.step % 100 == 0 or clock.share >= 1:
             progress.seconds = clock.seconds
             save_checkpoint(

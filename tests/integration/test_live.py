@@ -40,10 +40,13 @@ def test_the_plans_three_calls(live: Live) -> None:
         "num_inference_steps": 2,
         "guidance_scale": 7.5,
     }
-    body = live.http.post("/api/v1/generate/txt2img", json=request).json()
+    answer = live.http.post("/api/v1/generate/txt2img", json=request)
+    body = answer.json()
     with Image.open(io.BytesIO(base64.b64decode(body["images"][0]["b64_json"]))) as picture:
         assert (picture.format, picture.size) == ("PNG", (512, 512))
     assert body["status"] == "succeeded"
+    stored = live.service.sql(f"SELECT request_id FROM generation_generation WHERE id = '{body['id']}'")
+    assert stored == [(answer.headers["X-Request-Id"],)]
     loaded = live.http.post("/api/v1/models/load", json={"model_id": "builtin"})
     assert loaded.status_code in {200, 202}
     models = httpx2.get(f"{live.url}/api/v1/models")

@@ -9,7 +9,7 @@ from models_registry.builtin import ADAPTERS, WEIGHTS
 from models_registry.builtin.detector import read_picture
 
 PROMPTS = 24
-# `python -m models_registry.builtin.evaluate` measures the shares over 240 prompts; over 24 chance alone takes some more.
+# `python -m models_registry.builtin.evaluate` measures the shares over 240 prompts; over 24 chance takes more.
 LEAST = {
     "one shape: shape": 0.75,
     "one shape: both colours": 0.85,

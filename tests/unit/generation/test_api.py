@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.files.storage import default_storage
 from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
 
@@ -135,6 +136,9 @@ def test_a_missing_picture_is_404(api: APIClient, make: GenerationMaker, worker:
     response = api.get(f"{BASE}/{generation.id}/images/1")
     assert (response.status_code, response.json()["code"]) == (404, "image_not_found")
     assert api.get(f"{BASE}/{make().id}/images/0").status_code == 404
+    default_storage.delete(str(generation.images.get().file.name))
+    for path in ("images/0", "result"):
+        assert api.get(f"{BASE}/{generation.id}/{path}").json()["code"] == "image_not_found"
 
 
 @pytest.mark.parametrize(
