@@ -3,7 +3,6 @@
 `DATABASE_URL` and `REDIS_URL` replace them, for instance where a wheel does not exist for the platform.
 """
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 import redis
 from django.conf import settings
-from django.db import connection
 
 from imagegen_project import env
 from imagegen_project.embedded import EmbeddedPostgres, EmbeddedRedis, server_child
@@ -75,25 +73,3 @@ def _empty_redis(redis_client: "redis.Redis[Any]") -> Iterator[None]:
     """Every test finds an empty Redis."""
     yield
     redis_client.flushdb()
-
-
-@pytest.fixture
-def service_env(transactional_db: None, redis_client: "redis.Redis[Any]") -> dict[str, str]:
-    """The environment for a process of the service (a worker, a web server) on the database of the running test."""
-    database = connection.settings_dict
-    host = database["HOST"] or "localhost"
-    parts = {
-        "dbname": database["NAME"],
-        "user": database["USER"],
-        "password": database["PASSWORD"],
-        "host": host,
-        "port": database["PORT"],
-    }
-    return {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "imagegen_project.settings",
-        "DATA_DIR": str(env.DATA_DIR),
-        "DATABASE_URL": " ".join(f"{name}='{value}'" for name, value in parts.items() if value),
-        "REDIS_URL": settings.REDIS_URL,
-        "PYTHONPATH": str(REPOSITORY),
-    }

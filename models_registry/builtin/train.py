@@ -16,6 +16,7 @@ from models_registry.builtin import ADAPTERS, WEIGHTS
 from models_registry.builtin.architecture import Parts, build_parts, export_pipeline
 from models_registry.builtin.checkpoints import load_named_state
 from models_registry.builtin.latents import write_shards
+from models_registry.builtin.training_adapters import STYLES, train_adapters
 from models_registry.builtin.training_base import SIZES, train_base
 from models_registry.builtin.training_half import train_half_vae
 from models_registry.builtin.training_text import train_text
@@ -58,6 +59,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--device", default="cpu", help="torch device, for example cpu or cuda (default: cpu)"
     )
     parser.add_argument("--size", type=int, choices=SIZES, help="latents: only this picture size")
+    parser.add_argument("--style", choices=STYLES, help="adapters: only this one")
     parser.add_argument("--count", type=int, help=f"latents: scenes per size (default: {SCENES})")
     parser.add_argument(
         "--out", type=Path, help="export and adapters: where to write (default: beside this file)"
@@ -100,9 +102,10 @@ def main(argv: list[str] | None = None) -> None:
     elif arguments.stage == "export":
         export_pipeline(load_parts(run, seed=seed), arguments.out or WEIGHTS)
     else:
-        from models_registry.builtin.training_adapters import train_adapters
-
-        train_adapters(run, arguments.out or ADAPTERS, minutes=minutes, seed=seed, device=device)
+        styles = (arguments.style,) if arguments.style else STYLES
+        train_adapters(
+            run, arguments.out or ADAPTERS, styles=styles, minutes=minutes, seed=seed, device=device
+        )
 
 
 if __name__ == "__main__":

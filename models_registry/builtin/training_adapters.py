@@ -28,21 +28,29 @@ from models_registry.builtin.checkpoints import (
 from models_registry.builtin.latents import LatentPool, write_shards
 from models_registry.builtin.scenes import Style
 from models_registry.builtin.training_base import BATCH, TIME_SHIFT, velocity_loss
+from models_registry.builtin.training_vae import load_half_vae
 
 STYLES: Final[tuple[Style, ...]] = ("outline", "pastel")
 RANK: Final = 6
 TARGETS: Final = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2")
 PEAK_RATE: Final = 2e-3
-SCENES: Final[dict[int, int]] = {256: 750, 512: 250}
-ODDS: Final[dict[int, float]] = {256: 0.75, 512: 0.25}  # of the picture sizes, by step
+SCENES: Final[dict[int, int]] = {256: 250, 512: 1000}
+ODDS: Final[dict[int, float]] = {256: 0.2, 512: 0.8}  # of the picture sizes, by step
 UNCONDITIONAL: Final = 0.1
 
 
 def train_adapters(
-    run: Path, out: Path, *, minutes: float, seed: int, device: str, model: Path = WEIGHTS
+    run: Path,
+    out: Path,
+    *,
+    styles: tuple[Style, ...] = STYLES,
+    minutes: float,
+    seed: int,
+    device: str,
+    model: Path = WEIGHTS,
 ) -> None:
-    """Train both adapters, `minutes` each, and write them to `out`; what the run has finished is kept."""
-    for style in STYLES:
+    """Train adapters, `minutes` each, and write them to `out`; what the run has finished is kept."""
+    for style in styles:
         pipeline = StableDiffusionPipeline.from_pretrained(
             model, torch_dtype=torch.float32, local_files_only=True
         )
@@ -63,9 +71,9 @@ def train_adapter(
     parts = Parts(pipeline.tokenizer, pipeline.text_encoder, pipeline.unet, pipeline.vae)
     for module in (parts.text_encoder, parts.unet, parts.vae):
         module.requires_grad_(requires_grad=False)
-    parts.vae.to(memory_format=torch.channels_last)
+    half = load_half_vae(run).to(device, memory_format=torch.channels_last)
     for size, count in SCENES.items():
-        write_shards(parts.vae, run / "scenes", size=size, count=count, seed=seed, device=device, style=style)
+        write_shards(half, run / "scenes", size=size, count=count, seed=seed, device=device, style=style)
     pools = {size: LatentPool(run / "scenes", size=size, style=style) for size in SCENES}
     parts.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS)))
     parts.unet.to(memory_format=torch.channels_last)

@@ -34,14 +34,14 @@ def test_held_out_prompts_are_drawn_as_they_say(table: Any, row: str) -> None:
     assert table.share(row) >= LEAST[row], "\n".join(table.lines())
 
 
-def test_the_files_stay_small_and_plain() -> None:
+def test_the_files_stay_small_and_plain(pipeline: Any) -> None:
     files = [path for folder in (WEIGHTS, ADAPTERS) for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 20_000_000
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt", ".md", ".png", ".jpg"}
     assert all(path.stat().st_size < 1_000_000 for path in ADAPTERS.glob("*.safetensors"))
 
 
-def test_a_stock_pipeline_loads_without_any_argument() -> None:
+def test_a_stock_pipeline_loads_without_any_argument(pipeline: Any) -> None:
     """Whatever type the weights have on disk, every part must come up in the same one."""
     from diffusers import AutoPipelineForText2Image
 
