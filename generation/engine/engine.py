@@ -20,7 +20,7 @@ from generation.engine.loader import class_name, device_of_choice, dtype_for, pi
 from generation.engine.pictures import picture_encode
 from generation.engine.specs import Batch, BatchResult, ModelRef, OnStep, ShouldStop
 
-_VERSIONED = ("torch", "diffusers", "transformers", "pillow")
+_VERSIONED = ("diffusers", "transformers", "pillow")
 
 
 def _never_stop() -> str | None:
@@ -140,5 +140,6 @@ class Engine:
             "pipeline": class_name(batch.model.folder),
             "weights_sha256": self._weights_sha256,
             "python": platform.python_version(),
+            "torch": torch.__version__,  # with the build, such as +cpu, which the package's metadata leaves out
             **{name: version(name) for name in _VERSIONED},
         }

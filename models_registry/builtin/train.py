@@ -60,6 +60,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--size", type=int, choices=SIZES, help="latents: only this picture size")
     parser.add_argument("--style", choices=STYLES, help="adapters: only this one")
+    parser.add_argument("--model", type=Path, default=WEIGHTS, help="adapters: the pipeline they are for")
     parser.add_argument("--count", type=int, help=f"latents: scenes per size (default: {SCENES})")
     parser.add_argument(
         "--out", type=Path, help="export and adapters: where to write (default: beside this file)"
@@ -104,7 +105,13 @@ def main(argv: list[str] | None = None) -> None:
     else:
         styles = (arguments.style,) if arguments.style else STYLES
         train_adapters(
-            run, arguments.out or ADAPTERS, styles=styles, minutes=minutes, seed=seed, device=device
+            run,
+            arguments.out or ADAPTERS,
+            styles=styles,
+            minutes=minutes,
+            seed=seed,
+            device=device,
+            model=arguments.model,
         )
 
 
