@@ -1,7 +1,6 @@
 """The ASGI application: Django for HTTP behind a gate, Channels for sockets."""
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
@@ -114,8 +113,8 @@ async def _wait(order: WaitOrder, receive: Receive) -> bool:
     await asyncio.wait((end, gone), return_when=asyncio.FIRST_COMPLETED)
     for task in (end, gone):
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    # A wait that broke, for instance because the database went away, ends here too: Django says so when asked again.
+    await asyncio.gather(end, gone, return_exceptions=True)
     return not end.cancelled()
 
 

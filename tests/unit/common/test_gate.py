@@ -1,0 +1,114 @@
+"""The gate before Django: bodies, waits, and clients that hang up."""
+
+import asyncio
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pytest_django import Settings
+
+from imagegen_project import asgi
+from imagegen_project.asgi import RequestGate
+from imagegen_project.common.waiting import ORDER_KEY, REQUEST_ID_KEY, WAITED_KEY, WaitOrder
+
+ORDER = WaitOrder(uuid4(), 5.0, "/answer")
+
+
+class Inner:
+    """An application in Django's place: orders a wait for a POST, answers a GET."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Any] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Reads the body, then answers with the method."""
+        self.scopes.append(scope)
+        while (await receive()).get("more_body"):
+            pass
+        if scope["method"] == "POST":
+            scope[ORDER_KEY] = ORDER
+            scope[REQUEST_ID_KEY] = "abc"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": scope["method"].encode()})
+
+
+async def call(
+    inner: Inner, messages: list[Any], *, method: str = "POST", headers: list[Any] | None = None
+) -> list[Any]:
+    """What the gate sends; after its messages the client stays, unless it hung up."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop(0)
+        return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": "/", "query_string": b"a=1", "headers": headers or []}
+    async with asyncio.timeout(20):
+        await RequestGate(inner)(scope, receive, send)
+    return sent
+
+
+BODY = {"type": "http.request", "body": b"{}", "more_body": False}
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> asyncio.Future[bool] | Any:
+    """When and how the generation ends."""
+    outcome: dict[str, Any] = {"result": True}
+
+    async def wait(generation_id: Any, *, seconds: float) -> bool:
+        if outcome["result"] is None:
+            await asyncio.Event().wait()
+        if isinstance(outcome["result"], Exception):
+            raise outcome["result"]
+        return bool(outcome["result"])
+
+    monkeypatch.setattr(asgi, "wait_for_end", wait)
+    return outcome
+
+
+async def test_an_order_is_waited_for_and_then_rendered(ends: Any) -> None:
+    """The first answer is dropped; the second is a GET by the same caller under the same request id."""
+    inner = Inner()
+    headers = [(b"authorization", b"Bearer x"), (b"content-length", b"2"), (b"x-request-id", b"other")]
+    sent = await call(inner, [BODY], headers=headers)
+    assert [message.get("body") for message in sent] == [None, b"GET"]
+    rendered = inner.scopes[1]
+    assert (rendered["path"], rendered["query_string"], rendered[WAITED_KEY]) == ("/answer", b"", True)
+    assert rendered["headers"] == [(b"authorization", b"Bearer x"), (b"x-request-id", b"abc")]
+
+
+async def test_a_wait_that_breaks_is_rendered_too(ends: Any) -> None:
+    """Django then says what is wrong."""
+    ends["result"] = ConnectionError("database away")
+    assert (await call(Inner(), [BODY]))[-1]["body"] == b"GET"
+
+
+async def test_a_client_that_hangs_up_is_not_waited_for(ends: Any) -> None:
+    """Nothing is sent and nothing is rendered."""
+    ends["result"] = None
+    inner = Inner()
+    assert await call(inner, [BODY, {"type": "http.disconnect"}]) == []
+    assert len(inner.scopes) == 1
+
+
+async def test_without_an_order_the_answer_passes(ends: Any) -> None:
+    """Untouched."""
+    assert (await call(Inner(), [BODY], method="GET"))[-1]["body"] == b"GET"
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_body_over_the_cap_is_413(settings: Settings, declared: bool) -> None:  # noqa: FBT001
+    """By its declared length before it is read, else as soon as it has grown too large."""
+    settings.MAX_BODY_BYTES = 10
+    headers = [(b"content-length", b"11")] if declared else []
+    chunks = [{"type": "http.request", "body": b"x" * 6, "more_body": True} for _ in range(3)]
+    sent = await call(Inner(), chunks, headers=headers)
+    assert sent[0]["status"] == 413
+    assert json.loads(sent[1]["body"])["code"] == "body_too_large"
+    assert len(chunks) == (3 if declared else 1)
