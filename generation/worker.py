@@ -130,7 +130,7 @@ class GpuRuntime:
             if builtin is not None and not is_trained():
                 ensure_untrained(checkpoint_folder(builtin))
             self.engine.load(model_ref(checkpoint_default()))
-        except (EngineError, ModelNotFoundError) as error:
+        except (EngineError, ModelNotFoundError, OSError) as error:
             logger.warning("default model not loaded", extra={"reason": str(error)})
         finally:
             self._loading = False
@@ -226,9 +226,8 @@ def gpu_worker_run(*, name: str = "") -> None:
     global _runtime  # noqa: PLW0603 - RQ can only call a module's function
     _runtime = GpuRuntime(name=name)
     queue = queue_get(GENERATIONS_QUEUE)
-    worker = GpuWorker(
-        [queue], name=_runtime.worker.name, connection=queue.connection, serializer=queue.serializer
-    )
+    # RQ's own name for it is random: one that a killed process left behind would refuse a second birth for 90 s.
+    worker = GpuWorker([queue], connection=queue.connection, serializer=queue.serializer)
     worker.runtime = _runtime
     _runtime.start()
     logger.info(
