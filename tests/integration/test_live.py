@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx2
@@ -11,7 +13,7 @@ import psutil
 from PIL import Image
 
 from tests.integration.conftest import Live
-from tests.integration.service import SAFETY_S, wait_for
+from tests.integration.service import REPOSITORY, SAFETY_S, environment, wait_for
 
 
 def worker_process(live: Live) -> psutil.Process:
@@ -241,3 +243,36 @@ def test_every_log_line_of_the_service_is_json_without_the_token(live: Live) -> 
         line for line in lines("gpu-worker") if line.get("request_id") == "find-me-again" and "prompt" in line
     ]
     assert (line["prompt"], line["user"], line["model_id"]) == ("logged", "local", "builtin")
+
+
+def test_a_killed_workers_name_is_free_at_once(live: Live) -> None:
+    """A container that restarts gives its worker the same name again, with no pause."""
+    variables = environment() | {"DATA_DIR": str(live.service.data_dir)}
+    start = [sys.executable, str(REPOSITORY / "manage.py"), "gpu_worker", "--name", "the-same"]
+
+    def pids() -> list[int]:
+        return [
+            row[0] for row in live.service.sql("SELECT pid FROM generation_worker WHERE name = 'the-same'")
+        ]
+
+    for end in (signal.SIGKILL, signal.SIGTERM):
+        worker = subprocess.Popen(start, env=variables, stderr=subprocess.DEVNULL)
+        try:
+            wait_for(lambda worker=worker: pids() == [worker.pid], "the worker's row")
+            # Alive and listening: it finishes a job of its own.
+            wait_for(
+                lambda worker=worker: worker.poll() is None and worked(live, "the-same"), "a job of its own"
+            )
+        finally:
+            worker.send_signal(end)
+            worker.wait(SAFETY_S)
+    assert pids() == []
+
+
+def worked(live: Live, name: str) -> bool:
+    """Whether the worker of this name gets one of a few jobs."""
+    jobs = [live.create(steps=1)["id"] for _ in range(6)]
+    for job in jobs:
+        live.wait(job)
+    query = "SELECT w.name FROM generation_generation g JOIN generation_worker w ON w.id = g.worker_id"
+    return (name,) in live.service.sql(f"{query} WHERE g.id = ANY(ARRAY{jobs}::uuid[])")
