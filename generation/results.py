@@ -11,11 +11,12 @@ from generation.errors import (
     UnfinishedError,
 )
 from generation.models import Generation
+from generation.selectors import generation_url
 
 
 def generation_result(generation: Generation, *, waited: bool) -> Generation:
     """The generation if it succeeded. Raises the error that says why there are no pictures."""
-    address = f"/api/v1/generations/{generation.id}"
+    address = generation_url(generation.id)
     job_id = str(generation.id)
     match generation.status:
         case Status.SUCCEEDED:

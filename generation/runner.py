@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from django.db import InterfaceError, OperationalError, close_old_connections
 
@@ -84,17 +84,10 @@ def _batch(generation: Generation) -> Batch:
 
 def _receipt(batch: Batch, result: BatchResult, checkpoint: Checkpoint) -> dict[str, object]:
     environment = dict(result.environment)
+    request = asdict(batch)
+    del request["model"]  # named below, without this host's folder
     return {
-        "request": {
-            "prompt": batch.prompt,
-            "negative_prompt": batch.negative_prompt,
-            "width": batch.width,
-            "height": batch.height,
-            "num_inference_steps": batch.num_inference_steps,
-            "guidance_scale": batch.guidance_scale,
-            "seed": batch.seed,
-            "num_images": batch.num_images,
-        },
+        "request": request,
         "model": {
             "id": checkpoint.id,
             "repository": checkpoint.repository,

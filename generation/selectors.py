@@ -14,7 +14,7 @@ from generation.contracts import Event, ImageRef
 from generation.errors import GenerationNotFoundError, ImageNotFoundError
 from generation.models import GeneratedImage, Generation, Worker
 
-# A worker renews its row every half second; three missed leases' worth of silence means it is gone.
+# A worker renews its row every half second; this much silence means that it is gone.
 WORKER_ALIVE = timedelta(seconds=15)
 
 
@@ -46,9 +46,14 @@ def live_workers() -> QuerySet[Worker]:
     return Worker.objects.filter(heartbeat_at__gte=Now() - WORKER_ALIVE)
 
 
+def generation_url(generation_id: UUID) -> str:
+    """Where the API serves a generation."""
+    return f"/api/v1/generations/{generation_id}"
+
+
 def image_url(image: GeneratedImage) -> str:
     """Where the API serves a picture."""
-    return f"/api/v1/generations/{image.generation_id}/images/{image.index}"
+    return f"{generation_url(image.generation_id)}/images/{image.index}"
 
 
 def image_refs(images: Iterable[GeneratedImage]) -> list[ImageRef]:

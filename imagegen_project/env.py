@@ -74,7 +74,7 @@ FEED_MAX_EVENTS: int = _env.int("FEED_MAX_EVENTS", 1000, validate=validate.Range
 def configure_torch_process() -> None:
     """Prepares the environment of a process that is about to import torch; a no-op where already set.
 
-    Passive OpenMP waiting: with spinning threads one forward pass took 3.8 s beside a busy process, without 0.12 s.
+    Passive OpenMP waiting: spinning threads slow every step by an order of magnitude beside a busy process.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # They write to standard error beside the log, for instance that torchvision is missing, which nothing here needs.

@@ -8,7 +8,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from generation.models import MAX_SEED, GeneratedImage, Generation, WorkerCommand
-from generation.selectors import error_of, image_url
+from generation.selectors import error_of, generation_url, image_url
 from imagegen_project.common.serializers import StrictSerializer, TextField
 from models_registry.errors import ModelNotFoundError
 from models_registry.models import Checkpoint
@@ -211,7 +211,7 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
 
     def get_urls(self, generation: Generation) -> dict[str, str]:
         """Where to go from here."""
-        base = f"/api/v1/generations/{generation.id}"
+        base = generation_url(generation.id)
         return {
             "self": base,
             "cancel": f"{base}/cancel",

@@ -28,7 +28,7 @@ from generation.api.serializers import (
 from generation.choices import CommandKind
 from generation.models import Generation
 from generation.results import generation_result, receipt_of
-from generation.selectors import generation_get, generations_visible, image_get
+from generation.selectors import generation_get, generation_url, generations_visible, image_get
 from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.routers import UUID_REGEX
 from imagegen_project.common.waiting import WaitOrder, has_waited, order_wait
@@ -48,12 +48,8 @@ def _create(request: Request) -> Generation:
     return services.generation_create(owner=caller(request), warnings=warnings, **values)
 
 
-def _address(generation: Generation) -> str:
-    return f"/api/v1/generations/{generation.id}"
-
-
 def _accepted(generation: Generation, *, headers: dict[str, str] | None = None) -> Response:
-    location = {"Location": _address(generation), "X-Job-Id": str(generation.id)}
+    location = {"Location": generation_url(generation.id), "X-Job-Id": str(generation.id)}
     body = GenerationOut(generation).data
     return Response(body, status=status.HTTP_202_ACCEPTED, headers=location | (headers or {}))
 
@@ -87,7 +83,8 @@ class Txt2ImgView(APIView):
         if preference.respond_async and preference.wait_s is None:
             return _accepted(generation, headers={"Preference-Applied": "respond-async"})
         order_wait(
-            request, WaitOrder(generation.id, preference.wait_seconds, f"{_address(generation)}/result")
+            request,
+            WaitOrder(generation.id, preference.wait_seconds, f"{generation_url(generation.id)}/result"),
         )
         return _accepted(generation)
 
@@ -124,7 +121,7 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
         generation = _create(request)
         if preference.wait_s is None:
             return _accepted(generation)
-        order_wait(request, WaitOrder(generation.id, preference.wait_seconds, _address(generation)))
+        order_wait(request, WaitOrder(generation.id, preference.wait_seconds, generation_url(generation.id)))
         return _accepted(generation)
 
     @extend_schema(responses={200: GenerationOut, 202: GenerationOut})

@@ -18,7 +18,7 @@ from imagegen_project.auth.models import HubAccount
 from imagegen_project.auth.services import user_for_hub_identity
 from tests.hub_double import HubDouble, Outage, whoami
 
-TOKEN = "hf_abcDEF0123456789abcDEF0123456789ab"  # noqa: S105 - nobody's
+TOKEN = "hf_tokenOfNobody"  # noqa: S105 - nobody's
 INVALID_CHALLENGE = 'Bearer realm="imagegen", error="invalid_token"'
 
 pytestmark = pytest.mark.django_db

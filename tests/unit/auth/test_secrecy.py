@@ -18,8 +18,8 @@ from imagegen_project.auth.tickets import ticket_create
 from imagegen_project.common.errors import DomainError
 from tests.hub_double import HubDouble, Mode, Outage, whoami
 
-HUB_TOKEN = "hf_SecretSecretSecretSecretSecretSecr"  # noqa: S105 - nobody's
-REVOKED = "hf_RevokedRevokedRevokedRevokedRevoke"
+HUB_TOKEN = "hf_secretOfNobody"  # noqa: S105 - nobody's
+REVOKED = "hf_revokedOfNobody"
 
 pytestmark = pytest.mark.django_db
 

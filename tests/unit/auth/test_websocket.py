@@ -14,7 +14,7 @@ from imagegen_project.auth.tickets import ticket_create
 from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware, origin_is_allowed
 from tests.hub_double import HubDouble, Mode, whoami
 
-HUB_TOKEN = "hf_abcDEF0123456789abcDEF0123456789ab"  # noqa: S105 - nobody's
+HUB_TOKEN = "hf_tokenOfNobody"  # noqa: S105 - nobody's
 Headers = list[tuple[bytes, bytes]]
 
 needs_database = pytest.mark.django_db(transaction=True, serialized_rollback=True)
