@@ -1,5 +1,7 @@
 """The job: durable generations, their pictures, feeds and workers."""
 
+from importlib import import_module
+
 from django.apps import AppConfig
 
 
@@ -8,3 +10,8 @@ class GenerationConfig(AppConfig):
 
     name = "generation"
     verbose_name = "Generation"
+
+    def ready(self) -> None:
+        """Listens to what the registry tells about checkpoints."""
+        # Importing connects them; it needs the models, which are not ready when this module is imported.
+        import_module("generation.receivers")

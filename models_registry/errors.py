@@ -1,6 +1,9 @@
 """What the registry refuses."""
 
+import errno
+
 from imagegen_project.common.errors import DomainError
+from models_registry.choices import DownloadProblem
 
 
 class ModelNotFoundError(DomainError):
@@ -9,3 +12,29 @@ class ModelNotFoundError(DomainError):
     code = "model_not_found"
     http_status = 404
     title = "There is no such model"
+
+
+class DownloadFailedError(Exception):
+    """A file or a whole checkpoint did not come, or is not what it should be; `detail` is a sentence for people."""
+
+    def __init__(self, problem: DownloadProblem, detail: str) -> None:
+        self.problem = problem
+        self.detail = detail
+        super().__init__(detail)
+
+
+class DownloadStoppedError(Exception):
+    """The process was told to stop; what has arrived stays, and the download goes on from there."""
+
+
+class DownloadLostError(Exception):
+    """Another process has taken the download over, or the row is gone."""
+
+
+def disk_failed(error: OSError) -> DownloadFailedError:
+    """What an error of the file system means for a download."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DownloadFailedError(DownloadProblem.DISK_FULL, "The disk of MODEL_CACHE_DIR is full.")
+    return DownloadFailedError(
+        DownloadProblem.DISK_ERROR, f"The disk of MODEL_CACHE_DIR does not work: {error.strerror}."
+    )

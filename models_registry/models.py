@@ -4,15 +4,19 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models
 from django.db.models import F, Q
 
-from models_registry.choices import BUILTIN_ID, Dtype, Family
+from models_registry.choices import BUILTIN_ID, DiskState, DownloadProblem, Dtype, Family
 
+# Both become parts of a path: no slash, no leading dot.
 ID_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
+COMMIT_PATTERN = r"^[0-9a-f]{40}$"
 
 
 class Checkpoint(models.Model):
     """One model that generations can name, with what it allows and what it does when nothing is asked for.
 
-    Any repository that diffusers' AutoPipeline can load becomes usable by one row.
+    Any repository that diffusers' AutoPipelineForText2Image can load becomes usable by one row. Its files:
+    absent -> downloading -> present | broken; a broken one may be asked for again, and a present one may turn out to
+    be broken. A download is pending while `download_requested_at` is set and nobody has it in hand.
     """
 
     id = models.CharField(
@@ -26,11 +30,23 @@ class Checkpoint(models.Model):
         max_length=200, unique=True, help_text="Repository on the Hub, such as org/name."
     )
     revision = models.CharField(
-        max_length=64, blank=True, help_text="Commit that is used; empty until one has been downloaded."
+        max_length=64,
+        blank=True,
+        validators=[RegexValidator(COMMIT_PATTERN, "A commit: 40 hexadecimal digits.")],
+        help_text="Commit that is used; empty until one has been downloaded.",
+    )
+    variant = models.CharField(
+        max_length=16,
+        blank=True,
+        validators=[RegexValidator(r"^[a-z0-9_]+$", "Lower-case letters, digits and underscores.")],
+        help_text="Weights files to prefer where the repository has several, such as fp16.",
     )
     family = models.CharField(max_length=16, choices=Family.choices)
     dtype = models.CharField(max_length=16, choices=Dtype.choices, default=Dtype.AUTO)
     licence = models.CharField(max_length=64, help_text="SPDX-like name of the weights' licence.")
+    gated = models.BooleanField(
+        default=False, help_text="Its licence must be accepted on the Hub, by the account of HF_TOKEN."
+    )
     enabled = models.BooleanField(default=True)
     is_default = models.BooleanField(default=False, help_text="Used when a request names no model.")
 
@@ -48,12 +64,40 @@ class Checkpoint(models.Model):
         default=8, help_text="Width and height are multiples of this."
     )
 
+    state = models.CharField(max_length=16, choices=DiskState.choices, default=DiskState.ABSENT)
+    files = models.JSONField(
+        default=dict, blank=True, help_text="What is on disk: path to size in bytes and SHA-256."
+    )
+    size_bytes = models.PositiveBigIntegerField(default=0, help_text="Of all its files; 0 until known.")
+    downloaded_bytes = models.PositiveBigIntegerField(default=0)
+    error_code = models.CharField(max_length=32, choices=DownloadProblem.choices, blank=True)
+    error_detail = models.TextField(blank=True)
+    download_requested_at = models.DateTimeField(null=True, blank=True)
+    download_attempt = models.PositiveIntegerField(default=0, help_text="Every write of a download names it.")
+    download_alive_at = models.DateTimeField(
+        null=True, blank=True, help_text="Last sign of life of the process that downloads."
+    )
+
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
         ordering = ("id",)
         constraints = [
+            models.CheckConstraint(condition=Q(id__regex=ID_PATTERN), name="checkpoint_id_pattern"),
+            models.CheckConstraint(
+                condition=Q(revision="") | Q(revision__regex=COMMIT_PATTERN),
+                name="checkpoint_revision_commit",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state=DiskState.PRESENT) | Q(id=BUILTIN_ID) | ~Q(revision=""),
+                name="checkpoint_present_is_pinned",
+            ),
+            models.CheckConstraint(
+                condition=(Q(state=DiskState.BROKEN) & ~Q(error_code=""))
+                | (~Q(state=DiskState.BROKEN) & Q(error_code="")),
+                name="checkpoint_error_iff_broken",
+            ),
             models.UniqueConstraint(
                 fields=["is_default"], condition=Q(is_default=True), name="checkpoint_one_default"
             ),
@@ -84,3 +128,10 @@ class Checkpoint(models.Model):
     def is_builtin(self) -> bool:
         """Whether this is the model that ships with the project."""
         return self.id == BUILTIN_ID
+
+    @property
+    def percent(self) -> float:
+        """How much of it is on disk, 0 to 100."""
+        if self.state == DiskState.PRESENT:
+            return 100.0
+        return round(100 * self.downloaded_bytes / self.size_bytes, 1) if self.size_bytes else 0.0

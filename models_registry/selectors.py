@@ -1,14 +1,19 @@
 """Reading the registry."""
 
+from datetime import timedelta
 from pathlib import Path
 
 from django.conf import settings
 from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
 
 from models_registry import builtin
-from models_registry.choices import BUILTIN_ID
+from models_registry.choices import BUILTIN_ID, DiskState
 from models_registry.errors import ModelNotFoundError
 from models_registry.models import Checkpoint
+
+# A download gives a sign of life every few seconds; this much silence means that its process is gone.
+DOWNLOAD_ALIVE = timedelta(seconds=30)
 
 
 def checkpoints_enabled() -> QuerySet[Checkpoint]:
@@ -37,14 +42,34 @@ def checkpoint_default() -> Checkpoint:
 
 
 def checkpoint_folder(checkpoint: Checkpoint) -> Path:
-    """Where the checkpoint's weights lie on this host, in diffusers' layout.
+    """Where the checkpoint's weights lie on this host, in diffusers' layout: a folder for each commit.
 
     Until trained weights ship with the project, the built-in model is made with random ones by the first worker.
     """
     cache = Path(settings.MODEL_CACHE_DIR)
     if checkpoint.is_builtin:
         return builtin.WEIGHTS if builtin.is_trained() else cache / "builtin-untrained"
-    return cache / checkpoint.id
+    return cache / checkpoint.id / (checkpoint.revision or "unpinned")
+
+
+def safety_classifier_folder() -> Path | None:
+    """Where the classifier of `SAFETY_MODEL` lies; None when the filter is off or no classifier is named."""
+    if settings.SAFETY_FILTER == "off" or not settings.SAFETY_MODEL:
+        return None
+    return Path(settings.MODEL_CACHE_DIR) / "safety" / settings.SAFETY_MODEL.replace("/", "--")
+
+
+def downloads_pending() -> QuerySet[Checkpoint]:
+    """Checkpoints that were asked for and that nobody is downloading, the oldest wish first."""
+    return downloadable().filter(download_requested_at__isnull=False).order_by("download_requested_at", "id")
+
+
+def downloadable() -> QuerySet[Checkpoint]:
+    """Checkpoints that are not on disk, less those whose download shows signs of life."""
+    silent = Q(download_alive_at__isnull=True) | Q(download_alive_at__lt=Now() - DOWNLOAD_ALIVE)
+    return Checkpoint.objects.filter(
+        Q(state__in=(DiskState.ABSENT, DiskState.BROKEN)) | (Q(state=DiskState.DOWNLOADING) & silent)
+    )
 
 
 def checkpoint_note(checkpoint: Checkpoint) -> str:

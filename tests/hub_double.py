@@ -1,6 +1,7 @@
 """A small Hugging Face Hub on a loopback port: real HTTP, so that the real client is what is tested.
 
-Knows `GET /api/whoami-v2`; further routes are added with `HubDouble.route`.
+Knows `GET /api/whoami-v2`; further routes are added with `HubDouble.route`, repositories with
+`tests.hub_repository.HubRepository`.
 """
 
 import contextlib
@@ -8,7 +9,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
@@ -20,7 +21,7 @@ HANG_LIMIT_S = 30
 
 @dataclass(frozen=True)
 class HubReply:
-    """An answer: a JSON value, or bytes as they are."""
+    """An answer: a JSON value, bytes as they are, or pieces of a body whose length is among the headers."""
 
     status: int
     body: Any
@@ -95,6 +96,15 @@ def whoami(
     }
 
 
+def _pieces(reply: HubReply) -> tuple[Iterator[bytes], dict[str, str]]:
+    """A reply's body and all its headers."""
+    headers = {"Content-Type": "application/json; charset=utf-8", **reply.headers}
+    if isinstance(reply.body, Iterator):
+        return reply.body, headers
+    body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+    return iter([body]), {**headers, "Content-Length": str(len(body))}
+
+
 class HubDouble:
     """The Hub as long as `stop` has not been called. `tokens` maps valid tokens to their whoami replies."""
 
@@ -113,6 +123,10 @@ class HubDouble:
         )
         self._thread.start()
         self.route("GET", r"/api/whoami-v2", self._whoami)
+
+    def wait(self, seconds: float) -> None:
+        """Pauses a request, at most until the Hub goes away."""
+        self._stopped.wait(seconds)
 
     @property
     def url(self) -> str:
@@ -171,14 +185,18 @@ class HubDouble:
             def _serve(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 reply = double._answer(HubRequest(self.command, self.path.partition("?")[0], headers))
-                body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+                pieces, headers = _pieces(reply)
                 self.send_response(reply.status)
-                given = {"Content-Type": "application/json; charset=utf-8", **reply.headers}
-                for name, value in {**given, "Content-Length": str(len(body))}.items():
+                for name, value in headers.items():
                     self.send_header(name, value)
                 self.end_headers()
+                sent = 0
                 if self.command != "HEAD":
-                    self.wfile.write(body)
+                    for piece in pieces:
+                        self.wfile.write(piece)
+                        sent += len(piece)
+                    # A body that ends early can only be told by the connection's end.
+                    self.close_connection = sent != int(headers["Content-Length"])
 
             do_GET = do_HEAD = do_POST = _serve  # noqa: N815 - http.server's names
 

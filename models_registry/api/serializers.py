@@ -5,6 +5,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from models_registry.choices import FAMILY_FACTS, DownloadProblem
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_note
 
@@ -15,6 +16,17 @@ class ModelLimitsOut(serializers.Serializer[Any]):
     min_size = serializers.IntegerField()
     max_size = serializers.IntegerField()
     size_multiple = serializers.IntegerField()
+    max_clip_skip = serializers.SerializerMethodField(help_text="0 where clip_skip has no effect.")
+    schedulers = serializers.SerializerMethodField(help_text="Beside the model's own, which is the default.")
+
+    def get_max_clip_skip(self, checkpoint: Checkpoint) -> int:
+        """Its family's."""
+        return FAMILY_FACTS[checkpoint.family].max_clip_skip
+
+    @extend_schema_field(serializers.ListField(child=serializers.CharField()))
+    def get_schedulers(self, checkpoint: Checkpoint) -> list[str]:
+        """Its family's."""
+        return list(FAMILY_FACTS[checkpoint.family].schedulers)
 
 
 class ModelDefaultsOut(serializers.Serializer[Any]):
@@ -26,6 +38,13 @@ class ModelDefaultsOut(serializers.Serializer[Any]):
     guidance_scale = serializers.FloatField(source="default_guidance_scale")
 
 
+class ModelErrorOut(serializers.Serializer[Any]):
+    """Why a model is broken."""
+
+    code = serializers.ChoiceField(choices=DownloadProblem.choices, source="error_code")
+    detail = serializers.CharField(source="error_detail")
+
+
 class ModelOut(serializers.ModelSerializer[Checkpoint]):
     """One model: OpenAI's four fields (`id, object, created, owned_by`), then what it is, allows and defaults to."""
 
@@ -34,6 +53,8 @@ class ModelOut(serializers.ModelSerializer[Checkpoint]):
     owned_by = serializers.SerializerMethodField()
     limits = ModelLimitsOut(source="*", read_only=True)
     defaults = ModelDefaultsOut(source="*", read_only=True)
+    percent = serializers.FloatField(read_only=True, help_text="How much of it is on disk.")
+    error = serializers.SerializerMethodField()
     note = serializers.SerializerMethodField(
         help_text="What one should know before using it, or an empty string."
     )
@@ -48,9 +69,16 @@ class ModelOut(serializers.ModelSerializer[Checkpoint]):
             "name",
             "repository",
             "revision",
+            "variant",
             "family",
             "licence",
+            "gated",
             "is_default",
+            "state",
+            "percent",
+            "size_bytes",
+            "downloaded_bytes",
+            "error",
             "limits",
             "defaults",
             "note",
@@ -66,13 +94,11 @@ class ModelOut(serializers.ModelSerializer[Checkpoint]):
         """The organisation in front of the repository's name."""
         return checkpoint.repository.partition("/")[0]
 
+    @extend_schema_field(ModelErrorOut(allow_null=True))
+    def get_error(self, checkpoint: Checkpoint) -> Any:
+        """Why it is broken, or null."""
+        return ModelErrorOut(checkpoint).data if checkpoint.error_code else None
+
     def get_note(self, checkpoint: Checkpoint) -> str:
         """Says when the built-in model has not been trained."""
         return checkpoint_note(checkpoint)
-
-
-class ModelListOut(serializers.Serializer[Any]):
-    """OpenAI's list shape."""
-
-    object = serializers.CharField(default="list")
-    data = ModelOut(many=True)  # type: ignore[assignment]  # OpenAI's name for it

@@ -2,28 +2,47 @@
 
 import logging
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand
 
 from generation.allowlist import AllowlistedWorker
 from generation.periodic import SWEEP_EVERY_S, periodically
-from generation.queueing import DOWNLOADS_QUEUE, queue_get
 from generation.sweep import sweep
+from imagegen_project.common.queues import DOWNLOADS_QUEUE, queue_get
+from loras.cache import cache_repair
+from loras.services import PROCESS_LORA
+from models_registry.downloads import downloads_stop
+from models_registry.services import CHECK_FILES, DOWNLOAD_NEXT
 
 logger = logging.getLogger(__name__)
+
+
+class TaskWorker(AllowlistedWorker):
+    """Downloads and verifies; told to stop, it leaves a download at its next megabyte for whoever comes next."""
+
+    ENTRY_POINTS: ClassVar[tuple[str, ...]] = (DOWNLOAD_NEXT, CHECK_FILES, PROCESS_LORA)
+
+    def request_stop(self, signum: int, frame: Any) -> None:
+        """First SIGTERM or SIGINT."""
+        downloads_stop()
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # RQ has no types there
+
+    def request_force_stop(self, signum: int, frame: Any) -> None:
+        """Every further one: RQ would raise SystemExit here, in the middle of anything."""
 
 
 class Command(BaseCommand):
     """Runs one task worker."""
 
     help = (
-        "Runs a task worker: background work that needs no GPU and imports no torch. It sweeps too, so that a job "
+        "Runs a task worker: it downloads models, needs no GPU and imports no torch. It sweeps too, so that a job "
         "whose worker died ends or returns to the queue even while no GPU worker lives. One a host is enough."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Runs until it is told to stop."""
+        cache_repair()
         stopping = threading.Event()
         sweeper = threading.Thread(
             target=periodically,
@@ -36,7 +55,7 @@ class Command(BaseCommand):
         logger.info("task worker started")
         queue = queue_get(DOWNLOADS_QUEUE)
         try:
-            AllowlistedWorker([queue], connection=queue.connection, serializer=queue.serializer).work(
+            TaskWorker([queue], connection=queue.connection, serializer=queue.serializer).work(
                 logging_level=None
             )
         finally:

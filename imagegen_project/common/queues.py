@@ -1,0 +1,38 @@
+"""RQ: entries that say "there is work". PostgreSQL alone knows which."""
+
+import logging
+from typing import Any, Final
+
+import django_rq
+from redis.exceptions import RedisError
+
+logger = logging.getLogger(__name__)
+
+GENERATIONS_QUEUE: Final = "generations"
+DOWNLOADS_QUEUE: Final = "downloads"
+
+
+def queue_get(name: str) -> Any:
+    """One of RQ's queues, with the connection and the serializer of the settings; pushes at once."""
+    return django_rq.get_queue(name, commit_mode="auto")
+
+
+def entries_push(queue_name: str, function: str, *args: str, entries: int = 1) -> bool:
+    """Pushes entries that call a function by its dotted name; False when Redis is unreachable."""
+    try:
+        queue = queue_get(queue_name)
+        for _ in range(entries):
+            # No RQ timeout: it would be raised in the middle of anything; deadlines are the workers' own.
+            queue.enqueue_call(
+                function, args=args, timeout=-1, result_ttl=0, failure_ttl=300, description=function
+            )
+    except (RedisError, OSError) as error:
+        logger.warning("worker not woken", extra={"queue": queue_name, "reason": type(error).__name__})
+        return False
+    return True
+
+
+def entries_waiting(queue_name: str) -> int:
+    """How many entries wait in a queue. Raises RedisError."""
+    length: int = queue_get(queue_name).count
+    return length
