@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from django.conf import settings  # noqa: E402
 from generation.feeds import wait_for_end  # noqa: E402
 from generation.routing import websocket_urlpatterns  # noqa: E402
 from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware  # noqa: E402
+from imagegen_project.bodies import in_pieces, keep_bodies_on_disk  # noqa: E402
 from imagegen_project.common.problems import problem_response  # noqa: E402
 from imagegen_project.common.waiting import ORDER_KEY, REQUEST_ID_KEY, WAITED_KEY, WaitOrder  # noqa: E402
 
@@ -25,6 +27,10 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Where files are uploaded, and what a form may add to one.
+UPLOAD_PATHS = re.compile(r"/(?:api/)?v1/loras/upload/?|/admin/loras/lora/add/")
+FORM_BYTES = 64 * 1024
 
 
 class BodyTooLargeError(Exception):
@@ -45,8 +51,9 @@ class RequestGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one HTTP request."""
-        if _declared_length(scope) > settings.MAX_BODY_BYTES:
-            await _refuse_body(send)
+        limit = _body_limit(scope)
+        if _declared_length(scope) > limit:
+            await _refuse_body(send, limit)
             return
         started = False
 
@@ -58,10 +65,10 @@ class RequestGate:
 
         try:
             async with self.places:
-                await self.application(scope, _capped(receive), send_unless_waiting)
+                await self.application(scope, _capped(in_pieces(receive), limit), send_unless_waiting)
         except BodyTooLargeError:
             if not started:
-                await _refuse_body(send)
+                await _refuse_body(send, limit)
             return
         order: WaitOrder | None = scope.pop(ORDER_KEY, None)
         if order is None:
@@ -76,17 +83,25 @@ def _declared_length(scope: Scope) -> int:
     return int(lengths[0]) if lengths and lengths[0].isdigit() else 0
 
 
-async def _refuse_body(send: Send) -> None:
-    limit = settings.MAX_BODY_BYTES / 1024 / 1024
+def _body_limit(scope: Scope) -> int:
+    """Bytes that a body may have: adapters' files are larger than any other request, and stored on disk."""
+    if UPLOAD_PATHS.fullmatch(scope["path"]):
+        return max(settings.MAX_BODY_BYTES, settings.LORA_MAX_UPLOAD_BYTES + FORM_BYTES)
+    limit: int = settings.MAX_BODY_BYTES
+    return limit
+
+
+async def _refuse_body(send: Send, limit: int) -> None:
+    variable = "MAX_BODY_MB" if limit == settings.MAX_BODY_BYTES else "LORA_MAX_UPLOAD_MB"
     response = problem_response(
-        413, "body_too_large", f"The body may have at most {limit:g} MiB (MAX_BODY_MB)."
+        413, "body_too_large", f"The body may have at most {limit / 1024 / 1024:g} MiB ({variable})."
     )
     headers = [(b"content-type", response.headers["Content-Type"].encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": 413, "headers": headers})
     await send({"type": "http.response.body", "body": response.content})
 
 
-def _capped(receive: Receive) -> Receive:
+def _capped(receive: Receive, limit: int) -> Receive:
     """Counts a body as it comes. The returned callable raises BodyTooLargeError over the cap."""
     received = 0
 
@@ -94,7 +109,7 @@ def _capped(receive: Receive) -> Receive:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > settings.MAX_BODY_BYTES:
+        if received > limit:
             raise BodyTooLargeError
         return message
 
@@ -108,7 +123,7 @@ async def _wait(order: WaitOrder, receive: Receive) -> bool:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    end = asyncio.create_task(wait_for_end(order.generation_id, seconds=order.seconds))
+    end = asyncio.create_task(wait_for_end(order.feed_ids, seconds=order.seconds))
     gone = asyncio.create_task(hung_up())
     await asyncio.wait((end, gone), return_when=asyncio.FIRST_COMPLETED)
     for task in (end, gone):
@@ -148,6 +163,7 @@ def _empty_body() -> Receive:
     return receive
 
 
+keep_bodies_on_disk()
 application = ProtocolTypeRouter(
     {
         "http": RequestGate(cast(Application, django_application)),

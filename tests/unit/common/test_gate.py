@@ -12,7 +12,7 @@ from imagegen_project import asgi
 from imagegen_project.asgi import RequestGate
 from imagegen_project.common.waiting import ORDER_KEY, REQUEST_ID_KEY, WAITED_KEY, WaitOrder
 
-ORDER = WaitOrder(uuid4(), 5.0, "/answer")
+ORDER = WaitOrder((uuid4(),), 5.0, "/answer")
 
 
 class Inner:

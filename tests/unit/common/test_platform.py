@@ -161,7 +161,7 @@ def test_an_absent_database_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*args: Any, **kwargs: Any) -> Any:
         raise OperationalError
 
-    monkeypatch.setattr("models_registry.api.views.checkpoints_enabled", away)
+    monkeypatch.setattr("generation.api.model_views.checkpoints_enabled", away)
     response = APIClient().get("/api/v1/models")
     assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
     assert response["Retry-After"] == "5"
@@ -176,7 +176,7 @@ def test_an_unexpected_error_is_a_problem_without_a_traceback(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise ZeroDivisionError("private")
 
-    monkeypatch.setattr("models_registry.api.views.checkpoints_enabled", broken)
+    monkeypatch.setattr("generation.api.model_views.checkpoints_enabled", broken)
     client = APIClient(raise_request_exception=False)
     response = client.get("/api/v1/models", headers={"X-Request-Id": "abc"})
     assert (response.status_code, response.json()["code"], response.json()["request_id"]) == (

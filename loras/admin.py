@@ -1,0 +1,174 @@
+"""Adapters in the admin: upload, look, share, disable, download, delete."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.defaultfilters import filesizeformat
+
+from imagegen_project.common.errors import DomainError
+from loras.choices import LoraSource
+from loras.models import Lora
+from loras.selectors import loras_pinned
+from loras.services import lora_delete, lora_inspect, lora_request, lora_upload
+
+
+class LoraUploadForm(forms.ModelForm[Lora]):
+    """A new adapter's file; its header is read before anything is stored. `owner` is the member of staff."""
+
+    owner: User
+    file = forms.FileField(help_text="A LoRA in safetensors form.")
+
+    class Meta:
+        model = Lora
+        fields = ("name", "trigger_words")
+
+    def clean_name(self) -> str:
+        """The name. Raises ValidationError when the owner has an adapter of this name."""
+        name: str = self.cleaned_data["name"]
+        if Lora.objects.filter(owner=self.owner, name=name).exists():
+            raise ValidationError("You have another adapter of this name.")
+        return name
+
+    def clean_file(self) -> Any:
+        """The upload. Raises ValidationError with the reason why it cannot be used."""
+        file = self.cleaned_data["file"]
+        try:
+            lora_inspect(file=file)
+        except DomainError as error:
+            raise ValidationError(error.detail, error.code) from error
+        return file
+
+
+class LoraChangeForm(forms.ModelForm[Lora]):
+    """What can be changed of an adapter."""
+
+    def clean_shared(self) -> bool:
+        """Whether to share it. Raises ValidationError when another shared adapter has its name."""
+        shared: bool = self.cleaned_data["shared"]
+        others = Lora.objects.filter(shared=True, name=self.instance.name).exclude(pk=self.instance.pk)
+        if shared and others.exists():
+            raise ValidationError("Another shared adapter has this name.")
+        return shared
+
+
+@admin.register(Lora)
+class LoraAdmin(admin.ModelAdmin[Lora]):
+    """Adapters: what each is, who has it, and whether it can be used."""
+
+    list_display = ("name", "owner", "family", "rank", "state", "size", "shared", "enabled", "last_used_at")
+    list_filter = ("state", "family", "source", "shared", "enabled")
+    list_select_related = ("owner",)
+    search_fields = ("name", "repository", "=sha256", "owner__username")
+    actions = ("share_selected", "enable_selected", "disable_selected", "request_selected")
+    fieldsets = (
+        (None, {"fields": ("name", "owner", "shared", "enabled", "trigger_words")}),
+        ("Source", {"fields": ("source", "repository", "weight_name", "revision")}),
+        (
+            "Content",
+            {"fields": ("family", "rank", "alpha", "targets", "text_encoders", "key_style", "sha256")},
+        ),
+        ("File", {"fields": ("state", "error_code", "error_detail", "size", "last_used_at", "created_at")}),
+    )
+    add_fieldsets = ((None, {"fields": ("name", "file", "trigger_words")}),)
+    _editable = ("shared", "enabled", "trigger_words")
+    form = LoraChangeForm
+
+    @admin.display(description="size", ordering="size_bytes")
+    def size(self, lora: Lora) -> str:
+        """Of its file."""
+        return filesizeformat(lora.size_bytes)
+
+    def get_form(self, request: HttpRequest, obj: Lora | None = None, *args: Any, **options: Any) -> Any:
+        """An upload's form for a new one; afterwards only a few fields can be changed."""
+        if obj is None:
+            return type("UploadForm", (LoraUploadForm,), {"owner": request.user})
+        return super().get_form(request, obj, *args, **options)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Lora | None = None) -> Any:
+        """What the form shows."""
+        return self.fieldsets if obj else self.add_fieldsets
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Lora | None = None) -> Any:
+        """All but the few."""
+        if obj is None:
+            return ()
+        shown = [name for _, options in self.fieldsets for name in options["fields"]]
+        fixed = ("shared",) if obj.source == LoraSource.BUILTIN else ()
+        return [name for name in shown if name not in self._editable or name in fixed]
+
+    def add_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        """The upload's page; what only storing it finds out is a message there."""
+        try:
+            return super().add_view(request, *args, **options)
+        except DomainError as error:
+            self.message_user(request, error.detail, messages.ERROR)
+            return HttpResponseRedirect(request.path)
+
+    def save_model(self, request: HttpRequest, obj: Lora, form: Any, change: bool) -> None:  # noqa: FBT001
+        """A new one is stored like an upload through the API, as the member of staff's own."""
+        if change:
+            super().save_model(request, obj, form, change)
+            return
+        stored = lora_upload(
+            owner=form.owner,
+            name=obj.name,
+            file=form.cleaned_data["file"],
+            trigger_words=obj.trigger_words,
+        )
+        obj.__dict__.update(stored.__dict__)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Lora | None = None) -> bool:
+        """What ships with the project stays, and what is in use."""
+        stays = obj is not None and (obj.source == LoraSource.BUILTIN or obj.id in loras_pinned())
+        return super().has_delete_permission(request, obj) and not stays
+
+    def delete_model(self, request: HttpRequest, obj: Lora) -> None:
+        """Deletes with the file."""
+        self._delete(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
+        """Deletes with the files; says which had to stay, being needed since the page was shown."""
+        for lora in queryset:
+            self._delete(request, lora)
+
+    def _delete(self, request: HttpRequest, lora: Lora) -> None:
+        try:
+            lora_delete(user=request.user, lora=lora)  # type: ignore[arg-type]  # the admin lets nobody else in
+        except DomainError as error:
+            self.message_user(request, f"{lora.name}: {error}", messages.ERROR)
+
+    @admin.action(description="Share selected adapters with everybody", permissions=["change"])
+    def share_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
+        """Shares those whose name no other shared adapter has."""
+        for lora in queryset.filter(shared=False):
+            lora.shared = True
+            try:
+                lora.validate_constraints()
+            except ValidationError as error:
+                self.message_user(request, f"{lora.name}: {' '.join(error.messages)}", messages.ERROR)
+            else:
+                lora.save(update_fields=["shared", "updated_at"])
+
+    @admin.action(description="Enable selected adapters", permissions=["change"])
+    def enable_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
+        """Lets requests name them."""
+        queryset.update(enabled=True)
+
+    @admin.action(description="Disable selected adapters", permissions=["change"])
+    def disable_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
+        """Keeps requests from naming them."""
+        queryset.update(enabled=False)
+
+    @admin.action(description="Download selected adapters", permissions=["change"])
+    def request_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
+        """Asks for the files that are not on disk."""
+        for lora in queryset:
+            try:
+                lora_request(lora=lora)
+            except DomainError as error:
+                self.message_user(request, f"{lora.name}: {error.detail}", messages.ERROR)

@@ -1,0 +1,14 @@
+"""The adapters' routes."""
+
+from imagegen_project.common.routers import OptionalSlashRouter, route
+from loras.api.views import LoraLoadView, LoraUploadView, LoraViewSet
+
+router = OptionalSlashRouter()
+router.register("loras", LoraViewSet, basename="lora")
+
+urlpatterns = [
+    route("loras/list", LoraViewSet.as_view({"get": "list"}), "lora-list-alias"),
+    route("loras/upload", LoraUploadView.as_view(), "loras-upload"),
+    route("loras/load", LoraLoadView.as_view(), "loras-load"),
+    *router.urls,
+]

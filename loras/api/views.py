@@ -1,0 +1,80 @@
+"""Adapters over HTTP."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import mixins, status
+from rest_framework.parsers import MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+from rest_framework.viewsets import GenericViewSet
+
+from imagegen_project.common.http import caller
+from imagegen_project.common.routers import UUID_REGEX
+from loras import services
+from loras.api.filters import LoraFilter
+from loras.api.serializers import LoraLoadIn, LoraOut, LoraUploadIn, lora_url
+from loras.models import Lora
+from loras.selectors import lora_get, loras_visible
+
+
+def _accepted(lora: Lora) -> Response:
+    return Response(LoraOut(lora).data, status=status.HTTP_202_ACCEPTED, headers={"Location": lora_url(lora)})
+
+
+@extend_schema_view(
+    list=extend_schema(description="Your adapters and the shared ones, newest first (staff: everyone's)."),
+    retrieve=extend_schema(description="One adapter as it stands."),
+)
+class LoraViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet[Lora]):
+    """The adapters that one may use."""
+
+    serializer_class = LoraOut
+    filterset_class = LoraFilter
+    queryset = Lora.objects.none()
+    lookup_value_regex = UUID_REGEX
+    lookup_url_kwarg = "lora_id"
+
+    def get_queryset(self) -> Any:
+        """What this user may see."""
+        return loras_visible(self.request.user)
+
+    def get_object(self) -> Lora:
+        """One of them. Raises LoraNotFoundError."""
+        return lora_get(user=self.request.user, name=self.kwargs["lora_id"])
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Deletes an adapter of yours; its file stays while another adapter has the same."""
+        services.lora_delete(user=caller(request), lora=self.get_object())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class LoraUploadView(APIView):
+    """New adapters from files."""
+
+    parser_classes = (MultiPartParser,)
+
+    @extend_schema(operation_id="loras_upload", request=LoraUploadIn, responses={202: LoraOut})
+    def post(self, request: Request) -> Response:
+        """Reads the file's header, stores it as yours alone and answers 202; every weight is checked afterwards."""
+        serializer = LoraUploadIn(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        return _accepted(services.lora_upload(owner=caller(request), **serializer.validated_data))
+
+
+class LoraLoadView(APIView):
+    """New adapters from the Hub."""
+
+    @extend_schema(operation_id="loras_load", request=LoraLoadIn, responses={202: LoraOut})
+    def post(self, request: Request) -> Response:
+        """Registers a repository's adapter as yours, has it downloaded and answers 202; again is a no-op."""
+        serializer = LoraLoadIn(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        values = serializer.validated_data
+        checkpoint = values.pop("model_id", None)
+        lora = services.lora_load(owner=caller(request), repository=values.pop("lora_path"), **values)
+        if checkpoint and lora.family:
+            services.lora_check_fits(lora=lora, checkpoint=checkpoint, param="lora_path")
+        return _accepted(lora)

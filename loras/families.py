@@ -1,0 +1,134 @@
+"""Which family of checkpoints an adapter was made for, told by its shapes and names.
+
+The width of what cross-attention reads is the width of the text encoders' output, and differs between the families
+that have a U-Net; families with a transformer are told by its blocks.
+"""
+
+from typing import Final
+
+from loras.key_styles import AdapterError, Module
+
+BUILTIN: Final = "builtin"
+SD1: Final = "sd1"
+SD2: Final = "sd2"
+SDXL: Final = "sdxl"
+SD3: Final = "sd3"
+FLUX: Final = "flux"
+
+_FAMILY_BY_TEXT_WIDTH: Final = {160: BUILTIN, 768: SD1, 1024: SD2, 2048: SDXL}
+# The hidden width of each family's text encoders, the first and the second.
+_ENCODER_WIDTHS: Final[dict[str, dict[str, int]]] = {
+    BUILTIN: {"text_encoder": 160},
+    SD1: {"text_encoder": 768},
+    SD2: {"text_encoder": 1024},
+    SDXL: {"text_encoder": 768, "text_encoder_2": 1280},
+    SD3: {"text_encoder": 768, "text_encoder_2": 1280},
+    FLUX: {"text_encoder": 768},
+}
+_FLUX_WIDTH: Final = 3072
+_SD3_WIDTHS: Final = (1536, 2432)
+_UNDECIDABLE: Final = "nothing in it tells which family of checkpoints it was made for"
+# Of other transformers, whose blocks have the same names as Flux' or SD3's.
+_FOREIGN_BLOCKS: Final = (
+    "img_mlp",
+    "txt_mlp",
+    "img_mod_1",
+    "token_refiner",
+    "context_refiner",
+    "to_qkv_mlp_proj",
+)
+
+
+def family_of(modules: list[Module]) -> str:
+    """The family that an adapter fits. Raises AdapterError when it cannot be told, or parts contradict each other."""
+    components = {module.component for module in modules}
+    if "transformer" in components or any(_is_kohya_flux(module) for module in modules):
+        if "unet" in components and "transformer" in components:
+            raise AdapterError("it holds weights for a U-Net and for a transformer")
+        family = _family_of_transformer(modules)
+    elif "unet" in components:
+        family = _family_of_unet([module for module in modules if module.component == "unet"])
+    else:
+        family = _family_of_encoders(modules)
+    _check_encoders(family, modules)
+    return family
+
+
+def _is_kohya_flux(module: Module) -> bool:
+    return module.path.startswith(("lora_unet_double_blocks_", "lora_unet_single_blocks_"))
+
+
+def _family_of_transformer(modules: list[Module]) -> str:
+    blocks = [module for module in modules if module.component in {"transformer", "unet"}]
+    if all(_is_kohya_flux(module) for module in blocks):
+        return FLUX
+    if any(mark in module.path for module in blocks for mark in _FOREIGN_BLOCKS):
+        raise AdapterError("it was made for a transformer that is not supported")
+    if any("single_transformer_blocks." in module.path for module in blocks):
+        return FLUX
+    widths = {module.inputs for module in blocks if module.path.endswith((".attn.to_q", ".attn.to_k"))}
+    if widths == {_FLUX_WIDTH}:
+        return FLUX
+    if len(widths) == 1 and widths <= set(_SD3_WIDTHS):
+        return SD3
+    raise AdapterError(_UNDECIDABLE)
+
+
+def _family_of_unet(modules: list[Module]) -> str:
+    widths = {module.inputs for module in modules if _reads_text(module.path)}
+    families = {_FAMILY_BY_TEXT_WIDTH.get(width, "") for width in widths}
+    if "" in families:
+        strange = ", ".join(str(width) for width in sorted(widths) if width not in _FAMILY_BY_TEXT_WIDTH)
+        raise AdapterError(
+            f"its cross-attention reads text of width {strange}, which no supported family has"
+        )
+    if len(families) > 1:
+        raise AdapterError(f"its parts fit different families: {', '.join(sorted(families))}")
+    if families:
+        return families.pop()
+    # Without cross-attention: of the U-Nets, only SDXL's stacks several transformer blocks.
+    if any(_is_deep(module.path) for module in modules):
+        return SDXL
+    raise AdapterError(_UNDECIDABLE)
+
+
+def _reads_text(path: str) -> bool:
+    return path.replace(".", "_").replace("_processor", "").endswith(("attn2_to_k", "attn2_to_v"))
+
+
+def _is_deep(path: str) -> bool:
+    _, found, rest = path.replace(".", "_").partition("_transformer_blocks_")
+    return bool(found) and rest.partition("_")[0] not in {"", "0"}
+
+
+def _family_of_encoders(modules: list[Module]) -> str:
+    """An adapter of text encoders alone."""
+    if any(module.path.startswith("lora_te2_") for module in modules):
+        return SDXL
+    widths = _encoder_inputs("text_encoder", modules)
+    kohya = all(module.path.startswith("lora_te_") for module in modules)
+    for family in (BUILTIN, SD2) if not kohya else (BUILTIN, SD2, SD1):
+        if widths == {_ENCODER_WIDTHS[family]["text_encoder"]}:
+            return family
+    raise AdapterError(_UNDECIDABLE)
+
+
+def _encoder_inputs(component: str, modules: list[Module]) -> set[int]:
+    """The widths of what attention reads there: the encoder's hidden width."""
+    ends = tuple(f"{mark}{letter}_proj" for mark in "._" for letter in "qkv") + tuple(
+        f".to_{letter}" for letter in "qkv"
+    )
+    return {
+        module.inputs for module in modules if module.component == component and module.path.endswith(ends)
+    }
+
+
+def _check_encoders(family: str, modules: list[Module]) -> None:
+    expected = _ENCODER_WIDTHS[family]
+    for component in {module.component for module in modules} - {"unet", "transformer"}:
+        if component not in expected:
+            raise AdapterError(
+                f"it fits {family}, which has no second text encoder, and holds weights for one"
+            )
+        if not _encoder_inputs(component, modules) <= {expected[component]}:
+            raise AdapterError(f"its text encoder weights do not fit {family}, as its other parts do")

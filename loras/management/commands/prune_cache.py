@@ -1,0 +1,33 @@
+"""`manage.py prune_cache`."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from loras.cache import cache_prune, cache_repair
+
+
+class Command(BaseCommand):
+    """Brings the adapters' folder within its budget."""
+
+    help = (
+        "Removes adapters' files until LORA_CACHE_MAX_MB suffices, the least recently used first, and what crashes "
+        "left behind. Files in use and uploads stay. A removed adapter is downloaded again when it is asked for."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """The command's options."""
+        parser.add_argument("--dry-run", action="store_true", help="Only say what would be removed.")
+
+    def handle(self, *args: Any, dry_run: bool, **options: Any) -> None:
+        """Removes, and says what."""
+        if not dry_run:
+            cache_repair()
+        pruned = cache_prune(dry_run=dry_run)
+        for item in pruned:
+            names = ", ".join(item.names) or "nobody's"
+            self.stdout.write(f"{item.path.name[:12]}  {item.size_bytes / 1024 / 1024:.1f} MiB  {names}")
+        freed = sum(item.size_bytes for item in pruned) / 1024 / 1024
+        done = "would be removed" if dry_run else "removed"
+        self.stdout.write(f"{len(pruned)} files {done}, {freed:.1f} MiB.")

@@ -1,0 +1,37 @@
+"""An application behind the gate, for a web server of the tests: answers how a body came and what it cost."""
+
+import hashlib
+import json
+import resource
+from typing import Any
+
+from imagegen_project.asgi import RequestGate
+
+
+def peak_kb() -> int:
+    """The most memory that this process has taken so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+async def count(scope: Any, receive: Any, send: Any) -> None:
+    """Reads the body; answers its length, its SHA-256, the number of pieces, and by how much the process has grown."""
+    digest, length, pieces = hashlib.sha256(), 0, 0
+    while True:
+        message = await receive()
+        body = message.get("body", b"")
+        digest.update(body)
+        length, pieces = length + len(body), pieces + 1
+        if not message.get("more_body"):
+            break
+    said = {
+        "length": length,
+        "pieces": pieces,
+        "sha256": digest.hexdigest(),
+        "grown_kb": peak_kb() - START_KB,
+    }
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps(said).encode()})
+
+
+START_KB = peak_kb()
+application = RequestGate(count)

@@ -1,0 +1,126 @@
+"""Bodies through the real web server: whole, in pieces, capped by route, and never in memory when they are large."""
+
+import hashlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+UPLOAD = "/api/v1/loras/upload"
+SAFETY_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """daphne on a socket, with the gate and an application that counts; needs neither database nor Redis."""
+    folder = tmp_path_factory.mktemp("bodies")
+    address = folder / "http.sock"
+    environment = {
+        **os.environ,
+        "DATA_DIR": str(folder),
+        "DJANGO_SETTINGS_MODULE": "imagegen_project.settings",
+        "SECRET_KEY": "only-for-this-test",
+        "DATABASE_URL": "postgresql://localhost/none",
+        "REDIS_URL": "redis://localhost:1/0",
+        "LORA_MAX_UPLOAD_MB": "400",
+        "TMPDIR": str(folder),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "daphne",
+        "-v",
+        "0",
+        "-u",
+        str(address),
+        "tests.unit.common.counting_app:application",
+    ]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + SAFETY_S
+        while not address.exists():
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(SAFETY_S)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a socket file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=SAFETY_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(SAFETY_S)
+        self.sock.connect(str(self._path))
+
+
+def post(
+    server: Path, path: str, pieces: Iterator[bytes], length: int | None
+) -> tuple[int, dict[str, object]]:
+    """Sends a body, with its length or in chunks; the answer."""
+    connection = UnixConnection(server)
+    headers = {} if length is None else {"Content-Length": str(length)}
+    connection.request("POST", path, body=pieces, headers=headers, encode_chunked=length is None)
+    answer = connection.getresponse()
+    said = answer.status, json.loads(answer.read())
+    connection.close()
+    return said
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["length", "chunked"])
+@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 131_072, 200_000, 3_000_001])
+def test_a_body_arrives_whole(server: Path, size: int, declared: bool) -> None:  # noqa: FBT001
+    """Whatever its length, and however the client sends it."""
+    data = bytes(number % 251 for number in range(size))
+    status, said = post(server, "/", iter([data] if data else []), size if declared else None)
+    assert (status, said["length"]) == (200, size)
+    assert said["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_an_upload_of_300_megabytes_costs_little_memory(server: Path) -> None:
+    """It comes from the disk in pieces."""
+    piece = bytes(1024 * 1024)
+    status, said = post(server, UPLOAD, (piece for _ in range(300)), 300 * len(piece))
+    assert (status, said["length"]) == (200, 300 * len(piece))
+    assert int(str(said["pieces"])) > 1000
+    assert int(str(said["grown_kb"])) < 50 * 1024
+
+
+@pytest.mark.parametrize(
+    ("path", "megabytes", "allowed"),
+    [
+        ("/api/v1/generations", 20, False),
+        (UPLOAD, 20, True),
+        ("/v1/loras/upload/", 20, True),
+        ("/admin/loras/lora/add/", 20, True),
+        ("/api/v1/loras/upload/more", 20, False),
+        ("/api/v1/loras/load", 20, False),
+        (UPLOAD, 401, False),
+    ],
+)
+def test_only_uploads_may_be_large(
+    server: Path, path: str, megabytes: int, allowed: bool  # noqa: FBT001
+) -> None:
+    """413 names the setting that is in the way."""
+    piece = bytes(1024 * 1024)
+    status, said = post(server, path, (piece for _ in range(megabytes)), megabytes * len(piece))
+    assert status == (200 if allowed else 413)
+    if not allowed:
+        setting = "LORA_MAX_UPLOAD_MB" if path == UPLOAD else "MAX_BODY_MB"
+        assert setting in str(said["detail"])

@@ -1,0 +1,223 @@
+"""Adapters from the Hub: registered, downloaded with the real client, verified; every failure is stated."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from pytest_django import Settings
+from rest_framework.test import APIClient
+
+from generation.management.commands.task_worker import TaskWorker
+from imagegen_project.common.queues import DOWNLOADS_QUEUE, queue_get
+from loras.files import content_path
+from loras.models import Lora
+from loras.processing import lora_process
+from loras.tasks import process_lora
+from tests.hub_double import HubDouble
+from tests.hub_repository import HubRepository
+from tests.lora_files import HOSTILE, lora_bytes
+from tests.unit.loras.conftest import client_of
+
+LOAD = "/api/v1/loras/load"
+FILE = "pytorch_lora_weights.safetensors"
+# The real client's threads and sockets must see the rows: these tests commit.
+pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+
+
+@pytest.fixture
+def repository(hub_double: HubDouble, tmp_path: Path) -> HubRepository:
+    """One with a single adapter."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / FILE).write_bytes(lora_bytes("sd1", "kohya"))
+    return HubRepository(hub_double, "org/Pixel_Art", folder)
+
+
+@pytest.fixture
+def api(transactional_db: None) -> APIClient:
+    """An ordinary user's client."""
+    return client_of(User.objects.create_user("ada"))
+
+
+def load(client: APIClient, **fields: Any) -> Any:
+    """Asks for the repository, and sees to what that put into the queue."""
+    answer = client.post(LOAD, {"lora_path": "org/Pixel_Art"} | fields)
+    for entry in queue_get(DOWNLOADS_QUEUE).jobs:
+        process_lora(*entry.args)
+    queue_get(DOWNLOADS_QUEUE).empty()
+    return answer
+
+
+def test_an_adapter_is_registered_and_downloaded(api: APIClient, repository: HubRepository) -> None:
+    """202 at once; then it is there, read, at the commit that it was at."""
+    answer = load(api)
+    assert answer.status_code == 202
+    said = answer.json()
+    assert (said["state"], said["family"], said["source"]) == ("downloading", "", "hub")
+    assert (said["repository"], said["name"], said["owner"]) == ("org/Pixel_Art", "pixel-art", "ada")
+    said = api.get(answer["Location"]).json()
+    assert (said["state"], said["family"], said["key_style"], said["error"]) == (
+        "present",
+        "sd1",
+        "kohya",
+        None,
+    )
+    assert (said["weight_name"], said["revision"]) == (FILE, repository.commit)
+    assert content_path(said["sha256"]).read_bytes() == lora_bytes("sd1", "kohya")
+
+
+def test_the_task_worker_lets_the_entry_through(api: APIClient, repository: HubRepository) -> None:
+    """It refuses all but what it knows."""
+    url = api.post(LOAD, {"lora_path": "org/Pixel_Art"}).json()["url"]
+    queue = queue_get(DOWNLOADS_QUEUE)
+    worker = TaskWorker([queue], connection=queue.connection, serializer=queue.serializer)
+    worker.work(burst=True, logging_level=None)
+    assert api.get(url).json()["state"] == "present"
+
+
+def test_asking_again_downloads_nothing(api: APIClient, repository: HubRepository) -> None:
+    """And registers nothing."""
+    load(api)
+    before = len(repository.hub.requests)
+    again = load(api)
+    assert (again.status_code, again.json()["state"]) == (202, "present")
+    assert Lora.objects.filter(source="hub").count() == 1
+    assert len(repository.hub.requests) == before
+
+
+def test_a_model_that_it_does_not_fit_is_422(api: APIClient, repository: HubRepository) -> None:
+    """As soon as that can be told; both families are named."""
+    load(api)
+    assert load(api, model_id="sd-1-5").status_code == 202
+    answer = load(api, model_id="sd-xl-base")
+    assert (answer.status_code, answer.json()["code"]) == (422, "lora_incompatible")
+    assert answer.json()["errors"][0]["param"] == "lora_path"
+    assert (answer.json()["lora_family"], answer.json()["model_family"]) == ("sd1", "sdxl")
+    assert "Stable Diffusion 1.x" in answer.json()["detail"]
+    assert "Stable Diffusion XL" in answer.json()["detail"]
+
+
+def test_a_file_can_be_named(api: APIClient, repository: HubRepository) -> None:
+    """Where a repository has several it must be; names are made unlike one another."""
+    (repository.folder / FILE).unlink()
+    for number, name in enumerate(("styles/One.safetensors", "two.safetensors", "three.safetensors")):
+        path = repository.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(lora_bytes(seed=number))
+    assert load(api).status_code == 202
+    unnamed = Lora.objects.get(name="pixel-art")
+    assert (unnamed.state, unnamed.error_code) == ("broken", "unsupported")
+    assert "three.safetensors, two.safetensors" in unnamed.error_detail
+    named = load(api, weight_name="styles/One.safetensors").json()
+    assert named["name"] == "one"
+    assert api.get(named["url"]).json()["state"] == "present"
+    missing = load(api, weight_name="four.safetensors").json()
+    assert api.get(missing["url"]).json()["error"]["code"] == "not_found"
+
+
+def test_a_name_that_is_taken_is_numbered_or_refused(api: APIClient, repository: HubRepository) -> None:
+    """A made one gets a number; a chosen one is the caller's to change."""
+    load(api)
+    assert load(api, revision="main").json()["name"] == "pixel-art-2"
+    taken = load(api, revision="v1", name="pixel-art")
+    assert (taken.status_code, taken.json()["code"]) == (409, "lora_name_taken")
+
+
+def test_a_pruned_file_comes_again_at_the_same_commit(api: APIClient, repository: HubRepository) -> None:
+    """Also when the repository has moved on: what was pinned stays pinned."""
+    load(api)
+    lora = Lora.objects.get(source="hub")
+    content_path(lora.sha256).unlink()
+    Lora.objects.filter(pk=lora.pk).update(state="absent")
+    assert load(api).json()["state"] == "downloading"
+    assert repository.hub.requests
+    asked = [request.path for request in repository.hub.requests if "/revision/" in request.path]
+    assert asked[-1].endswith(lora.revision)
+    lora.refresh_from_db()
+    assert lora.state == "present"
+
+
+FAULTS = {
+    "401": "unauthorized",
+    "403": "unauthorized",
+    "404": "not_found",
+    "429": "rate_limited",
+    "500": "hub_error",
+    "hang": "timeout",
+    "truncate": "truncated",
+    "flip": "checksum_mismatch",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failure_is_stated_and_asking_again_repairs_it(
+    api: APIClient, repository: HubRepository, fault: Any, folder: Path
+) -> None:
+    """Nothing is half there."""
+    repository.faults = {FILE: fault}
+    url = load(api).json()["url"]
+    said = api.get(url).json()
+    assert (said["state"], said["error"]["code"]) == ("broken", FAULTS[fault])
+    assert list(folder.glob("*.safetensors")) == []
+    repository.faults = {}
+    assert load(api).json()["state"] == "downloading"
+    assert api.get(url).json()["state"] == "present"
+
+
+@pytest.mark.parametrize(
+    "name", ["pickle", "zip (torch.save)", "LoHa", "no family", "overlap", "LFS pointer"]
+)
+def test_a_hostile_file_of_the_hub_is_refused(
+    api: APIClient, repository: HubRepository, name: str, folder: Path
+) -> None:
+    """The row says why, and nothing of it stays."""
+    (repository.folder / FILE).write_bytes(HOSTILE[name][0])
+    said = api.get(load(api).json()["url"]).json()
+    assert said["state"] == "broken"
+    assert said["error"]["code"] in {"bad_header", "unsupported"}
+    assert said["error"]["detail"].startswith((f"{FILE} is not a sound", "The file cannot be used"))
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+
+def test_a_file_over_the_cap_is_not_downloaded(
+    api: APIClient, repository: HubRepository, settings: Settings
+) -> None:
+    """Its size is known before."""
+    settings.LORA_MAX_UPLOAD_BYTES = 1000
+    said = api.get(load(api).json()["url"]).json()
+    assert "LORA_MAX_UPLOAD_MB" in said["error"]["detail"]
+    assert repository.bytes_sent == 0
+
+
+def test_a_repository_of_pickles_says_so(api: APIClient, repository: HubRepository) -> None:
+    """There is nothing that would be loaded."""
+    (repository.folder / FILE).rename(repository.folder / "pytorch_lora_weights.bin")
+    said = api.get(load(api).json()["url"]).json()
+    assert (said["error"]["code"], "no safetensors" in said["error"]["detail"]) == ("unsupported", True)
+
+
+def test_equal_files_of_two_owners_are_one(api: APIClient, repository: HubRepository, folder: Path) -> None:
+    """On disk; each has a row of their own."""
+    load(api)
+    load(client_of(User.objects.create_user("bob")))
+    assert Lora.objects.filter(source="hub", state="present").count() == 2
+    assert len(list(folder.glob("*.safetensors"))) == 1
+
+
+def test_a_callers_token_is_not_used(api: APIClient, repository: HubRepository, settings: Settings) -> None:
+    """Only the server's own."""
+    settings.HF_TOKEN = "-".join(("hf", "server"))
+    api.credentials(HTTP_AUTHORIZATION="Bearer hf_of_the_caller")
+    load(api)
+    assert {request.token for request in repository.hub.requests} <= {settings.HF_TOKEN, ""}
+
+
+def test_a_row_that_is_gone_is_nothing_to_do(api: APIClient, repository: HubRepository) -> None:
+    """Its entry ends at once."""
+    lora = Lora.objects.create(
+        owner=User.objects.get(), name="a", source="hub", repository="org/Pixel_Art", state="downloading"
+    )
+    lora.delete()
+    lora_process(lora_id=lora.id or Lora().id)
+    assert repository.bytes_sent == 0
