@@ -18,20 +18,27 @@ from django.utils import timezone
 
 from generation.choices import ErrorCode, SafetyResult, Status
 from generation.models import GeneratedImage, Generation, Worker
+from generation.selectors import generations_claimable
 from generation.services import files_delete, generation_move
 
 logger = logging.getLogger("imagegen.generation")
 
+# A job on a model that is loaded may overtake this many older ones, and each of them for this long.
+LOOK_AHEAD = 16
+RESIDENT_FIRST = timedelta(seconds=10)
+
 
 @dataclass(frozen=True)
 class FinishedImage:
-    """One picture as the engine made it."""
+    """One picture as the engine made it, under its number in the generation."""
 
     data: bytes
     pixel_sha256: str
     width: int
     height: int
     seed: int
+    index: int = 0
+    content_type: str = "image/png"
 
 
 @dataclass(frozen=True)
@@ -47,15 +54,25 @@ def lease_end() -> Any:
     return Now() + timedelta(seconds=settings.LEASE_S)
 
 
-def generation_claim(*, worker: Worker) -> Generation | None:
-    """Takes the oldest queued generation for this worker, or None; safe when many claim at once."""
+def _best_queued(resident: Sequence[str]) -> Generation | None:
+    rows = generations_claimable().select_for_update(skip_locked=True, of=("self",)).order_by("id")
+    oldest = rows.first()
+    if oldest is None or not resident or oldest.checkpoint_id in resident:
+        return oldest
+    if timezone.now() - oldest.created_at > RESIDENT_FIRST:
+        return oldest
+    window = list(generations_claimable().order_by("id").values_list("id", flat=True)[:LOOK_AHEAD])
+    return rows.filter(checkpoint_id__in=resident, id__in=window).first() or oldest
+
+
+def generation_claim(*, worker: Worker, resident: Sequence[str] = ()) -> Generation | None:
+    """Takes the best queued generation for this worker, or None; safe when many claim at once.
+
+    That is the oldest whose checkpoint is present, or one of the next few whose checkpoint is `resident` already, as
+    long as the oldest has not waited for long.
+    """
     with transaction.atomic():
-        queued = (
-            Generation.objects.select_for_update(skip_locked=True)
-            .filter(status=Status.QUEUED)
-            .order_by("id")
-            .first()
-        )
+        queued = _best_queued(resident)
         if queued is None:
             return None
         waited = timezone.now() - queued.created_at
@@ -90,12 +107,13 @@ def attempt_succeed(
     latency_ms: int,
     vram_peak_mb: int | None,
     safety: SafetyResult = SafetyResult.NOT_CHECKED,
+    warnings: list[dict[str, Any]] | None = None,
 ) -> bool:
     """Stores the pictures and ends the generation, all or nothing; False when it was no longer this attempt's.
 
     The files are written first and named by the attempt, so that a stale attempt can only ever delete its own.
     """
-    names = [_file_store(generation, index, image) for index, image in enumerate(images)]
+    names = [_file_store(generation, image) for image in images]
     moved = False
     try:
         with transaction.atomic():
@@ -108,12 +126,12 @@ def attempt_succeed(
                 latency_ms=latency_ms,
                 vram_peak_mb=vram_peak_mb,
                 safety_filter_result=safety,
+                warnings=generation.warnings if warnings is None else warnings,
                 pixels_match=_pixels_match(generation, images),
             )
             if moved:
                 GeneratedImage.objects.bulk_create(
-                    _image_row(generation, index, image, name)
-                    for index, (image, name) in enumerate(zip(images, names, strict=True))
+                    _image_row(generation, image, name) for image, name in zip(images, names, strict=True)
                 )
     except BaseException:
         moved = False
@@ -127,18 +145,20 @@ def attempt_succeed(
     return moved
 
 
-def _file_store(generation: Generation, index: int, image: FinishedImage) -> str:
+def _file_store(generation: Generation, image: FinishedImage) -> str:
     day = generation.created_at.strftime("%Y/%m/%d")
-    name = f"generations/{day}/{generation.id}/{generation.attempt}-{index}.png"
+    suffix = image.content_type.removeprefix("image/")
+    name = f"generations/{day}/{generation.id}/{generation.attempt}-{image.index}.{suffix}"
     stored: str = default_storage.save(name, ContentFile(image.data))
     return stored
 
 
-def _image_row(generation: Generation, index: int, image: FinishedImage, name: str) -> GeneratedImage:
+def _image_row(generation: Generation, image: FinishedImage, name: str) -> GeneratedImage:
     return GeneratedImage(
         generation=generation,
-        index=index,
+        index=image.index,
         file=name,
+        content_type=image.content_type,
         size_bytes=len(image.data),
         sha256=hashlib.sha256(image.data).hexdigest(),
         pixel_sha256=image.pixel_sha256,
@@ -156,14 +176,22 @@ def _pixels_match(generation: Generation, images: Sequence[FinishedImage]) -> bo
     return list(original.values_list("pixel_sha256", flat=True)) == [image.pixel_sha256 for image in images]
 
 
-def attempt_fail(*, generation: Generation, code: ErrorCode, detail: str) -> bool:
+def attempt_fail(
+    *,
+    generation: Generation,
+    code: ErrorCode,
+    detail: str,
+    safety: SafetyResult = SafetyResult.NOT_CHECKED,
+) -> bool:
     """Ends the generation as failed; False when it was no longer this attempt's."""
     moved = generation_move(
         generation_id=generation.id,
         to=Status.FAILED,
+        origins=(Status.RUNNING,),
         fence=generation.attempt,
         error_code=code,
         error_detail=detail,
+        safety_filter_result=safety,
     )
     return _ended(generation, moved=moved)
 

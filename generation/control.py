@@ -2,7 +2,7 @@
 
 import threading
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from django.db.models.functions import Now
 
@@ -11,6 +11,7 @@ from generation.choices import CommandStatus, WorkerStatus
 from generation.models import Worker, WorkerCommand
 from generation.periodic import SWEEP_EVERY_S, periodically
 from generation.runner import CANCELED, LOST, Run
+from generation.selectors import commands_due
 from generation.sweep import sweep
 
 TICK_S = 0.5
@@ -28,11 +29,14 @@ class Controlled(Protocol):
     def memory_mb(self) -> tuple[int, int]:
         """Total and free memory of the device, MiB."""
 
-    def resident(self) -> list[str]:
-        """Ids of the resident checkpoints."""
+    def cache_state(self) -> dict[str, Any]:
+        """The columns of the worker's row that say what is in its cache."""
 
     def command_submit(self, command: WorkerCommand) -> None:
-        """Carries an order out between jobs."""
+        """Carries an order out, beside the job in hand where it can be."""
+
+    def look_ahead(self) -> None:
+        """Gets the model of the next job ready while one runs."""
 
 
 class ControlThread:
@@ -61,6 +65,7 @@ class ControlThread:
         self._renew()
         self._heartbeat()
         self._take_commands()
+        self.runtime.look_ahead()
         if time.monotonic() - self._swept >= SWEEP_EVERY_S:
             self._swept = time.monotonic()
             sweep()
@@ -88,14 +93,13 @@ class ControlThread:
                 "status": self.runtime.status(),
                 "memory_total_mb": total,
                 "memory_free_mb": free,
-                "resident_models": self.runtime.resident(),
                 "heartbeat_at": Now(),
+                **self.runtime.cache_state(),
             },
         )
 
     def _take_commands(self) -> None:
-        pending = WorkerCommand.objects.filter(worker=self.runtime.worker, status=CommandStatus.PENDING)
-        for command in pending.select_related("checkpoint").order_by("id"):
+        for command in commands_due(self.runtime.worker):
             taken = WorkerCommand.objects.filter(pk=command.pk, status=CommandStatus.PENDING)
             if taken.update(status=CommandStatus.RUNNING):
                 self.runtime.command_submit(command)

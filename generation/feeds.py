@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from generation.choices import TERMINAL
 from generation.contracts import TERMINAL_EVENTS, Event
 from generation.events import event_decode, group_name, stream_key
-from generation.selectors import generation_snapshots
+from generation.selectors import feed_snapshots
 from imagegen_project.common.executors import run_in_socket_executor
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class FeedHub:
                 silent.append(feed)
         if not silent:
             return
-        rows = await run_in_socket_executor(generation_snapshots, [feed.generation_id for feed in silent])
+        rows = await run_in_socket_executor(feed_snapshots, [feed.generation_id for feed in silent])
         for feed in silent:
             row = rows.get(feed.generation_id)
             if row is None or row["status"] in TERMINAL:
@@ -182,9 +182,7 @@ async def follow(generation_id: UUID, *, after: int | None = None) -> AsyncGener
     async with hub.join(generation_id) as queue:
         events = await hub.stream(generation_id, last)
         if after is None or not events or events[0]["prev"] > last:
-            snapshot = (await run_in_socket_executor(generation_snapshots, [generation_id])).get(
-                generation_id
-            )
+            snapshot = (await run_in_socket_executor(feed_snapshots, [generation_id])).get(generation_id)
             if snapshot is not None:
                 yield snapshot | {"seq": last, "prev": last}
             if not events and (snapshot is None or snapshot["status"] in TERMINAL):
@@ -203,13 +201,18 @@ async def follow(generation_id: UUID, *, after: int | None = None) -> AsyncGener
             events = [*missed, event]
 
 
-async def wait_for_end(generation_id: UUID, *, seconds: float) -> bool:
-    """Waits, without a thread, until a generation has ended; False when `seconds` passed first."""
+async def wait_for_end(feed_ids: Iterable[UUID], *, seconds: float) -> bool:
+    """Waits, without a thread, until all of these have ended; False when `seconds` passed first."""
     try:
-        async with asyncio.timeout(seconds), contextlib.aclosing(follow(generation_id, after=0)) as events:
-            async for event in events:
-                if event["type"] in TERMINAL_EVENTS:
-                    return True
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(*(_wait_for_end(feed_id) for feed_id in feed_ids))
     except TimeoutError:
-        pass
-    return False
+        return False
+    return True
+
+
+async def _wait_for_end(feed_id: UUID) -> None:
+    async with contextlib.aclosing(follow(feed_id, after=0)) as events:
+        async for event in events:
+            if event["type"] in TERMINAL_EVENTS:
+                return

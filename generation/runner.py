@@ -3,32 +3,46 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
+from django.core.files.storage import default_storage
 from django.db import InterfaceError, OperationalError, close_old_connections
 
 from generation import attempts
-from generation.choices import ErrorCode, Status
+from generation.choices import ErrorCode, SafetyResult, Status
 from generation.engine import (
     Batch,
     BatchResult,
     Engine,
     EngineError,
+    EngineModelBroken,
     EngineModelUnavailable,
     EngineOutOfMemory,
+    EngineRefused,
     EngineStopped,
+    EngineUnsafe,
     ModelRef,
 )
+from generation.engine.pictures import request_of
 from generation.models import Generation
 from generation.publisher import Publisher
 from generation.selectors import image_refs
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_folder
+from models_registry.services import checkpoint_mark_broken
 
 logger = logging.getLogger(__name__)
 
 # PostgreSQL may be restarting just as a picture is finished.
 WRITE_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+
+_CODES = {
+    EngineModelUnavailable: ErrorCode.MODEL_UNAVAILABLE,
+    EngineOutOfMemory: ErrorCode.OUT_OF_MEMORY,
+    EngineUnsafe: ErrorCode.UNSAFE,
+    EngineRefused: ErrorCode.WOULD_BE_ADJUSTED,
+}
 
 CANCELED, TIMEOUT, LOST, HAND_BACK = "canceled", "timeout", "lost", "hand_back"
 
@@ -41,6 +55,7 @@ def model_ref(checkpoint: Checkpoint) -> ModelRef:
         revision=checkpoint.revision,
         folder=checkpoint_folder(checkpoint),
         dtype=checkpoint.dtype,
+        variant=checkpoint.variant,
     )
 
 
@@ -68,6 +83,15 @@ class Run:
         return round((time.monotonic() - self.started) / step * (total_steps - step), 2)
 
 
+def _stored(name: str) -> bytes | None:
+    """An input picture's file; None where the generation has none. Raises OSError when the storage has lost it."""
+    if not name:
+        return None
+    with default_storage.open(name) as file:
+        data: bytes = file.read()
+    return data
+
+
 def _batch(generation: Generation) -> Batch:
     return Batch(
         model=model_ref(generation.checkpoint),
@@ -79,15 +103,21 @@ def _batch(generation: Generation) -> Batch:
         guidance_scale=generation.guidance_scale,
         seed=generation.seed,
         num_images=generation.num_images,
+        kind=generation.kind,
+        scheduler=generation.scheduler,
+        clip_skip=generation.clip_skip,
+        strength=generation.strength,
+        image=_stored(generation.input_image),
+        mask=_stored(generation.mask_image),
+        output_format=generation.output_format,
+        strict=generation.strict,
     )
 
 
 def _receipt(batch: Batch, result: BatchResult, checkpoint: Checkpoint) -> dict[str, object]:
     environment = dict(result.environment)
-    request = asdict(batch)
-    del request["model"]  # named below, without this host's folder
     return {
-        "request": request,
+        "request": request_of(batch),
         "model": {
             "id": checkpoint.id,
             "repository": checkpoint.repository,
@@ -115,10 +145,11 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher, *, worker_nam
     """Runs a claimed generation to its end; None when it was no longer this worker's or went back to the queue."""
     generation = run.generation
     attempt = generation.attempt
-    batch = _batch(generation)
 
-    def on_step(step: int, total_steps: int) -> None:
-        run.step = step
+    def on_step(step: int, _: int) -> None:
+        # A scheduler may count otherwise: PNDM does its second step twice.
+        total_steps = generation.total_steps
+        run.step = step = min(step, total_steps)
         publisher.send(
             generation.id,
             "progress",
@@ -129,6 +160,9 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher, *, worker_nam
             eta_s=run.eta_s(step, total_steps),
             preview=None,
         )
+
+    def on_warning(warning: dict[str, Any]) -> None:
+        publisher.send(generation.id, "warning", attempt=attempt, warnings=[warning])
 
     publisher.send(
         generation.id,
@@ -141,35 +175,27 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher, *, worker_nam
         warnings=generation.warnings,
     )
     try:
-        result = engine.run(batch, on_step=on_step, should_stop=run.should_stop)
+        batch = _batch(generation)
+        result = engine.run(batch, on_step=on_step, on_warning=on_warning, should_stop=run.should_stop)
     except EngineStopped as stop:
         return _stopped(run, publisher, stop.reason)
-    except EngineModelUnavailable as error:
-        return _failed(run, publisher, ErrorCode.MODEL_UNAVAILABLE, str(error))
-    except EngineOutOfMemory as error:
-        return _failed(run, publisher, ErrorCode.OUT_OF_MEMORY, str(error))
-    except EngineError as error:
-        logger.exception("engine error", extra={"job_id": str(generation.id)})
-        return _failed(run, publisher, ErrorCode.ENGINE_ERROR, str(error))
+    except (EngineError, FileNotFoundError) as error:
+        return _failed_by(run, publisher, error)
     return _succeeded(run, publisher, batch, result)
 
 
 def _succeeded(run: Run, publisher: Publisher, batch: Batch, result: BatchResult) -> Status | None:
     generation = run.generation
-    images = [
-        attempts.FinishedImage(
-            picture.data, picture.pixel_sha256, picture.width, picture.height, picture.seed
-        )
-        for picture in result.pictures
-    ]
     latency_ms = int((time.monotonic() - run.started) * 1000)
     moved = _persist(
         lambda: attempts.attempt_succeed(
             generation=generation,
-            images=images,
+            images=[attempts.FinishedImage(**vars(picture)) for picture in result.pictures],
             receipt=_receipt(batch, result, generation.checkpoint),
             latency_ms=latency_ms,
             vram_peak_mb=result.memory_peak_mb,
+            safety=SafetyResult(result.safety),
+            warnings=[*generation.warnings, *result.warnings],
         )
     )
     if not moved:
@@ -184,9 +210,41 @@ def _succeeded(run: Run, publisher: Publisher, batch: Batch, result: BatchResult
     return Status.SUCCEEDED
 
 
-def _failed(run: Run, publisher: Publisher, code: ErrorCode, detail: str) -> Status | None:
+def _failed_by(run: Run, publisher: Publisher, error: Exception) -> Status | None:
+    """Ends the generation as the error says; a checkpoint that cannot be used is put out of use."""
     generation = run.generation
-    if not _persist(lambda: attempts.attempt_fail(generation=generation, code=code, detail=detail)):
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), ErrorCode.ENGINE_ERROR)
+    detail = str(error)
+    if isinstance(error, FileNotFoundError):
+        detail = "Its input picture is gone from the storage."
+    elif isinstance(error, EngineRefused):
+        detail = f"{error.warning['param']}: {detail}"
+    if code is ErrorCode.ENGINE_ERROR or isinstance(error, EngineModelBroken):
+        logger.error("engine error", extra={"job_id": str(generation.id)}, exc_info=error)
+    if isinstance(error, EngineModelBroken):
+        _persist(lambda: checkpoint_mark_broken(checkpoint_id=generation.checkpoint_id, detail=detail))
+    blocked = code is ErrorCode.UNSAFE
+    return _failed(
+        run,
+        publisher,
+        code,
+        detail,
+        safety=SafetyResult.BLOCKED if blocked else SafetyResult.NOT_CHECKED,
+    )
+
+
+def _failed(
+    run: Run,
+    publisher: Publisher,
+    code: ErrorCode,
+    detail: str,
+    *,
+    safety: SafetyResult = SafetyResult.NOT_CHECKED,
+) -> Status | None:
+    generation = run.generation
+    if not _persist(
+        lambda: attempts.attempt_fail(generation=generation, code=code, detail=detail, safety=safety)
+    ):
         return None
     publisher.send(
         generation.id, "failed", attempt=generation.attempt, error={"code": code.value, "detail": detail}

@@ -1,7 +1,7 @@
 """Putting right what a crash left behind; safe when many run at once.
 
-Takes back generations whose lease ran out, keeps RQ entries at least as many as queued rows, and forgets workers that
-have been silent for an hour.
+Takes back generations whose lease ran out, keeps RQ entries at least as many as rows that wait for a worker or a
+download, and forgets workers that have been silent for an hour.
 """
 
 import logging
@@ -16,12 +16,18 @@ from django.db.models.functions import Now
 from redis.exceptions import RedisError
 
 from generation.attempts import generation_log
-from generation.choices import ErrorCode, Status
+from generation.choices import CommandStatus, ErrorCode, Status
 from generation.contracts import EventType
 from generation.events import event_publish
-from generation.models import Generation, Worker
+from generation.models import Generation, Worker, WorkerCommand
+from generation.orders import command_finish
 from generation.queueing import queue_length, worker_wake
+from generation.selectors import WORKER_ALIVE, generations_claimable
 from generation.services import generation_move
+from loras.cache import loras_resume
+from models_registry.choices import DiskState
+from models_registry.models import Checkpoint
+from models_registry.services import checkpoint_request_download, downloads_restore
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +37,11 @@ FORGET_WORKER = timedelta(hours=1)
 def sweep() -> None:
     """One pass over everything."""
     leases_take_back()
+    downloads_request()
+    downloads_restore()
+    loras_resume()
     entries_restore()
+    orders_take_back()
     Worker.objects.filter(heartbeat_at__lt=Now() - FORGET_WORKER).delete()
 
 
@@ -70,9 +80,30 @@ def _log_ended(generation_id: UUID) -> None:
     generation_log(Generation.objects.select_related("owner").get(pk=generation_id))
 
 
+def orders_take_back() -> None:
+    """Ends orders to workers that are gone: nobody else will carry them out."""
+    lost = WorkerCommand.objects.filter(
+        status__in=(CommandStatus.PENDING, CommandStatus.RUNNING),
+        worker__heartbeat_at__lt=Now() - WORKER_ALIVE,
+    )
+    for command in lost:
+        command_finish(command=command, error_code=ErrorCode.WORKER_LOST, detail="The worker was lost.")
+
+
+def downloads_request() -> None:
+    """Asks for checkpoints that queued generations wait for and nobody asked for: they broke or vanished meanwhile."""
+    waited_for = Checkpoint.objects.filter(
+        state__in=(DiskState.ABSENT, DiskState.BROKEN),
+        download_requested_at__isnull=True,
+        generations__status=Status.QUEUED,
+    )
+    for checkpoint in waited_for.distinct():
+        checkpoint_request_download(checkpoint=checkpoint)
+
+
 def entries_restore() -> int:
     """Pushes the RQ entries that are missing (a flushed Redis, a crash before the push); returns how many."""
-    queued = Generation.objects.filter(status=Status.QUEUED).count()
+    queued = generations_claimable().count()
     if not queued:
         return 0
     try:

@@ -4,54 +4,78 @@ RQ wakes it; PostgreSQL says what to do. It is a `SimpleWorker`, because a forke
 load the model again for every job.
 """
 
+import contextlib
 import logging
 import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any, ClassVar, cast
 
 import psutil
 from django.conf import settings
 from django.db import close_old_connections
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from generation.allowlist import AllowlistedWorker
 from generation.attempts import generation_claim
-from generation.choices import CommandKind, CommandStatus, WorkerStatus
+from generation.choices import CommandKind, ErrorCode, WorkerStatus
 from generation.control import ControlThread
-from generation.engine import Engine, EngineError
+from generation.engine import Engine, EngineError, EngineModelBroken, EngineOutOfMemory, SafetySettings
 from generation.engine.memory import device_name, total_and_free_mb
 from generation.models import Generation, Worker, WorkerCommand
+from generation.orders import command_finish
 from generation.publisher import Publisher
 from generation.queueing import GENERATIONS_QUEUE, RUN_NEXT, queue_get, worker_wake
 from generation.runner import HAND_BACK, Run, model_ref, run_generation
+from generation.selectors import generation_next
 from imagegen_project.common.context import job_id, request_id, username
 from models_registry.builtin import is_trained
 from models_registry.builtin.untrained import ensure_untrained
-from models_registry.choices import BUILTIN_ID
+from models_registry.choices import BUILTIN_ID, DiskState
 from models_registry.errors import ModelNotFoundError
 from models_registry.models import Checkpoint
-from models_registry.selectors import checkpoint_default, checkpoint_folder
+from models_registry.selectors import checkpoint_default, checkpoint_folder, safety_classifier_folder
+from models_registry.services import checkpoint_mark_broken
 
 logger = logging.getLogger(__name__)
+
+
+def safety_settings() -> SafetySettings:
+    """The safety filter as the settings describe it."""
+    return SafetySettings(
+        mode=settings.SAFETY_FILTER,
+        classifier=safety_classifier_folder(),
+        labels=tuple(label.lower() for label in settings.SAFETY_LABELS),
+        threshold=settings.SAFETY_THRESHOLD,
+    )
 
 
 class GpuRuntime:
     """One process's engine and the threads around it; all that touches a pipeline runs in the pipeline thread."""
 
     def __init__(self, *, name: str = "") -> None:
-        self.engine = Engine(threads=settings.TORCH_THREADS)
+        self.engine = Engine(
+            threads=settings.TORCH_THREADS,
+            resident_mb=settings.MODEL_CACHE_VRAM_MB,
+            warm_mb=settings.MODEL_CACHE_RAM_MB,
+            safety=safety_settings(),
+        )
         self.worker = self._register(name or f"{socket.gethostname()}-{os.getpid()}")
         self.publisher = Publisher()
         self.run: Run | None = None
         self.draining = threading.Event()
         self._pipeline = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipeline")
+        self._clerk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="orders")
+        self.engine.cache.on_readable = lambda: self._submit(self.engine.build_waiting)
         self._control = ControlThread(self)
         self._grace: threading.Timer | None = None
         self._loading = False
+        self._leaked_mb = 0
+        self._seen: frozenset[str] = frozenset()
 
     def _register(self, name: str) -> Worker:
         # Rows of dead processes of this host: they would look alive until their heartbeat is old.
@@ -86,6 +110,8 @@ class GpuRuntime:
             self._grace.cancel()
         self._pipeline.shutdown(wait=True)
         self._control.stop()
+        self.engine.close()
+        self._clerk.shutdown(wait=True)
         self.publisher.close()
         Worker.objects.filter(pk=self.worker.pk).delete()
 
@@ -97,9 +123,10 @@ class GpuRuntime:
     def _run_next(self) -> None:
         close_old_connections()
         try:
-            generation = generation_claim(worker=self.worker)
+            generation = generation_claim(worker=self.worker, resident=self.engine.resident)
             if generation is not None:
                 self._run(generation)
+                self._look_for_leaks()
         finally:
             close_old_connections()
 
@@ -122,6 +149,11 @@ class GpuRuntime:
             for variable, token in tokens:
                 variable.reset(token)
 
+    def _submit(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Hands work to the pipeline thread from any other; none is taken any more once the worker closes."""
+        with contextlib.suppress(RuntimeError):
+            self._pipeline.submit(action, *arguments)
+
     def _preload(self) -> None:
         close_old_connections()
         self._loading = True
@@ -142,43 +174,86 @@ class GpuRuntime:
         """What the worker is doing."""
         if self.draining.is_set():
             return WorkerStatus.DRAINING
-        if self._loading:
-            return WorkerStatus.LOADING
-        return WorkerStatus.BUSY if self.run else WorkerStatus.IDLE
+        if self.run:
+            return WorkerStatus.BUSY
+        loading = self._loading or any(model.tier == "loading" for model in self.engine.models())
+        return WorkerStatus.LOADING if loading else WorkerStatus.IDLE
 
     def memory_mb(self) -> tuple[int, int]:
         """Total and free memory of the device, MiB."""
         return total_and_free_mb(self.engine.device)
 
-    def resident(self) -> list[str]:
-        """Ids of the resident checkpoints."""
-        return self.engine.resident
+    def cache_state(self) -> dict[str, Any]:
+        """The columns of the worker's row that say what is in its cache."""
+        models = self.engine.models()
+        return {
+            "resident_models": [model.id for model in models if model.tier == "resident"],
+            "cached_models": [asdict(model) for model in models],
+            "leaked_mb": self._leaked_mb,
+        }
+
+    def look_ahead(self) -> None:
+        """While a job runs, reads the model of the next one into host memory."""
+        if self.run is None or self.draining.is_set():
+            return
+        upcoming = generation_next()
+        known = {model.id for model in self.engine.models()}
+        if upcoming is not None and upcoming.checkpoint_id not in known:
+            self.engine.prefetch(model_ref(upcoming.checkpoint))
 
     def command_submit(self, command: WorkerCommand) -> None:
-        """Carries an order out in the pipeline thread: after the job in hand, before the next."""
-        self._pipeline.submit(self._carry_out, command)
+        """Carries an order out: a load beside the job in hand, anything else behind it."""
+        if command.kind != CommandKind.LOAD:
+            self._submit(self._carry_out, command)
+            return
+        checkpoint = cast(Checkpoint, command.checkpoint)
+        if checkpoint.state == DiskState.BROKEN:
+            self._clerk.submit(self._loaded, command, EngineError(checkpoint.error_detail))
+            return
+        loading = self.engine.load_beside(model_ref(checkpoint))
+        # By a thread of its own: the pipeline's is busy with a job, and the reader must not wait for a database.
+        loading.add_done_callback(lambda done: self._clerk.submit(self._loaded, command, done.exception()))
+
+    def _loaded(self, command: WorkerCommand, error: BaseException | None) -> None:
+        close_old_connections()
+        try:
+            if isinstance(error, EngineModelBroken):
+                checkpoint_mark_broken(checkpoint_id=str(command.checkpoint_id), detail=str(error))
+            self._command_end(command, error)
+        finally:
+            close_old_connections()
 
     def _carry_out(self, command: WorkerCommand) -> None:
         close_old_connections()
-        status, detail = CommandStatus.SUCCEEDED, ""
-        self._loading = True
         try:
-            match command.kind:
-                case CommandKind.LOAD:
-                    self.engine.load(model_ref(cast(Checkpoint, command.checkpoint)))
-                case CommandKind.UNLOAD if command.checkpoint_id in self.engine.resident:
-                    self.engine.unload()
-                case CommandKind.DRAIN:
-                    os.kill(os.getpid(), signal.SIGTERM)
-        except EngineError as error:
-            status, detail = CommandStatus.FAILED, str(error)
+            if command.kind == CommandKind.UNLOAD:
+                self.engine.unload(str(command.checkpoint_id))
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
+            self._command_end(command, None)
         finally:
-            self._loading = False
-        WorkerCommand.objects.filter(pk=command.pk).update(
-            status=status, detail=detail, finished_at=timezone.now()
+            close_old_connections()
+
+    def _command_end(self, command: WorkerCommand, error: BaseException | None) -> None:
+        self._look_for_leaks()
+        Worker.objects.filter(pk=self.worker.pk).update(**self.cache_state())
+        out_of_memory = isinstance(error, EngineOutOfMemory)
+        command_finish(
+            command=command,
+            error_code=ErrorCode.OUT_OF_MEMORY if out_of_memory else ErrorCode.MODEL_UNAVAILABLE,
+            detail=str(error or ""),
         )
-        Worker.objects.filter(pk=self.worker.pk).update(resident_models=self.engine.resident)
-        close_old_connections()
+
+    def _look_for_leaks(self) -> None:
+        """Looks once a model has been swapped or unloaded, never between jobs on the same models."""
+        held = frozenset(self.engine.resident)
+        if held == self._seen:
+            return
+        self._seen = held
+        report = self.engine.leaks()
+        self._leaked_mb = report.leaked_mb
+        log = logger.warning if report.alarming else logger.info
+        log("models swapped", extra={"resident": sorted(held), **asdict(report)})
 
     # Stopping
 

@@ -1,24 +1,54 @@
-"""The engine: keeps a pipeline warm and draws batches with it. Knows neither Django nor RQ.
+"""The engine: keeps models warm and draws batches with them. Knows neither Django nor RQ.
 
     from generation.engine import Batch, Engine, ModelRef
     engine = Engine()
     result = engine.run(Batch(model=ModelRef(...), prompt="a red circle", ...))
 
-Not thread-safe: one thread, the pipeline thread, calls everything but `resident`.
+One thread, the pipeline thread, calls everything but `load_beside`, `prefetch`, `models` and `resident`.
 """
 
-import gc
+import dataclasses
 import platform
+from collections.abc import Callable
+from concurrent.futures import Future
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import torch
+from PIL import Image
 
 from generation.engine import memory
-from generation.engine.errors import EngineError, EngineOutOfMemory, EngineStopped
-from generation.engine.loader import class_name, device_of_choice, dtype_for, pipeline_load, weights_sha256
+from generation.engine.adapters import AdapterRack
+from generation.engine.cache import CacheEntry, ModelCache
+from generation.engine.errors import (
+    EngineAdapterUnusable,
+    EngineError,
+    EngineOutOfMemory,
+    EngineRefused,
+    EngineStopped,
+    EngineUnsafe,
+)
+from generation.engine.loader import device_of_choice
 from generation.engine.pictures import picture_encode
-from generation.engine.specs import Batch, BatchResult, ModelRef, OnStep, ShouldStop
+from generation.engine.pipelines import (
+    call_arguments,
+    in_tiles,
+    old_text_encoder_name,
+    outside_kept,
+    pipeline_for,
+)
+from generation.engine.prompts import prompt_warnings
+from generation.engine.safety import SafetyFilter, SafetySettings
+from generation.engine.schedulers import scheduler_make
+from generation.engine.specs import (
+    Batch,
+    BatchResult,
+    CachedModel,
+    ModelRef,
+    OnStep,
+    OnWarning,
+    ShouldStop,
+)
 
 _VERSIONED = ("diffusers", "transformers", "pillow")
 
@@ -31,115 +61,259 @@ def _ignore_step(step: int, total_steps: int) -> None:
     pass
 
 
-class Engine:
-    """One device and the pipeline that is resident on it."""
+def _ignore_warning(warning: dict[str, Any]) -> None:
+    pass
 
-    def __init__(self, *, threads: int = 0) -> None:
+
+class Engine:
+    """One device and the models on it. Budgets are in MiB, 0 for automatic ones."""
+
+    def __init__(
+        self,
+        *,
+        threads: int = 0,
+        resident_mb: int = 0,
+        warm_mb: int = 0,
+        adapters_mb: int = 1024,
+        safety: SafetySettings | None = None,
+    ) -> None:
         if threads:
             torch.set_num_threads(threads)
         self.device = device_of_choice()
-        self._model: ModelRef | None = None
-        self._pipeline: Any = None
-        self._weights_sha256 = ""
+        self.safety = SafetyFilter(safety or SafetySettings(), self.device)
+        resident_bytes, warm_bytes = memory.budgets_bytes(
+            self.device, resident_mb=resident_mb, warm_mb=warm_mb
+        )
+        self.cache = ModelCache(
+            self.device,
+            resident_bytes=resident_bytes,
+            warm_bytes=warm_bytes,
+            adapter_bytes=adapters_mb * memory.MIB,
+            with_checker=self.safety.is_on and self.safety.settings.classifier is None,
+        )
+        self._canary = memory.LeakCanary(self.device)
 
     @property
     def resident(self) -> list[str]:
-        """Ids of the checkpoints that are ready to run."""
-        model = self._model
-        return [model.id] if model else []
+        """Ids of the checkpoints that are ready to run, most recently used first."""
+        return [model.id for model in self.models() if model.tier == "resident"]
 
-    def load(self, model: ModelRef) -> None:
+    def models(self) -> list[CachedModel]:
+        """What the cache holds, most recently used first."""
+        return self.cache.models()
+
+    def load_beside(self, model: ModelRef) -> Future[None]:
+        """Makes a checkpoint resident beside whatever runs; the future ends when it is, or with an EngineError.
+
+        Needs the pipeline thread's help: a running batch gives it between steps, `build_waiting` at other times.
+        """
+        return self.cache.load_beside(model)
+
+    def prefetch(self, model: ModelRef) -> None:
+        """Starts reading a checkpoint into host memory, for a batch that comes soon."""
+        self.cache.request(model)
+
+    def build_waiting(self) -> None:
+        """Finishes what `load_beside` was asked for and has been read."""
+        while self.cache.advance():
+            pass
+
+    def load(self, model: ModelRef, *, should_stop: ShouldStop = _never_stop) -> None:
         """Makes a checkpoint resident; at once when it already is. Raises EngineModelUnavailable, EngineOutOfMemory."""
-        if self._model == model:
-            return
-        self.unload()
-        try:
-            self._pipeline = pipeline_load(model, self.device)
-        except torch.OutOfMemoryError as error:
-            self.unload()
-            raise EngineOutOfMemory(f"{model.id} does not fit into the device's memory.") from error
-        self._weights_sha256 = weights_sha256(model.folder)
-        self._model = model
+        with self.cache.borrow(model, while_waiting=_stopper(should_stop)):
+            pass
 
-    def unload(self) -> None:
-        """Frees the device of the resident checkpoint."""
-        self._model = None
-        self._pipeline = None
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+    def unload(self, model_id: str) -> bool:
+        """Frees device and host memory of a checkpoint; False when it was not there."""
+        return self.cache.drop(model_id)
+
+    def detach(self, sha256: str) -> None:
+        """Takes an adapter off every model that it is attached to."""
+        self.cache.detach(sha256)
+
+    def leaks(self) -> memory.CanaryReport:
+        """What is allocated beyond the cache, compared with the first look."""
+        return self._canary.look(self.cache.held_bytes())
+
+    def close(self) -> None:
+        """Ends the engine's threads."""
+        self.cache.close()
 
     def run(
-        self, batch: Batch, *, on_step: OnStep = _ignore_step, should_stop: ShouldStop = _never_stop
+        self,
+        batch: Batch,
+        *,
+        on_step: OnStep = _ignore_step,
+        on_warning: OnWarning = _ignore_warning,
+        should_stop: ShouldStop = _never_stop,
     ) -> BatchResult:
         """Draws a batch, loading its checkpoint first where needed.
 
-        `on_step` hears of each step; `should_stop` is asked before the first and after each. Raises EngineStopped with
-        its reason, EngineModelUnavailable, EngineOutOfMemory or EngineError; after an unexpected error the pipeline is
-        dropped, since nobody knows what state it is in.
+        `on_step` hears of each step, `on_warning` of what a client should know before the first; `should_stop` is asked
+        before the first and after each. Out of memory, it frees what is idle and tries once more, one picture at a time
+        and in tiles. Raises EngineStopped with its reason, EngineRefused, EngineUnsafe, EngineModelUnavailable,
+        EngineOutOfMemory or EngineError; after an unexpected error the model is dropped, since nobody knows what state
+        it is in.
         """
-        self.load(batch.model)
-        memory.peak_reset(self.device)
-        try:
-            images = self._draw(batch, on_step, should_stop)
-        except EngineStopped:
-            raise
-        except torch.OutOfMemoryError as error:
-            self.unload()
-            raise EngineOutOfMemory(
-                "The device ran out of memory; try a smaller picture or fewer at once."
-            ) from error
-        except Exception as error:
-            self.unload()
-            raise EngineError(f"{type(error).__name__} in the pipeline") from error
+        stop_if_asked = _stopper(should_stop)
+        with self.cache.borrow(batch.model, while_waiting=stop_if_asked) as entry:
+            memory.peak_reset(self.device)
+            draw = _Drawing(self, entry, batch, on_step, on_warning, stop_if_asked)
+            try:
+                images = draw.with_second_chance()
+            except EngineAdapterUnusable:
+                entry.broken = True
+                raise
+            except EngineError:
+                raise
+            except torch.OutOfMemoryError as error:
+                entry.broken = True
+                raise EngineOutOfMemory(
+                    "The device ran out of memory twice, the second time drawing one picture at a time and in tiles; "
+                    "try a smaller size or fewer pictures."
+                ) from error
+            except Exception as error:
+                entry.broken = True
+                raise EngineError(f"{type(error).__name__} in the pipeline") from error
+            environment = self._environment(entry, draw)
+            verdicts = self._verdicts(images, draw.pipeline)
+            pictures = [
+                picture_encode(image, batch, index)
+                for index, image in enumerate(images)
+                if not (verdicts[index] and self.safety.settings.mode == "block")
+            ]
+        if not pictures:
+            raise EngineUnsafe("The safety filter blocked every picture.")
         return BatchResult(
-            pictures=[
-                picture_encode(image, batch, seed) for image, seed in zip(images, batch.seeds, strict=True)
-            ],
-            environment=self._environment(batch),
+            pictures=pictures,
+            environment=environment,
             memory_peak_mb=memory.peak_mb(self.device),
+            safety=self._safety_word(verdicts),
+            warnings=draw.warnings
+            + [
+                {"param": "num_images", "reason": f"The safety filter blocked picture {index}.", "used": None}
+                for index, verdict in enumerate(verdicts)
+                if verdict and self.safety.settings.mode == "block"
+            ],
         )
 
-    def _draw(self, batch: Batch, on_step: OnStep, should_stop: ShouldStop) -> list[Any]:
-        def stop_if_asked() -> None:
-            if reason := should_stop():
-                raise EngineStopped(reason)
-
-        def after_step(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            # Raising is the way out: the pipeline's own interrupt flag would still decode the picture.
-            stop_if_asked()
-            on_step(step + 1, batch.num_inference_steps)
-            return tensors
-
-        stop_if_asked()
-        # On the CPU in either case: a seed then means the same noise on every device.
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in batch.seeds]
-        with torch.inference_mode():
-            output = self._pipeline(
-                prompt=batch.prompt,
-                negative_prompt=batch.negative_prompt or None,
-                width=batch.width,
-                height=batch.height,
-                num_inference_steps=batch.num_inference_steps,
-                guidance_scale=batch.guidance_scale,
-                num_images_per_prompt=batch.num_images,
-                generator=generators,
-                callback_on_step_end=after_step,
-                output_type="pil",
+    def _verdicts(self, images: list[Image.Image], pipeline: Any) -> list[bool | None]:
+        """Whether each picture is unsafe; None where nobody looked."""
+        if not self.safety.is_on:
+            return [None] * len(images)
+        verdicts = self.safety.unsafe(images, pipeline)
+        if verdicts is None and self.safety.settings.mode == "block":
+            raise EngineUnsafe(
+                "SAFETY_FILTER=block, but there is nothing to look at pictures with: this model ships no checker. "
+                "Name a classifier in SAFETY_MODEL."
             )
-        images: list[Any] = output.images
-        return images
+        return list(verdicts) if verdicts is not None else [None] * len(images)
 
-    def _environment(self, batch: Batch) -> dict[str, Any]:
+    def _safety_word(self, verdicts: list[bool | None]) -> str:
+        if None in verdicts:
+            return "not_checked"
+        if not any(verdicts):
+            return "passed"
+        return "blocked" if self.safety.settings.mode == "block" else "flagged"
+
+    def _environment(self, entry: CacheEntry, draw: "_Drawing") -> dict[str, Any]:
         """What the pixels depend on beside the request."""
+        batch = draw.batch
         return {
             "device": memory.device_name(self.device),
-            "dtype": str(dtype_for(batch.model.dtype, self.device)).removeprefix("torch."),
+            "dtype": entry.dtype,
             "threads": torch.get_num_threads(),
-            "batch_shape": [batch.num_images, 3, batch.height, batch.width],
-            "pipeline": class_name(batch.model.folder),
-            "weights_sha256": self._weights_sha256,
+            "batch_shape": [1 if draw.sparing else batch.num_images, 3, batch.height, batch.width],
+            "pipeline": type(draw.pipeline).__name__,
+            "scheduler": type(draw.pipeline.scheduler).__name__,
+            "weights_sha256": entry.weights_sha256,
             "python": platform.python_version(),
             "torch": torch.__version__,  # with the build, such as +cpu, which the package's metadata leaves out
             **{name: version(name) for name in _VERSIONED},
         }
+
+
+def _stopper(should_stop: ShouldStop) -> Callable[[], None]:
+    def stop_if_asked() -> None:
+        if reason := should_stop():
+            raise EngineStopped(reason)
+
+    return stop_if_asked
+
+
+class _Drawing:
+    """One batch on one pipeline."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        entry: CacheEntry,
+        batch: Batch,
+        on_step: OnStep,
+        on_warning: OnWarning,
+        stop_if_asked: Callable[[], None],
+    ) -> None:
+        self.engine = engine
+        self.entry = entry
+        self.batch = batch
+        self.on_step = on_step
+        self.on_warning = on_warning
+        self.stop_if_asked = stop_if_asked
+        self.pipeline = pipeline_for(entry, batch.kind)
+        self.warnings: list[dict[str, Any]] = []
+        self.sparing = False
+
+    def with_second_chance(self) -> list[Image.Image]:
+        """The pictures; where memory does not suffice, drawn once more in the way that takes least."""
+        self.stop_if_asked()
+        self._warn(
+            prompt_warnings(
+                self.entry.pipeline, prompt=self.batch.prompt, negative_prompt=self.batch.negative_prompt
+            )
+        )
+        try:
+            return self._draw(self.batch, self.batch.seeds)
+        except torch.OutOfMemoryError:
+            pass  # its traceback holds the tensors that have to go
+        self.engine.cache.drop_idle()
+        self.sparing = True
+        reason = (
+            "Memory did not suffice: drawn one picture at a time and in tiles, which may show in the pixels."
+        )
+        self._warn([{"param": "num_images", "reason": reason, "used": 1}])
+        with in_tiles(self.pipeline.vae):
+            return [
+                image
+                for seed in self.batch.seeds
+                for image in self._draw(dataclasses.replace(self.batch, num_images=1), [seed])
+            ]
+
+    def _warn(self, warnings: list[dict[str, Any]]) -> None:
+        for warning in warnings:
+            if warning in self.warnings:
+                continue
+            if self.batch.strict:
+                raise EngineRefused(warning)
+            self.warnings.append(warning)
+            self.on_warning(warning)
+
+    def _draw(self, batch: Batch, seeds: list[int]) -> list[Image.Image]:
+        with cast(AdapterRack, self.entry.rack).applied(batch.adapters):
+            return self._draw_bare(batch, seeds)
+
+    def _draw_bare(self, batch: Batch, seeds: list[int]) -> list[Image.Image]:
+        arguments, warnings = call_arguments(self.pipeline, batch)
+        self._warn(warnings)
+        self.pipeline.scheduler = scheduler_make(batch.scheduler, self.entry.scheduler)
+        # On the CPU in either case: a seed then means the same noise on every device.
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        with torch.inference_mode(), old_text_encoder_name(self.pipeline):
+            output = self.pipeline(**arguments, generator=generators, callback_on_step_end=self._after_step)
+        return outside_kept(output.images, batch)
+
+    def _after_step(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        # Raising is the way out: the pipeline's own interrupt flag would still decode the picture.
+        self.stop_if_asked()
+        self.on_step(step + 1, pipeline.num_timesteps)
+        self.engine.cache.advance()
+        return tensors

@@ -1,21 +1,52 @@
-"""From a folder of safetensors to a pipeline on the device."""
+"""From a folder of safetensors to a pipeline on the device, in two halves.
+
+Reading (`host_read`) touches only files and plain tensors, so a thread of its own can do it while a pipeline runs.
+Building (`host_build`) makes modules around those tensors without copying them. It must run in the pipeline thread:
+what keeps modules from allocating weights, and the default number format, are switches of the whole process.
+"""
 
 import hashlib
+import importlib
 import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import diffusers
 import torch
-from diffusers import DiffusionPipeline
+import transformers
+from accelerate import init_empty_weights
+from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
-from generation.engine.errors import EngineModelUnavailable
+from generation.engine.errors import EngineModelBroken, EngineModelUnavailable
 from generation.engine.specs import ModelRef
 
 # A worker's standard error is its log: bars of the libraries do not belong there.
 diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
+
+# What a broken or hostile folder makes the libraries raise.
+_BROKEN: Final = (
+    OSError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    ImportError,
+    IndexError,
+    SafetensorError,
+)
+_CHECKER: Final = ("safety_checker", "feature_extractor")
+_WEIGHTS_NAME: Final = re.compile(
+    r"^(?P<stem>[^.]+?)(-\d{5}-of-\d{5})?(\.(?P<variant>[A-Za-z0-9_]+))?(-\d{5}-of-\d{5})?\.safetensors$"
+)
 
 
 def device_of_choice() -> torch.device:
@@ -31,41 +62,189 @@ def dtype_for(name: str, device: torch.device) -> torch.dtype:
     return formats.get(name, torch.float16)
 
 
-def pipeline_load(model: ModelRef, device: torch.device) -> Any:
-    """A text-to-image pipeline, ready on the device.
+@dataclass
+class HostModule:
+    """One part of a pipeline that holds weights, as tensors in host memory."""
 
-    Safetensors only, no remote code, no network. Raises EngineModelUnavailable.
+    type: Any
+    config: Any
+    tensors: dict[str, torch.Tensor]
+
+
+@dataclass
+class HostModel:
+    """A checkpoint in host memory; `parts` are what holds no weights, such as tokenizers and the scheduler."""
+
+    model: ModelRef
+    dtype: torch.dtype
+    pipeline_type: Any
+    modules: dict[str, HostModule]
+    parts: dict[str, Any]
+    options: dict[str, Any]
+    weights_sha256: str
+    bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bytes = sum(
+            tensor.nbytes for module in self.modules.values() for tensor in module.tensors.values()
+        )
+
+
+def host_read(model: ModelRef, device: torch.device, *, with_checker: bool = False) -> HostModel:
+    """Reads a checkpoint into host memory, in the number format that `device` will run it in.
+
+    Safetensors only, no remote code, no network; memory is pinned where the device is a GPU. `with_checker` reads the
+    safety checker too, where the checkpoint ships one. Raises EngineModelUnavailable, or EngineModelBroken when the
+    files are there and cannot be used.
     """
     if not (model.folder / "model_index.json").is_file():
         raise EngineModelUnavailable(f"The files of {model.id} are not on this worker.")
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            model.folder,
-            dtype=dtype_for(model.dtype, device),
-            use_safetensors=True,
-            local_files_only=True,
-            safety_checker=None,
-            requires_safety_checker=False,
-        )
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
-        raise EngineModelUnavailable(
-            f"The files of {model.id} are not a pipeline that can be loaded."
+        return _host_read(model, device, with_checker=with_checker)
+    except EngineModelBroken:
+        raise
+    except _BROKEN as error:
+        raise EngineModelBroken(
+            f"The files of {model.id} are not a pipeline that can be loaded: {error}"
         ) from error
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
 
 
-def weights_sha256(folder: Path) -> str:
-    """One digest over every weights file of a checkpoint: what a receipt names beside the commit."""
+def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool) -> HostModel:
+    index: dict[str, Any] = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
+    pipeline_type = _get_task_class(AUTO_TEXT2IMAGE_PIPELINES_MAPPING, index["_class_name"])
+    dtype = dtype_for(model.dtype, device)
+    signature = pipeline_type._get_signature_keys  # noqa: SLF001 - diffusers' own way to ask for the parts
+    expected, optional = signature(pipeline_type)
+    modules: dict[str, HostModule] = {}
+    parts: dict[str, Any] = dict.fromkeys(expected)
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        digest.update(str(path.relative_to(folder)).encode())
+    for name in sorted(expected & index.keys()):
+        folder = model.folder / name
+        if name in _CHECKER and not (with_checker and folder.is_dir()):
+            continue
+        kind = _type_of(pipeline_type, index[name])
+        if kind is None:
+            continue
+        if issubclass(kind, torch.nn.Module):
+            modules[name] = _module_read(
+                kind, folder, dtype, model.variant, digest.update, pin=device.type == "cuda"
+            )
+        elif issubclass(kind, diffusers.SchedulerMixin):
+            parts[name] = kind.from_config(kind.load_config(folder))
+        else:
+            parts[name] = kind.from_pretrained(folder, local_files_only=True)
+    options = {key: index[key] for key in optional & index.keys()}
+    if "requires_safety_checker" in optional:
+        options["requires_safety_checker"] = False
+    return HostModel(model, dtype, pipeline_type, modules, parts, options, digest.hexdigest())
+
+
+def _type_of(pipeline_type: Any, named: Any) -> Any:
+    """The class that an entry of the index names; None for an empty one. Only the two libraries are looked into."""
+    if not isinstance(named, list) or len(named) != 2 or None in named:
+        return None
+    library, name = named
+    rooms = {"diffusers": diffusers, "transformers": transformers}
+    # A pipeline's own classes, such as Stable Diffusion's safety checker, are named by their package.
+    room = rooms.get(library) or importlib.import_module(f"diffusers.pipelines.{_plain(library)}")
+    kind = getattr(room, name, None)
+    if not isinstance(kind, type):
+        raise EngineModelBroken(
+            f"{pipeline_type.__name__} asks for {library}.{name}, which is not known here."
+        )
+    return kind
+
+
+def _plain(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise EngineModelBroken(f"The index names a library {name!r}; code from elsewhere is not run.")
+    return name
+
+
+def _module_read(
+    kind: Any,
+    folder: Path,
+    dtype: torch.dtype,
+    variant: str,
+    hash_more: Callable[[bytes], None],
+    *,
+    pin: bool,
+) -> HostModule:
+    diffusers_model = issubclass(kind, diffusers.ModelMixin)
+    config = kind.load_config(folder) if diffusers_model else kind.config_class.from_pretrained(folder)
+    kept = tuple(getattr(kind, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else ()
+    tensors: dict[str, torch.Tensor] = {}
+    for path in weights_files(folder, variant=variant):
+        hash_more(f"{folder.name}/{path.name}".encode())
         with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+            hash_more(hashlib.file_digest(file, "sha256").digest())
+        for key, mapped in load_file(path).items():
+            wanted = torch.float32 if any(part in key.split(".") for part in kept) else dtype
+            # A copy, so that the file is really read here and not, page by page, in the middle of a step.
+            tensor = mapped.to(wanted if mapped.is_floating_point() else mapped.dtype, copy=True).contiguous()
+            tensors[key] = tensor.pin_memory() if pin else tensor
+    return HostModule(kind, config, tensors)
 
 
-def class_name(folder: Path) -> str:
-    """The pipeline class that the folder names."""
-    index: dict[str, Any] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    return str(index.get("_class_name", ""))
+def weights_files(folder: Path, *, variant: str) -> list[Path]:
+    """The safetensors files of one part: of the variant if there are any, else the plain ones, else what is there.
+
+    Raises EngineModelBroken when there is none.
+    """
+    by_variant: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        if match := _WEIGHTS_NAME.match(path.name):
+            by_variant.setdefault(match["variant"] or "", []).append(path)
+    if not by_variant:
+        raise EngineModelBroken(f"{folder.name} has no safetensors file; pickled weights are not loaded.")
+    return by_variant.get(variant) or by_variant.get("") or next(iter(by_variant.values()))
+
+
+def host_build(host: HostModel, device: torch.device) -> Iterator[Any]:
+    """Builds the pipeline a piece at a time, so that a running one waits only for a piece; the last item is it.
+
+    To be driven by the pipeline thread alone. Raises EngineModelBroken.
+    """
+    modules: dict[str, Any] = {}
+    for name, part in host.modules.items():
+        try:
+            modules[name] = _module_build(part, host.dtype, device)
+        except torch.OutOfMemoryError:
+            raise
+        except _BROKEN as error:
+            raise EngineModelBroken(f"{name} of {host.model.id} cannot be built: {error}") from error
+        yield None
+    try:
+        pipeline = host.pipeline_type(**{**host.parts, **modules, **host.options})
+    except _BROKEN as error:
+        raise EngineModelBroken(f"{host.model.id} is not a whole pipeline: {error}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    yield pipeline
+
+
+def _module_build(part: HostModule, dtype: torch.dtype, device: torch.device) -> Any:
+    # A step's callback runs in inference mode; modules made in it could never take an adapter.
+    with torch.inference_mode(mode=False):
+        if issubclass(part.type, diffusers.ModelMixin):
+            module = _diffusers_build(part)
+        else:
+            module, found = part.type.from_pretrained(
+                None, config=part.config, state_dict=dict(part.tensors), dtype=dtype, output_loading_info=True
+            )
+            _refuse_missing(found["missing_keys"])
+        return module.requires_grad_(requires_grad=False).eval().to(device, non_blocking=True)
+
+
+def _diffusers_build(part: HostModule) -> Any:
+    with init_empty_weights(include_buffers=False):
+        module = part.type.from_config(part.config)
+    tensors = dict(part.tensors)
+    module._fix_state_dict_keys_on_load(tensors)  # noqa: SLF001 - names of attention weights in older files
+    missing, _ = module.load_state_dict(tensors, strict=False, assign=True)
+    _refuse_missing(missing)
+    return module
+
+
+def _refuse_missing(names: Any) -> None:
+    if names:
+        raise EngineModelBroken(f"The weights lack {len(names)} tensors, such as {min(names)}.")

@@ -1,7 +1,11 @@
-"""How much memory there is and how much a run took."""
+"""How much memory there is, how much a run took, and whether a swap left something behind."""
+
+from dataclasses import dataclass
 
 import psutil
 import torch
+
+MIB = 1024 * 1024
 
 
 def peak_reset(device: torch.device) -> None:
@@ -13,19 +17,73 @@ def peak_reset(device: torch.device) -> None:
 def peak_mb(device: torch.device) -> int:
     """The peak since `peak_reset`, in MiB: allocated memory on CUDA; on a CPU the process's resident size now."""
     if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device) >> 20)
-    return int(psutil.Process().memory_info().rss >> 20)
+        return int(torch.cuda.max_memory_allocated(device) // MIB)
+    return process_bytes() // MIB
+
+
+def process_bytes() -> int:
+    """The process's resident size."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def allocated_bytes(device: torch.device) -> int:
+    """What is allocated on the device; on a CPU the process's resident size."""
+    return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else process_bytes()
 
 
 def total_and_free_mb(device: torch.device) -> tuple[int, int]:
     """The device's memory in MiB; the machine's where the device is the CPU."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return int(total >> 20), int(free >> 20)
+        return int(total // MIB), int(free // MIB)
     memory = psutil.virtual_memory()
-    return int(memory.total >> 20), int(memory.available >> 20)
+    return int(memory.total // MIB), int(memory.available // MIB)
+
+
+def budgets_bytes(device: torch.device, *, resident_mb: int, warm_mb: int) -> tuple[int, int]:
+    """The cache's budgets; 0 asks for the automatic ones.
+
+    Those leave a GPU a quarter for activations, and host memory three quarters for everything else; where the device
+    is the CPU, resident models may take half of the machine's memory.
+    """
+    total, _ = total_and_free_mb(device)
+    host = int(psutil.virtual_memory().total // MIB)
+    automatic = int(total * (0.75 if device.type == "cuda" else 0.5))
+    return (resident_mb or automatic) * MIB, (warm_mb or host // 4) * MIB
 
 
 def device_name(device: torch.device) -> str:
     """What the device is called."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+@dataclass(frozen=True)
+class CanaryReport:
+    """What is allocated beyond what the cache knows of, compared with the first time it was looked at, in MiB."""
+
+    allocated_mb: int
+    cached_mb: int
+    leaked_mb: int
+    alarming: bool
+
+
+class LeakCanary:
+    """Looks, after each swap and unload, for memory that nobody accounts for."""
+
+    # A CPU's resident size breathes by this much (allocator, lazily imported code) without anything being lost.
+    SLACK_MB = {"cuda": 64, "cpu": 512}
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.baseline: int | None = None
+
+    def look(self, cached_bytes: int) -> CanaryReport:
+        """Compares; the first look, with a model loaded, sets the baseline."""
+        allocated = allocated_bytes(self.device)
+        unaccounted = allocated - cached_bytes
+        if self.baseline is None and cached_bytes:
+            self.baseline = unaccounted
+        leaked = max(0, unaccounted - (unaccounted if self.baseline is None else self.baseline)) // MIB
+        return CanaryReport(
+            allocated // MIB, cached_bytes // MIB, leaked, leaked > self.SLACK_MB[self.device.type]
+        )

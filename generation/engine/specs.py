@@ -1,7 +1,7 @@
 """What goes into the engine and what comes out, as plain values."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,36 @@ MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Which checkpoint to use: its name, the folder with its weights, and the number format to run it in."""
+    """Which checkpoint to use: its name, the folder with its weights, and the number format to run it in.
+
+    `variant` prefers weights files of that name, such as `fp16`, where the folder holds several.
+    """
 
     id: str
     repository: str
     revision: str
     folder: Path
     dtype: str = "auto"
+    variant: str = ""
+
+
+@dataclass(frozen=True)
+class AdapterUse:
+    """One LoRA adapter in one request: its name there, its file and that file's SHA-256, and how strongly it counts."""
+
+    name: str
+    sha256: str
+    path: Path
+    scale: float
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One request's pictures, drawn together. Picture i uses `seed + i`, wrapping at 2**32."""
+    """One request's pictures, drawn together. Picture i uses `seed + i`, wrapping at 2**32.
+
+    `image` and `mask` are files (PNG) of width x height, `scheduler` one of `SCHEDULERS` or "" for the checkpoint's
+    own. `strict` refuses what would have to be adjusted.
+    """
 
     model: ModelRef
     prompt: str
@@ -32,6 +50,15 @@ class Batch:
     guidance_scale: float
     seed: int
     num_images: int = 1
+    kind: str = "txt2img"
+    scheduler: str = ""
+    clip_skip: int | None = None
+    strength: float | None = None
+    image: bytes | None = field(default=None, repr=False)
+    mask: bytes | None = field(default=None, repr=False)
+    adapters: tuple[AdapterUse, ...] = ()
+    output_format: str = "png"
+    strict: bool = False
 
     @property
     def seeds(self) -> list[int]:
@@ -41,9 +68,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Picture:
-    """One finished picture: a PNG, and the SHA-256 of its RGB pixels."""
+    """One finished picture: the file, its content type, and the SHA-256 of its RGB pixels before compression."""
 
+    index: int
     data: bytes
+    content_type: str
     pixel_sha256: str
     width: int
     height: int
@@ -52,14 +81,35 @@ class Picture:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """The pictures, what they were made with, and what it took."""
+    """The pictures, what they were made with, and what it took.
+
+    `safety` is `passed`, `flagged`, `blocked` or `not_checked`; a blocked picture is not among `pictures`. `warnings`
+    say what only the engine could see, as `{"param", "reason", "used"}`.
+    """
 
     pictures: list[Picture]
     environment: dict[str, Any]
     memory_peak_mb: int
+    safety: str = "not_checked"
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """One model of the cache: `tier` is `resident`, `warm` (in host memory) or `loading`.
+
+    `adapters` are the SHA-256 of the LoRA files attached to it; their weights count in `bytes`.
+    """
+
+    id: str
+    tier: str
+    bytes: int
+    adapters: list[str] = field(default_factory=list)
 
 
 # Called after each step with (step, total_steps).
 OnStep = Callable[[int, int], None]
+# Called before the first step with each warning.
+OnWarning = Callable[[dict[str, Any]], None]
 # Answers a reason to stop before the next step, or None to go on.
 ShouldStop = Callable[[], str | None]

@@ -1,4 +1,4 @@
-"""How a view asks the ASGI gate to wait for a generation on its behalf.
+"""How a view asks the ASGI gate to wait on its behalf, for a generation or for what workers were ordered to do.
 
 A view cannot wait itself: every request inside Django holds a thread. It leaves an order in the connection's scope and
 returns; `imagegen_project.asgi` waits on the feed without a thread or a database connection and then asks Django
@@ -19,9 +19,10 @@ REQUEST_ID_KEY = "imagegen.request_id"
 
 @dataclass(frozen=True)
 class WaitOrder:
-    """Wait until the generation ends, `seconds` at most, then render `render_path`."""
+    """Wait until all of these feeds (of generations or worker commands) end, `seconds` at most, then render
+    `render_path`."""
 
-    generation_id: UUID
+    feed_ids: tuple[UUID, ...]
     seconds: float
     render_path: str
 

@@ -13,6 +13,7 @@ env.configure_torch_process()
 
 from generation.engine import Batch, Engine, ModelRef  # noqa: E402
 from models_registry.builtin.untrained import ensure_untrained  # noqa: E402
+from tests.tiny_checkpoints import make_tiny_checkpoint  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +22,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
     folder: Path = tmp_path_factory.mktemp("models") / "tiny"
     ensure_untrained(folder)
     return ModelRef(id="builtin", repository="imagegen/builtin", revision="", folder=folder)
+
+
+TinyModel = Callable[[str], ModelRef]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """Tiny random checkpoints on disk, by family; made once."""
+    root: Path = tmp_path_factory.mktemp("tiny")
+
+    def model(family: str) -> ModelRef:
+        folder = root / family
+        if not folder.exists():
+            make_tiny_checkpoint(family, folder)
+        return ModelRef(id=f"tiny-{family}", repository=f"tiny/{family}", revision="", folder=folder)
+
+    return model
 
 
 @pytest.fixture(scope="session")

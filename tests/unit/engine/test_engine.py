@@ -1,5 +1,6 @@
 """The engine alone, without Django or RQ: pixels, files, stops and failures."""
 
+import functools
 import hashlib
 import io
 import json
@@ -7,10 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
+from PIL.ExifTags import IFD, Base
 
 from generation.engine import (
     Batch,
@@ -18,6 +22,7 @@ from generation.engine import (
     EngineError,
     EngineModelUnavailable,
     EngineOutOfMemory,
+    EngineRefused,
     EngineStopped,
     ModelRef,
 )
@@ -36,10 +41,11 @@ def test_equal_requests_give_equal_bytes(engine: Engine, batch: BatchMaker) -> N
 def test_reloading_the_model_changes_nothing(engine: Engine, batch: BatchMaker) -> None:
     """No state is left from earlier runs."""
     before = engine.run(batch()).pictures[0].data
-    engine.unload()
-    assert engine.resident == []
+    assert engine.unload("builtin")
+    assert "builtin" not in engine.resident
+    assert not engine.unload("builtin")
     assert engine.run(batch()).pictures[0].data == before
-    assert engine.resident == ["builtin"]
+    assert engine.resident[0] == "builtin"
 
 
 def test_the_picture_is_as_asked_and_says_how_it_was_made(engine: Engine, batch: BatchMaker) -> None:
@@ -117,19 +123,92 @@ def test_a_pickle_is_never_loaded(engine: Engine, model: ModelRef, tmp_path: Pat
         engine.load(ModelRef(id="pickled", repository="a/b", revision="", folder=folder))
 
 
-def test_an_out_of_memory_is_named_and_survived(
+def starving(pipeline_type: type, monkeypatch: pytest.MonkeyPatch, *, room: int) -> list[int]:
+    """Makes a pipeline run out of memory when more than `room` pictures are drawn at once; returns the batch sizes."""
+    sizes: list[int] = []
+    real = pipeline_type.__call__
+
+    @functools.wraps(real)
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        sizes.append(options["num_images_per_prompt"])
+        if sizes[-1] > room:
+            raise torch.OutOfMemoryError
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(pipeline_type, "__call__", call)
+    return sizes
+
+
+def test_an_out_of_memory_is_tried_again_sparingly(
+    engine: Engine, batch: BatchMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One picture at a time, with the seeds that were asked for, and said in the answer."""
+    alone = [engine.run(batch(seed=seed)).pictures[0].pixel_sha256 for seed in (7, 8)]
+    sizes = starving(StableDiffusionPipeline, monkeypatch, room=1)
+    warned: list[dict[str, Any]] = []
+    result = engine.run(batch(num_images=2), on_warning=warned.append)
+    assert sizes == [2, 1, 1]
+    assert [picture.pixel_sha256 for picture in result.pictures] == alone
+    assert [picture.seed for picture in result.pictures] == [7, 8]
+    assert result.environment["batch_shape"] == [1, 3, 256, 256]
+    assert [warning["param"] for warning in warned] == ["num_images"] == [w["param"] for w in result.warnings]
+
+
+def test_an_out_of_memory_that_lasts_is_named_and_survived(
     engine: Engine, batch: BatchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next request works."""
-
-    def exhausted(self: Engine, *args: object) -> None:
-        raise torch.OutOfMemoryError
-
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_draw", exhausted)
-        with pytest.raises(EngineOutOfMemory):
+        sizes = starving(StableDiffusionPipeline, patch, room=0)
+        with pytest.raises(EngineOutOfMemory, match="smaller"):
             engine.run(batch())
+    assert sizes == [1, 1]
     assert engine.run(batch()).pictures
+
+
+@pytest.mark.parametrize("output_format", ["jpeg", "webp"])
+def test_other_formats_carry_the_parameters_too(
+    engine: Engine, batch: BatchMaker, output_format: str
+) -> None:
+    """In Exif, where A1111's tools look; equal requests give equal bytes."""
+    request = batch(output_format=output_format, prompt="a red circle · groß", scheduler="euler", clip_skip=1)
+    picture = engine.run(request).pictures[0]
+    assert picture.content_type == f"image/{output_format}"
+    assert engine.run(request).pictures[0].data == picture.data
+    with Image.open(io.BytesIO(picture.data)) as image:
+        assert (image.format or "").lower() == output_format
+        exif = image.getexif()
+    comment = exif.get_ifd(IFD.Exif)[Base.UserComment]
+    text = comment.removeprefix(b"UNICODE\0").decode("utf-16-be")
+    assert text.startswith("a red circle · groß\nSteps: 2, Sampler: euler, CFG scale: 4, Seed: 7")
+    assert text.endswith("Clip skip: 2")
+    assert json.loads(exif[Base.ImageDescription])["scheduler"] == "euler"
+
+
+def test_a_jpeg_takes_the_longest_prompts(engine: Engine, batch: BatchMaker) -> None:
+    """Although its metadata has little room."""
+    smile = "\N{GRINNING FACE}" * 4000
+    picture = engine.run(batch(output_format="jpeg", prompt=smile, negative_prompt=smile)).pictures[0]
+    with Image.open(io.BytesIO(picture.data)) as image:
+        assert Base.UserComment in image.getexif().get_ifd(IFD.Exif)
+
+
+def test_a_prompt_that_is_too_long_is_said_to_be(engine: Engine, batch: BatchMaker) -> None:
+    """With the words that are not read; a strict request is refused."""
+    prompt = " ".join(["red", "circle"] * 30) + " the very end"
+    warned: list[dict[str, Any]] = []
+    result = engine.run(batch(prompt=prompt), on_warning=warned.append)
+    assert warned == result.warnings
+    assert warned[0]["param"] == "prompt"
+    assert "the very end" in warned[0]["reason"]
+    read = warned[0]["used"]
+    assert prompt.startswith(read)
+    assert (
+        engine.run(batch(prompt=read)).pictures[0].pixel_sha256 == result.pictures[0].pixel_sha256
+    ), "what is said to be read is what is read"
+    assert not engine.run(batch(prompt=read)).warnings
+    with pytest.raises(EngineRefused, match="the very end"):
+        engine.run(batch(prompt=prompt, strict=True))
 
 
 def test_an_unexpected_error_drops_the_pipeline(engine: Engine, batch: BatchMaker) -> None:
@@ -140,7 +219,7 @@ def test_an_unexpected_error_drops_the_pipeline(engine: Engine, batch: BatchMake
 
     with pytest.raises(EngineError, match="ZeroDivisionError"):
         engine.run(batch(), on_step=broken)
-    assert engine.resident == []
+    assert "builtin" not in engine.resident
     assert engine.run(batch()).pictures
 
 

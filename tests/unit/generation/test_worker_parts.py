@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.utils import timezone
 from pytest_django import Settings
 from rq import Callback, Queue
@@ -14,10 +15,10 @@ from generation.allowlist import AllowlistedWorker
 from generation.attempts import generation_claim
 from generation.choices import CommandKind
 from generation.models import Worker
+from generation.orders import order_create
 from generation.queueing import queue_get, worker_wake
 from generation.runner import CANCELED, TIMEOUT, Run
 from generation.selectors import live_workers
-from generation.services import command_create
 from models_registry.models import Checkpoint
 from tests.unit.generation.conftest import GenerationMaker, make_worker
 from tests.unit.generation.helpers import succeed
@@ -98,7 +99,7 @@ def test_waking_survives_an_unreachable_redis(monkeypatch: pytest.MonkeyPatch) -
     def unreachable(*args: Any, **kwargs: Any) -> Any:
         raise ConnectionRefusedError
 
-    monkeypatch.setattr("generation.queueing.django_rq.get_queue", unreachable)
+    monkeypatch.setattr("imagegen_project.common.queues.django_rq.get_queue", unreachable)
     assert not worker_wake()
 
 
@@ -112,15 +113,14 @@ def test_the_first_reason_to_stop_counts(make: GenerationMaker) -> None:
     assert run.should_stop() == TIMEOUT
 
 
-def test_a_silent_worker_is_not_alive(worker: Worker) -> None:
+def test_a_silent_worker_is_not_alive(worker: Worker, owner: User) -> None:
     """And gets no orders."""
     silent = make_worker("silent", memory_free_mb=10**6)
     Worker.objects.filter(pk=silent.pk).update(heartbeat_at=timezone.now() - timedelta(seconds=20))
     assert list(live_workers()) == [worker]
-    command = command_create(
-        kind=CommandKind.LOAD, checkpoint=Checkpoint.objects.get(id="builtin"), requested_by=None
-    )
-    assert command.worker == worker
+    checkpoint = Checkpoint.objects.get(id="builtin")
+    commands = order_create(kind=CommandKind.LOAD, checkpoint=checkpoint, requested_by=owner, everywhere=True)
+    assert [command.worker for command in commands] == [worker]
 
 
 @pytest.mark.parametrize("log_prompts", [True, False])

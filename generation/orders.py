@@ -1,0 +1,97 @@
+"""Orders to GPU workers: load and unload models."""
+
+from functools import partial
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models.functions import Now
+from uuid_utils.compat import uuid7
+
+from generation.choices import CommandKind, CommandStatus, ErrorCode
+from generation.errors import FailedError, NoWorkerError, UnfinishedError
+from generation.events import event_publish
+from generation.models import Worker, WorkerCommand
+from generation.selectors import live_workers, order_url
+from models_registry.models import Checkpoint
+from models_registry.services import checkpoint_request_download
+
+
+def order_create(
+    *, kind: CommandKind, checkpoint: Checkpoint, requested_by: User, everywhere: bool = False
+) -> list[WorkerCommand]:
+    """Orders a load, or an unload, of a checkpoint, downloading it first where needed.
+
+    A load goes to the live worker with most free memory, an unload to one that holds the checkpoint, where there is
+    one; `everywhere` means every live worker. Raises NoWorkerError.
+    """
+    workers = live_workers().order_by("-memory_free_mb", "id")
+    if kind is CommandKind.UNLOAD:
+        holders = workers.filter(cached_models__contains=[{"id": checkpoint.id}])
+        workers = holders if holders.exists() else workers
+    chosen: list[Worker] = list(workers if everywhere else workers[:1])
+    if not chosen:
+        raise NoWorkerError(
+            "No GPU worker is alive; start one with `manage.py gpu_worker`.", headers={"Retry-After": "10"}
+        )
+    order_id = uuid7()
+    with transaction.atomic():
+        if kind is CommandKind.LOAD:
+            checkpoint_request_download(checkpoint=checkpoint)
+        return [
+            WorkerCommand.objects.create(
+                order_id=order_id, worker=worker, kind=kind, checkpoint=checkpoint, requested_by=requested_by
+            )
+            for worker in chosen
+        ]
+
+
+def command_finish(*, command: WorkerCommand, error_code: ErrorCode, detail: str = "") -> bool:
+    """Ends an order, as failed where there is a `detail`; False when it had ended already."""
+    status = CommandStatus.FAILED if detail else CommandStatus.SUCCEEDED
+    with transaction.atomic():
+        active = WorkerCommand.objects.filter(
+            pk=command.pk, status__in=(CommandStatus.PENDING, CommandStatus.RUNNING)
+        )
+        moved = active.update(
+            status=status, detail=detail, error_code=error_code if detail else "", finished_at=Now()
+        )
+        if moved:
+            event = "failed" if detail else "succeeded"
+            transaction.on_commit(partial(event_publish, command.pk, event, attempt=0))  # type: ignore[arg-type]
+    return bool(moved)
+
+
+def order_status(commands: list[WorkerCommand]) -> CommandStatus:
+    """The status of an order as a whole: failed as soon as one part has, succeeded when all have."""
+    present = {CommandStatus(command.status) for command in commands}
+    steps = (CommandStatus.FAILED, CommandStatus.RUNNING, CommandStatus.PENDING, CommandStatus.SUCCEEDED)
+    return next(status for status in steps if status in present)
+
+
+def order_result(commands: list[WorkerCommand]) -> dict[str, Any]:
+    """An order that was waited for. Raises the error that says why it was not carried out."""
+    status = order_status(commands)
+    job_id = str(commands[0].order_id)
+    if status is CommandStatus.FAILED:
+        failed = next(command for command in commands if command.status == CommandStatus.FAILED)
+        detail = f"{failed.worker}: {failed.detail}"
+        raise FailedError(error_code=failed.error_code, detail=detail, job_id=job_id)
+    if status is not CommandStatus.SUCCEEDED:
+        address = order_url(commands[0].order_id)
+        raise UnfinishedError(
+            f"It goes on; ask {address} for it.", headers={"Location": address}, location=address
+        )
+    return order_body(commands)
+
+
+def order_body(commands: list[WorkerCommand]) -> dict[str, Any]:
+    """What an order's serializer shows."""
+    first = commands[0]
+    return {
+        "id": first.order_id,
+        "kind": first.kind,
+        "model": first.checkpoint_id,
+        "status": order_status(commands),
+        "commands": commands,
+    }
