@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 MANAGE := $(BIN)/python manage.py
-SOURCES := imagegen_project generation models_registry
+SOURCES := imagegen_project generation loras models_registry
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help

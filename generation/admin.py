@@ -3,17 +3,20 @@
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from generation.errors import GenerationEndedError
 from generation.models import GeneratedImage, Generation, Worker, WorkerCommand
-from generation.selectors import image_url
+from generation.selectors import generation_url, image_url
 from generation.services import files_delete, generation_cancel, generation_delete
 
 
 def _picture(image: GeneratedImage, pixels: int) -> SafeString:
-    url = image_url(image)
+    return _thumbnail(image_url(image), pixels)
+
+
+def _thumbnail(url: str, pixels: int) -> SafeString:
     return format_html(
         '<a href="{}"><img src="{}" height="{}" loading="lazy" alt="picture"></a>', url, url, pixels
     )
@@ -64,7 +67,8 @@ class GenerationAdmin(ReadOnlyAdmin):
         "progress",
         "created_at",
     )
-    list_filter = ("status", "kind", "checkpoint", "error_code", "created_at")
+    list_filter = ("status", "kind", "checkpoint", "scheduler", "error_code", "created_at")
+    readonly_fields = ("inputs",)
     list_select_related = ("owner", "checkpoint")
     search_fields = ("=id", "prompt", "owner__username")
     date_hierarchy = "created_at"
@@ -86,6 +90,14 @@ class GenerationAdmin(ReadOnlyAdmin):
         """The first picture."""
         image = next(iter(generation.images.all()), None)
         return _picture(image, 64) if image else "none"
+
+    @admin.display(description="input pictures")
+    def inputs(self, generation: Generation) -> SafeString | str:
+        """The picture and the mask it started from."""
+        base = generation_url(generation.id)
+        given = {"input": generation.input_image, "mask": generation.mask_image}
+        pictures = [(_thumbnail(f"{base}/{name}", 160),) for name, file in given.items() if file]
+        return format_html_join(" ", "{}", pictures) if pictures else "none"
 
     @admin.display(description="prompt", ordering="prompt")
     def short_prompt(self, generation: Generation) -> str:

@@ -7,6 +7,30 @@ class Kind(models.TextChoices):
     """What a generation starts from."""
 
     TXT2IMG = "txt2img", "text to image"
+    IMG2IMG = "img2img", "image to image"
+    INPAINT = "inpaint", "inpainting"
+
+
+class Scheduler(models.TextChoices):
+    """How noise is removed step by step; the names are the engine's (`generation/engine/schedulers.py`)."""
+
+    DDIM = "ddim", "DDIM"
+    DDPM = "ddpm", "DDPM"
+    EULER = "euler", "Euler"
+    EULER_A = "euler_a", "Euler ancestral"
+    DPMPP_2M = "dpmpp_2m", "DPM++ 2M"
+    DPMPP_2M_KARRAS = "dpmpp_2m_karras", "DPM++ 2M Karras"
+    DPMPP_2M_SDE = "dpmpp_2m_sde", "DPM++ 2M SDE"
+    UNIPC = "unipc", "UniPC"
+    LCM = "lcm", "LCM"
+
+
+class OutputFormat(models.TextChoices):
+    """The file format of finished pictures."""
+
+    PNG = "png", "PNG"
+    JPEG = "jpeg", "JPEG"
+    WEBP = "webp", "WebP"
 
 
 class Status(models.TextChoices):
@@ -27,7 +51,7 @@ ALLOWED_FROM: dict[Status, tuple[Status, ...]] = {
     Status.QUEUED: (Status.RUNNING,),
     Status.RUNNING: (Status.QUEUED,),
     Status.SUCCEEDED: (Status.RUNNING,),
-    Status.FAILED: (Status.RUNNING,),
+    Status.FAILED: (Status.QUEUED, Status.RUNNING),
     Status.CANCELED: (Status.QUEUED, Status.RUNNING),
 }
 
@@ -40,6 +64,8 @@ class ErrorCode(models.TextChoices):
     WORKER_LOST = "worker_lost"
     MODEL_UNAVAILABLE = "model_unavailable"
     ENGINE_ERROR = "engine_error"
+    UNSAFE = "unsafe"
+    WOULD_BE_ADJUSTED = "would_be_adjusted"
 
 
 class SafetyResult(models.TextChoices):

@@ -3,7 +3,16 @@
 from typing import Any, Literal, NotRequired, TypedDict
 
 EventType = Literal[
-    "accepted", "snapshot", "queued", "started", "progress", "succeeded", "failed", "canceled", "warning"
+    "accepted",
+    "snapshot",
+    "queued",
+    "downloading",
+    "started",
+    "progress",
+    "succeeded",
+    "failed",
+    "canceled",
+    "warning",
 ]
 TERMINAL_EVENTS = ("succeeded", "failed", "canceled")
 
@@ -36,6 +45,8 @@ class Event(TypedDict):
     step: NotRequired[int]
     total_steps: NotRequired[int]
     percent: NotRequired[float]
+    downloaded_bytes: NotRequired[int]
+    total_bytes: NotRequired[int]
     eta_s: NotRequired[float | None]
     preview: NotRequired[str | None]
     seed: NotRequired[int]

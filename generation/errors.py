@@ -22,6 +22,29 @@ class ImageNotFoundError(DomainError):
     title = "There is no such picture"
 
 
+class InputNotFoundError(DomainError):
+    """The generation has no such input picture."""
+
+    code = "input_not_found"
+    http_status = 404
+    title = "There is no such input picture"
+
+
+class InvalidImageError(DomainError):
+    """An input picture that is not one, is broken, or is too large."""
+
+    code = "invalid_image"
+    title = "The input picture cannot be used"
+
+
+class OrderNotFoundError(DomainError):
+    """No such order to the workers."""
+
+    code = "order_not_found"
+    http_status = 404
+    title = "There is no such order"
+
+
 class GenerationEndedError(DomainError):
     """Only a queued or running generation can be canceled."""
 
@@ -88,6 +111,8 @@ class FailedError(DomainError):
         ErrorCode.WORKER_LOST: 503,
         ErrorCode.MODEL_UNAVAILABLE: 503,
         ErrorCode.ENGINE_ERROR: 500,
+        ErrorCode.UNSAFE: 422,
+        ErrorCode.WOULD_BE_ADJUSTED: 422,
     }
 
     def __init__(self, *, error_code: str, detail: str, job_id: str) -> None:

@@ -14,7 +14,9 @@ from generation.choices import (
     CommandStatus,
     ErrorCode,
     Kind,
+    OutputFormat,
     SafetyResult,
+    Scheduler,
     Status,
     WorkerStatus,
 )
@@ -36,6 +38,12 @@ class Worker(models.Model):
     memory_total_mb = models.PositiveIntegerField(default=0)
     memory_free_mb = models.PositiveIntegerField(default=0)
     resident_models = ArrayField(models.CharField(max_length=64), default=list, blank=True)
+    cached_models = models.JSONField(
+        default=list, blank=True, help_text="Each model's id, tier (resident, warm, loading) and bytes."
+    )
+    leaked_mb = models.PositiveIntegerField(
+        default=0, help_text="Memory beyond the cached models, compared with the first one loaded, MiB."
+    )
     started_at = models.DateTimeField(auto_now_add=True)
     heartbeat_at = models.DateTimeField(db_index=True)
 
@@ -74,6 +82,23 @@ class Generation(models.Model):
     guidance_scale = models.FloatField()
     seed = models.BigIntegerField()
     num_images = models.PositiveIntegerField(default=1)
+    scheduler = models.CharField(
+        max_length=32, choices=Scheduler.choices, blank=True, help_text="Empty: the checkpoint's own."
+    )
+    clip_skip = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Layers of the text encoder to leave out, from its end."
+    )
+    strength = models.FloatField(
+        null=True, blank=True, help_text="How much of the input picture may change, above 0 to 1."
+    )
+    input_image = models.CharField(
+        max_length=200, blank=True, help_text="Input picture in Django's storage: PNG, RGB, width x height."
+    )
+    mask_image = models.CharField(
+        max_length=200, blank=True, help_text="Mask in Django's storage: PNG, grey, white is drawn anew."
+    )
+    output_format = models.CharField(max_length=8, choices=OutputFormat.choices, default=OutputFormat.PNG)
+    strict = models.BooleanField(default=False, help_text="Refuse what would have to be adjusted.")
     timeout_s = models.PositiveIntegerField()
     reproducible = models.BooleanField(default=False)
     warnings = models.JSONField(default=list, blank=True)
@@ -156,6 +181,16 @@ class Generation(models.Model):
             models.CheckConstraint(
                 condition=Q(step__lte=F("total_steps")), name="generation_step_within_total"
             ),
+            models.CheckConstraint(
+                condition=Q(kind=Kind.TXT2IMG, input_image="", mask_image="", strength__isnull=True)
+                | (Q(kind=Kind.IMG2IMG, mask_image="", strength__gt=0, strength__lte=1) & ~Q(input_image=""))
+                | (
+                    Q(kind=Kind.INPAINT, strength__gt=0, strength__lte=1)
+                    & ~Q(input_image="")
+                    & ~Q(mask_image="")
+                ),
+                name="generation_inputs_by_kind",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -209,10 +244,17 @@ class WorkerCommand(models.Model):
     """An order to one GPU worker, carried out between jobs."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    order_id = models.UUIDField(
+        default=uuid7,
+        db_index=True,
+        editable=False,
+        help_text="Shared by what one request asked of several workers.",
+    )
     worker = models.ForeignKey(Worker, on_delete=models.CASCADE, related_name="commands")
     kind = models.CharField(max_length=16, choices=CommandKind.choices)
     checkpoint = models.ForeignKey(Checkpoint, null=True, blank=True, on_delete=models.CASCADE)
     status = models.CharField(max_length=16, choices=CommandStatus.choices, default=CommandStatus.PENDING)
+    error_code = models.CharField(max_length=32, choices=ErrorCode.choices, blank=True)
     detail = models.TextField(blank=True)
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL

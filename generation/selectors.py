@@ -6,13 +6,14 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser, User
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from generation.choices import TERMINAL
+from generation.choices import TERMINAL, CommandKind, CommandStatus, Status
 from generation.contracts import Event, ImageRef
-from generation.errors import GenerationNotFoundError, ImageNotFoundError
-from generation.models import GeneratedImage, Generation, Worker
+from generation.errors import GenerationNotFoundError, ImageNotFoundError, OrderNotFoundError
+from generation.models import GeneratedImage, Generation, Worker, WorkerCommand
+from models_registry.choices import DiskState
 
 # A worker renews its row every half second; this much silence means that it is gone.
 WORKER_ALIVE = timedelta(seconds=15)
@@ -44,6 +45,42 @@ def image_get(*, user: User | AnonymousUser, generation_id: UUID, index: int) ->
 def live_workers() -> QuerySet[Worker]:
     """The GPU workers whose heartbeat is fresh."""
     return Worker.objects.filter(heartbeat_at__gte=Now() - WORKER_ALIVE)
+
+
+def generations_claimable() -> QuerySet[Generation]:
+    """The queued generations that could run now: their checkpoint's files are there."""
+    return Generation.objects.filter(status=Status.QUEUED, checkpoint__state=DiskState.PRESENT)
+
+
+def generation_next() -> Generation | None:
+    """The generation that would be claimed next, without claiming it."""
+    return generations_claimable().select_related("checkpoint").order_by("id").first()
+
+
+def commands_due(worker: Worker) -> QuerySet[WorkerCommand]:
+    """The orders a worker can carry out now, oldest first; a load waits until the files are there."""
+    coming = Q(checkpoint__state__in=(DiskState.ABSENT, DiskState.DOWNLOADING)) | Q(
+        checkpoint__state=DiskState.BROKEN, checkpoint__download_requested_at__isnull=False
+    )
+    pending = WorkerCommand.objects.filter(worker=worker, status=CommandStatus.PENDING).exclude(
+        Q(kind=CommandKind.LOAD) & coming
+    )
+    return pending.select_related("checkpoint").order_by("id")
+
+
+def order_get(*, order_id: UUID) -> list[WorkerCommand]:
+    """What one request asked of the workers. Raises OrderNotFoundError."""
+    commands = list(
+        WorkerCommand.objects.filter(order_id=order_id).select_related("worker", "checkpoint").order_by("id")
+    )
+    if not commands:
+        raise OrderNotFoundError(f"No order {order_id}; the worker it was for may be gone.")
+    return commands
+
+
+def order_url(order_id: UUID) -> str:
+    """Where the API serves an order to workers."""
+    return f"/api/v1/models/orders/{order_id}"
 
 
 def generation_url(generation_id: UUID) -> str:
@@ -78,10 +115,24 @@ def error_of(generation: Generation) -> dict[str, Any] | None:
     return {"code": generation.error_code, "detail": generation.error_detail}
 
 
-def generation_snapshots(ids: Iterable[UUID]) -> dict[UUID, Event]:
-    """The present state of generations as feed events (without sequence numbers), in two queries."""
-    rows = Generation.objects.filter(pk__in=list(ids)).prefetch_related("images")
-    return {row.id: _snapshot(row) for row in rows}
+def feed_snapshots(ids: Iterable[UUID]) -> dict[UUID, Event]:
+    """The present state of generations and orders as feed events (without sequence numbers), in three queries."""
+    wanted = list(ids)
+    rows = Generation.objects.filter(pk__in=wanted).prefetch_related("images")
+    commands = WorkerCommand.objects.filter(pk__in=wanted)
+    return {row.id: _snapshot(row) for row in rows} | {row.id: _command_snapshot(row) for row in commands}
+
+
+def _command_snapshot(row: WorkerCommand) -> Event:
+    return {
+        "type": "snapshot",
+        "seq": 0,
+        "prev": 0,
+        "job_id": str(row.id),
+        "at": (row.finished_at or row.created_at).isoformat(timespec="milliseconds"),
+        "attempt": 0,
+        "status": row.status,
+    }
 
 
 def _snapshot(row: Generation) -> Event:

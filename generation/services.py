@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -11,14 +12,17 @@ from django.core.files.storage import default_storage
 from django.db import transaction
 from django.db.models.functions import Now
 
-from generation.choices import ACTIVE, ALLOWED_FROM, CommandKind, Kind, Status
-from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError, NoWorkerError
+from generation.adjustments import steps_to_run
+from generation.choices import ACTIVE, ALLOWED_FROM, Kind, OutputFormat, Status
+from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
 from generation.events import event_publish
-from generation.models import MAX_SEED, Generation, Worker, WorkerCommand
+from generation.inputs import input_name, input_read, input_store
+from generation.models import MAX_SEED, Generation
 from generation.queueing import worker_wake
-from generation.selectors import live_workers
 from imagegen_project.common.context import request_id
+from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
+from models_registry.services import checkpoint_request_download
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +38,16 @@ _REQUEST_FIELDS = (
     "guidance_scale",
     "seed",
     "num_images",
+    "scheduler",
+    "clip_skip",
+    "strength",
+    "output_format",
+    "strict",
     "timeout_s",
     "total_steps",
 )
+# Input pictures, by the field that names their file.
+_INPUTS = {"input_image": "image", "mask_image": "mask"}
 
 
 def generation_move(
@@ -75,14 +86,23 @@ def generation_create(
     seed: int = -1,
     negative_prompt: str = "",
     num_images: int = 1,
+    scheduler: str = "",
+    clip_skip: int | None = None,
+    strength: float | None = None,
+    output_format: str = OutputFormat.PNG,
+    strict: bool = False,
     reproducible: bool = False,
     warnings: list[dict[str, Any]] | None = None,
     kind: Kind = Kind.TXT2IMG,
+    input_image: bytes | None = None,
+    mask_image: bytes | None = None,
 ) -> Generation:
     """Stores a queued generation; once that is committed, a worker is woken and followers are told.
 
-    `seed` -1 is resolved to a random one now, so that every attempt and every replay uses the same.
+    `seed` -1 is resolved to a random one now, so that every attempt and every replay uses the same. `input_image` and
+    `mask_image` are the files that `generation.inputs` prepares: PNG, width x height.
     """
+    pictures = {"input_image": input_image, "mask_image": mask_image}
     return _generation_store(
         Generation(
             owner=owner,
@@ -96,19 +116,42 @@ def generation_create(
             guidance_scale=guidance_scale,
             seed=secrets.randbelow(MAX_SEED + 1) if seed == -1 else seed,
             num_images=num_images,
+            scheduler=scheduler,
+            clip_skip=clip_skip,
+            strength=strength,
+            output_format=output_format,
+            strict=strict,
             timeout_s=timeout_s,
             reproducible=reproducible,
             warnings=warnings or [],
-            total_steps=num_inference_steps,
-        )
+            total_steps=steps_to_run(
+                family=checkpoint.family, num_inference_steps=num_inference_steps, strength=strength
+            ),
+        ),
+        {field: data for field, data in pictures.items() if data is not None},
     )
 
 
-def _generation_store(generation: Generation) -> Generation:
+def _generation_store(generation: Generation, pictures: Mapping[str, bytes]) -> Generation:
+    """Writes the row and its input pictures, all or nothing; `pictures` by the field that names the file."""
     generation.request_id = request_id.get()
-    with transaction.atomic():
-        generation.save(force_insert=True)
-        transaction.on_commit(partial(_generation_announce, generation))
+    unowned: list[str] = []
+    try:
+        for field, data in pictures.items():
+            name = input_name(generation.id, _INPUTS[field])
+            unowned.append(name)
+            input_store(name, data)
+            setattr(generation, field, name)
+        with transaction.atomic():
+            generation.save(force_insert=True)
+            # First of all: whatever fails from here on, the files belong to a row.
+            transaction.on_commit(unowned.clear)
+            transaction.on_commit(partial(_generation_announce, generation))
+            if generation.checkpoint.state != DiskState.PRESENT:
+                checkpoint_request_download(checkpoint=generation.checkpoint)
+    except BaseException:
+        files_delete(unowned)
+        raise
     return generation
 
 
@@ -119,11 +162,16 @@ def _generation_announce(generation: Generation) -> None:
 
 def _generation_again(original: Generation, **changes: Any) -> Generation:
     values = {name: getattr(original, name) for name in _REQUEST_FIELDS}
-    return _generation_store(Generation(**values, **changes))
+    # Copies, so that either generation can be deleted.
+    pictures = {field: input_read(name) for field in _INPUTS if (name := getattr(original, field))}
+    return _generation_store(Generation(**values, **changes), pictures)
 
 
 def generation_retry(*, generation: Generation, owner: User) -> Generation:
-    """A new generation with the same resolved request, linked to the ended one. Raises GenerationActiveError."""
+    """A new generation with the same resolved request, linked to the ended one.
+
+    Raises GenerationActiveError, or InputNotFoundError when the storage has lost an input picture.
+    """
     if not generation.is_terminal:
         raise GenerationActiveError("Only a generation that has ended can be retried; cancel it first.")
     return _generation_again(
@@ -134,7 +182,7 @@ def generation_retry(*, generation: Generation, owner: User) -> Generation:
 def generation_replay(*, generation: Generation, owner: User) -> Generation:
     """Runs a receipt again, alone; when it succeeds, `pixels_match` says whether it drew the same pixels.
 
-    Raises NoReceiptError unless the original succeeded.
+    Raises NoReceiptError unless the original succeeded, InputNotFoundError when the storage has lost an input picture.
     """
     if generation.receipt is None:
         raise NoReceiptError("Only a generation that succeeded can be replayed.")
@@ -168,6 +216,7 @@ def generation_delete(*, generation: Generation) -> None:
     Its worker notices within a second, and its writes are fenced, so nothing of it stays behind.
     """
     names = list(generation.images.values_list("file", flat=True))
+    names += [name for field in _INPUTS if (name := getattr(generation, field))]
     attempt = generation.attempt
     was_active = not generation.is_terminal
     with transaction.atomic():
@@ -184,22 +233,3 @@ def files_delete(names: list[str]) -> None:
     """Removes stored files; one that is already gone is fine."""
     for name in names:
         default_storage.delete(name)
-
-
-def command_create(*, kind: CommandKind, checkpoint: Checkpoint, requested_by: User) -> WorkerCommand:
-    """An order to load or unload a checkpoint, for the live worker with most free memory.
-
-    An unload goes to a worker that holds the checkpoint, where there is one. Raises NoWorkerError.
-    """
-    workers = live_workers().order_by("-memory_free_mb", "id")
-    if kind is CommandKind.UNLOAD:
-        holders = workers.filter(resident_models__contains=[checkpoint.id])
-        workers = holders if holders.exists() else workers
-    worker: Worker | None = workers.first()
-    if worker is None:
-        raise NoWorkerError(
-            "No GPU worker is alive; start one with `manage.py gpu_worker`.", headers={"Retry-After": "10"}
-        )
-    return WorkerCommand.objects.create(
-        worker=worker, kind=kind, checkpoint=checkpoint, requested_by=requested_by
-    )

@@ -10,7 +10,7 @@ from rest_framework.views import APIView
 from generation.api import routes as generation_routes
 from imagegen_project.auth.api import TicketView
 from imagegen_project.common.routers import route
-from models_registry.api import routes as model_routes
+from loras.api import routes as lora_routes
 
 
 class RootView(APIView):
@@ -19,13 +19,21 @@ class RootView(APIView):
     @extend_schema(exclude=True)
     def get(self, request: Request) -> Response:
         """Links to the routes that a person would start with."""
-        names = ("generation-list", "generate-txt2img", "models", "tickets")
+        names = (
+            "capabilities",
+            "generation-list",
+            "generate-txt2img",
+            "generate-img2img",
+            "models",
+            "lora-list",
+            "tickets",
+        )
         return Response({name: reverse(f"api:{name}", request=request) for name in names})
 
 
 routes = [
     re_path(r"^$", RootView.as_view(), name="root"),
     *generation_routes.urlpatterns,
-    *model_routes.urlpatterns,
+    *lora_routes.urlpatterns,
     route("tickets", TicketView.as_view(), "tickets"),
 ]

@@ -57,9 +57,19 @@ HUB_GRACE_S: int = _env.int("HUB_GRACE_S", 900, validate=_AT_LEAST_ONE)
 # Models
 DEFAULT_MODEL_ID: str = _env.str("DEFAULT_MODEL_ID", "")
 MODEL_CACHE_DIR: Path = _env.path("MODEL_CACHE_DIR", DATA_DIR / "models")
+LORA_CACHE_MAX_MB: float = _env.float("LORA_CACHE_MAX_MB", 10240.0, validate=_POSITIVE)
+LORA_MAX_UPLOAD_MB: float = _env.float("LORA_MAX_UPLOAD_MB", 512.0, validate=_POSITIVE)
+MODEL_CACHE_VRAM_MB: int = _env.int("MODEL_CACHE_VRAM_MB", 0, validate=_AT_LEAST_ZERO)
+MODEL_CACHE_RAM_MB: int = _env.int("MODEL_CACHE_RAM_MB", 0, validate=_AT_LEAST_ZERO)
 TORCH_HOME: Path = _env.path("TORCH_HOME", DATA_DIR / "torch")
 TORCH_THREADS: int = _env.int("TORCH_THREADS", 0, validate=_AT_LEAST_ZERO)
 CUDA_VISIBLE_DEVICES: str = _env.str("CUDA_VISIBLE_DEVICES", "")
+
+# Safety filter
+SAFETY_FILTER: str = _env.str("SAFETY_FILTER", "off", validate=validate.OneOf(("off", "flag", "block")))
+SAFETY_MODEL: str = _env.str("SAFETY_MODEL", "")
+SAFETY_LABELS: list[str] = _env.list("SAFETY_LABELS", ["nsfw", "porn", "hentai", "sexy", "unsafe"])
+SAFETY_THRESHOLD: float = _env.float("SAFETY_THRESHOLD", 0.5, validate=_POSITIVE)
 
 # Jobs
 DEFAULT_TIMEOUT_S: int = _env.int("DEFAULT_TIMEOUT_S", 600, validate=_AT_LEAST_ONE)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-ALIASES = ("/api/v1/txt2img/",)
+ALIASES = ("/api/v1/txt2img/", "/api/v1/img2img/", "/api/v1/loras/list/")
 
 _PROBLEM_SCHEMA = {
     "type": "object",

@@ -1,6 +1,21 @@
 """The job's routes."""
 
-from generation.api.views import GenerationViewSet, ImageView, ModelLoadView, ModelUnloadView, Txt2ImgView
+from generation.api.capabilities import CapabilitiesView
+from generation.api.model_views import (
+    ModelDetailView,
+    ModelListView,
+    ModelLoadView,
+    ModelUnloadView,
+    OrderView,
+)
+from generation.api.views import (
+    GenerationViewSet,
+    ImageView,
+    Img2ImgView,
+    InputImageView,
+    MaskView,
+    Txt2ImgView,
+)
 from imagegen_project.common.routers import UUID_REGEX, OptionalSlashRouter, route
 
 router = OptionalSlashRouter()
@@ -9,12 +24,27 @@ router.register("generations", GenerationViewSet, basename="generation")
 urlpatterns = [
     route("generate/txt2img", Txt2ImgView.as_view(), "generate-txt2img"),
     route("txt2img", Txt2ImgView.as_view(), "txt2img"),
+    route("generate/img2img", Img2ImgView.as_view(), "generate-img2img"),
+    route("img2img", Img2ImgView.as_view(), "img2img"),
+    route("capabilities", CapabilitiesView.as_view(), "capabilities"),
     route(
         rf"generations/(?P<generation_id>{UUID_REGEX})/images/(?P<index>[0-9]{{1,3}})",
         ImageView.as_view(),
         "generation-image",
     ),
+    route(
+        rf"generations/(?P<generation_id>{UUID_REGEX})/input", InputImageView.as_view(), "generation-input"
+    ),
+    route(rf"generations/(?P<generation_id>{UUID_REGEX})/mask", MaskView.as_view(), "generation-mask"),
     route("models/load", ModelLoadView.as_view(), "models-load"),
     route("models/unload", ModelUnloadView.as_view(), "models-unload"),
+    route(rf"models/orders/(?P<order_id>{UUID_REGEX})", OrderView.as_view(), "models-order"),
+    route("models", ModelListView.as_view(), "models"),
+    # A repository's name holds a slash.
+    route(
+        r"models/(?P<name>[A-Za-z0-9._-]{1,100}(?:/[A-Za-z0-9._-]{1,100})?)",
+        ModelDetailView.as_view(),
+        "model",
+    ),
     *router.urls,
 ]

@@ -3,105 +3,11 @@
 import base64
 from typing import Any
 
-from django.conf import settings
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from generation.models import MAX_SEED, GeneratedImage, Generation, WorkerCommand
+from generation.models import GeneratedImage, Generation
 from generation.selectors import error_of, generation_url, image_url
-from imagegen_project.common.serializers import StrictSerializer, TextField
-from models_registry.errors import ModelNotFoundError
-from models_registry.models import Checkpoint
-from models_registry.selectors import checkpoint_default, checkpoint_get
-
-MAX_PROMPT_CHARACTERS = 4000
-
-
-def _merge_alias(data: dict[str, Any], *, name: str, alias: str) -> None:
-    """Moves an alias's value to its field. Raises ValidationError when both are given and differ."""
-    if alias not in data:
-        return
-    value = data.pop(alias)
-    if data.setdefault(name, value) != value:
-        raise serializers.ValidationError({alias: f"Differs from {name}; give one of them."})
-
-
-class GenerationCreateIn(StrictSerializer):
-    """What a generation can ask for. Everything but the prompt has a default, most of them the model's own."""
-
-    prompt = TextField(max_length=MAX_PROMPT_CHARACTERS, help_text="What to draw.")
-    negative_prompt = TextField(
-        max_length=MAX_PROMPT_CHARACTERS,
-        required=False,
-        allow_blank=True,
-        default="",
-        help_text="What to avoid.",
-    )
-    model = serializers.CharField(max_length=200, required=False, help_text="Registry id or repository name.")
-    model_id = serializers.CharField(max_length=200, required=False, help_text="The same as `model`.")
-    width = serializers.IntegerField(required=False, help_text="Pixels; the model's limits hold.")
-    height = serializers.IntegerField(required=False, help_text="Pixels; the model's limits hold.")
-    num_inference_steps = serializers.IntegerField(min_value=1, max_value=100, required=False)
-    steps = serializers.IntegerField(
-        min_value=1, max_value=100, required=False, help_text="The same as `num_inference_steps`."
-    )
-    guidance_scale = serializers.FloatField(min_value=1.0, max_value=20.0, required=False)
-    seed = serializers.IntegerField(
-        min_value=-1, max_value=MAX_SEED, required=False, default=-1, help_text="-1 draws one at random."
-    )
-    num_images = serializers.IntegerField(
-        min_value=1, max_value=8, required=False, default=1, help_text="Picture i uses seed + i, wrapping."
-    )
-    timeout_s = serializers.IntegerField(
-        min_value=1, required=False, help_text="Limit of the run, in seconds."
-    )
-    reproducible = serializers.BooleanField(
-        required=False, default=False, help_text="Run alone, so that a replay can give the same pixels."
-    )
-    strict = serializers.BooleanField(
-        required=False,
-        default=False,
-        help_text="Refuse (422) what would have to be adjusted, instead of warning.",
-    )
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Resolves aliases, the model and its defaults, and checks the model's limits."""
-        _merge_alias(attrs, name="model", alias="model_id")
-        _merge_alias(attrs, name="num_inference_steps", alias="steps")
-        checkpoint = self._checkpoint(attrs.pop("model", None))
-        attrs["checkpoint"] = checkpoint
-        attrs.setdefault("width", checkpoint.default_width)
-        attrs.setdefault("height", checkpoint.default_height)
-        attrs.setdefault("num_inference_steps", checkpoint.default_steps)
-        attrs.setdefault("guidance_scale", checkpoint.default_guidance_scale)
-        attrs.setdefault("timeout_s", min(settings.DEFAULT_TIMEOUT_S, settings.MAX_TIMEOUT_S))
-        errors = {
-            side: message for side in ("width", "height") if (message := _size_error(checkpoint, attrs[side]))
-        }
-        if errors:
-            raise serializers.ValidationError(errors)
-        return attrs
-
-    def _checkpoint(self, name: str | None) -> Checkpoint:
-        try:
-            return checkpoint_get(name=name) if name is not None else checkpoint_default()
-        except ModelNotFoundError as error:
-            field = (
-                "model_id"
-                if "model_id" in self.initial_data and "model" not in self.initial_data
-                else "model"
-            )
-            raise serializers.ValidationError(
-                {field: serializers.ErrorDetail(error.detail, error.code)}
-            ) from error
-
-
-def _size_error(checkpoint: Checkpoint, pixels: int) -> str | None:
-    if not checkpoint.min_size <= pixels <= checkpoint.max_size:
-        return f"{checkpoint.id} takes {checkpoint.min_size} to {checkpoint.max_size} pixels."
-    if pixels % checkpoint.size_multiple:
-        return f"{checkpoint.id} takes multiples of {checkpoint.size_multiple} pixels."
-    return None
 
 
 class WarningOut(serializers.Serializer[Any]):
@@ -170,10 +76,15 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
             "height",
             "num_inference_steps",
             "guidance_scale",
+            "scheduler",
+            "clip_skip",
+            "strength",
             "seed",
             "num_images",
+            "output_format",
             "timeout_s",
             "reproducible",
+            "strict",
             "retry_of",
             "replay_of",
             "pixels_match",
@@ -210,13 +121,15 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
         return generation.cancel_requested_at is not None
 
     def get_urls(self, generation: Generation) -> dict[str, str]:
-        """Where to go from here."""
+        """Where to go from here; `input` and `mask` where it was given them."""
         base = generation_url(generation.id)
+        inputs = {"input": generation.input_image, "mask": generation.mask_image}
         return {
             "self": base,
             "cancel": f"{base}/cancel",
             "receipt": f"{base}/receipt",
             "feed": f"/ws/generations/{generation.id}/",
+            **{name: f"{base}/{name}" for name, file in inputs.items() if file},
         }
 
 
@@ -251,29 +164,3 @@ class ReceiptOut(serializers.Serializer[Any]):
     environment = serializers.JSONField(help_text="Versions, device, threads, batch shape.")
     timings = serializers.JSONField()
     images = ImageOut(many=True)
-
-
-class ModelCommandIn(StrictSerializer):
-    """Which model to load or unload."""
-
-    model = serializers.CharField(max_length=200, required=False)
-    model_id = serializers.CharField(max_length=200, required=False, help_text="The same as `model`.")
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Resolves the checkpoint."""
-        _merge_alias(attrs, name="model", alias="model_id")
-        if "model" not in attrs:
-            raise serializers.ValidationError({"model": "This field is required."})
-        return {"checkpoint": checkpoint_get(name=attrs["model"])}
-
-
-class WorkerCommandOut(serializers.ModelSerializer[WorkerCommand]):
-    """An order to a GPU worker."""
-
-    model = serializers.CharField(source="checkpoint_id", read_only=True)
-    worker = serializers.CharField(source="worker.name", read_only=True)
-
-    class Meta:
-        model = WorkerCommand
-        fields = ("id", "kind", "model", "worker", "status", "detail", "created_at", "finished_at")
-        read_only_fields = fields

@@ -17,15 +17,14 @@ from rest_framework.viewsets import GenericViewSet
 from generation import services
 from generation.adjustments import request_adjust
 from generation.api.filters import GenerationFilter
+from generation.api.requests import GenerationCreateIn, GenerationFormIn
 from generation.api.serializers import (
-    GenerationCreateIn,
     GenerationOut,
     GenerationResultOut,
-    ModelCommandIn,
     ReceiptOut,
-    WorkerCommandOut,
 )
-from generation.choices import CommandKind
+from generation.choices import Kind
+from generation.inputs import input_read
 from generation.models import Generation
 from generation.results import generation_result, receipt_of
 from generation.selectors import generation_get, generation_url, generations_visible, image_get
@@ -40,9 +39,15 @@ PREFER = OpenApiParameter(
     description="`respond-async` answers 202 at once; `wait=N` waits N seconds for the end (RFC 7240).",
 )
 
+CREATE_BODY = {
+    "application/json": GenerationCreateIn,
+    "application/x-www-form-urlencoded": GenerationCreateIn,
+    "multipart/form-data": GenerationFormIn,
+}
 
-def _create(request: Request) -> Generation:
-    serializer = GenerationCreateIn(data=request.data)
+
+def _create(request: Request, *, kinds: tuple[Kind, ...] = tuple(Kind)) -> Generation:
+    serializer = GenerationCreateIn(data=request.data, context={"kinds": kinds})
     serializer.is_valid(raise_exception=True)
     values, warnings = request_adjust(serializer.validated_data)
     return services.generation_create(owner=caller(request), warnings=warnings, **values)
@@ -55,9 +60,9 @@ def _accepted(generation: Generation, *, headers: dict[str, str] | None = None) 
 
 
 class PictureRenderer(BaseRenderer):
-    """Says that a route serves pictures, so that an `Accept: image/*` is met."""
+    """Says that a route serves pictures, so that an `Accept` of any kind of picture is met."""
 
-    media_type = "image/png"
+    media_type = "image/*"
     format = "png"
     charset = None
     render_style = "binary"
@@ -67,26 +72,41 @@ class PictureRenderer(BaseRenderer):
         return JSONRenderer().render(data)
 
 
-class Txt2ImgView(APIView):
-    """Text to image, answered with the pictures."""
+class GenerateView(APIView):
+    """One of the ways to draw, answered with the pictures."""
+
+    kinds: tuple[Kind, ...]
 
     @extend_schema(
-        operation_id="generate_txt2img",
-        request=GenerationCreateIn,
+        request=CREATE_BODY,
         parameters=[PREFER],
         responses={200: GenerationResultOut, 202: GenerationOut},
     )
     def post(self, request: Request) -> Response:
         """Waits for the pictures and answers them as base64; 504 with the job's address when that takes too long."""
         preference = Preference.of(request)
-        generation = _create(request)
+        generation = _create(request, kinds=self.kinds)
         if preference.respond_async and preference.wait_s is None:
             return _accepted(generation, headers={"Preference-Applied": "respond-async"})
         order_wait(
             request,
-            WaitOrder(generation.id, preference.wait_seconds, f"{generation_url(generation.id)}/result"),
+            WaitOrder((generation.id,), preference.wait_seconds, f"{generation_url(generation.id)}/result"),
         )
         return _accepted(generation)
+
+
+@extend_schema_view(post=extend_schema(operation_id="generate_txt2img"))
+class Txt2ImgView(GenerateView):
+    """Text to image."""
+
+    kinds = (Kind.TXT2IMG,)
+
+
+@extend_schema_view(post=extend_schema(operation_id="generate_img2img"))
+class Img2ImgView(GenerateView):
+    """Image to image; with a mask, inpainting."""
+
+    kinds = (Kind.IMG2IMG, Kind.INPAINT)
 
 
 @extend_schema_view(
@@ -111,7 +131,7 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
         return generation_get(user=self.request.user, generation_id=self.kwargs["generation_id"])
 
     @extend_schema(
-        request=GenerationCreateIn,
+        request=CREATE_BODY,
         parameters=[PREFER],
         responses={202: GenerationOut, 200: GenerationOut},
     )
@@ -121,7 +141,9 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
         generation = _create(request)
         if preference.wait_s is None:
             return _accepted(generation)
-        order_wait(request, WaitOrder(generation.id, preference.wait_seconds, generation_url(generation.id)))
+        order_wait(
+            request, WaitOrder((generation.id,), preference.wait_seconds, generation_url(generation.id))
+        )
         return _accepted(generation)
 
     @extend_schema(responses={200: GenerationOut, 202: GenerationOut})
@@ -189,29 +211,30 @@ class ImageView(APIView):
         return HttpResponse(image.read(), content_type=image.content_type, headers=headers)
 
 
-class ModelCommandView(APIView):
-    """Orders to the GPU workers about a model."""
+class InputView(APIView):
+    """An input picture's bytes."""
 
-    kind = CommandKind.LOAD
+    renderer_classes = ImageView.renderer_classes
+    field: str
 
-    @extend_schema(request=ModelCommandIn, responses={202: WorkerCommandOut})
-    def post(self, request: Request) -> Response:
-        """Orders it and answers 202; the worker carries it out between jobs."""
-        serializer = ModelCommandIn(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        command = services.command_create(
-            kind=self.kind, requested_by=caller(request), **serializer.validated_data
-        )
-        return Response(WorkerCommandOut(command).data, status=status.HTTP_202_ACCEPTED)
-
-
-@extend_schema_view(post=extend_schema(operation_id="models_load"))
-class ModelLoadView(ModelCommandView):
-    """Loads a model on the live worker with most free memory."""
+    @extend_schema(responses={(200, "image/png"): OpenApiResponse(OpenApiTypes.BINARY, "The file.")})
+    def get(self, request: Request, generation_id: UUID) -> HttpResponse:
+        """The picture as the pipeline takes it: upright, fitted to width x height."""
+        generation = generation_get(user=request.user, generation_id=generation_id)
+        headers = {"Cache-Control": "private, max-age=31536000, immutable"}
+        data = input_read(getattr(generation, self.field))
+        return HttpResponse(data, content_type="image/png", headers=headers)
 
 
-@extend_schema_view(post=extend_schema(operation_id="models_unload"))
-class ModelUnloadView(ModelCommandView):
-    """Unloads a model from a worker that holds it."""
+@extend_schema_view(get=extend_schema(operation_id="generations_input"))
+class InputImageView(InputView):
+    """The input picture of img2img and inpaint."""
 
-    kind = CommandKind.UNLOAD
+    field = "input_image"
+
+
+@extend_schema_view(get=extend_schema(operation_id="generations_mask"))
+class MaskView(InputView):
+    """The mask of inpaint."""
+
+    field = "mask_image"

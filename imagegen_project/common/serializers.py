@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.core.files.uploadedfile import UploadedFile
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
@@ -24,7 +25,20 @@ class StrictSerializer(serializers.Serializer[Any]):
                         for name in sorted(unknown, key=str)
                     }
                 )
+        if hasattr(data, "getlist"):
+            errors = {name: self._form_error(data.getlist(name), name) for name in map(str, self.fields)}
+            if any(errors.values()):
+                raise serializers.ValidationError({name: error for name, error in errors.items() if error})
         return super().to_internal_value(data)
+
+    def _form_error(self, values: list[Any], name: str) -> serializers.ErrorDetail | None:
+        """What only a form can do wrong: DRF takes the last of several values, and a file's name for its text."""
+        if len(values) > 1:
+            return serializers.ErrorDetail("Given more than once.", "repeated")
+        is_file = bool(values) and isinstance(values[0], UploadedFile)
+        if is_file and not isinstance(self.fields[name], serializers.FileField):
+            return serializers.ErrorDetail("A file, where text is expected.", "unexpected_file")
+        return None
 
 
 class TextField(serializers.CharField):

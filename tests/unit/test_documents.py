@@ -14,7 +14,7 @@ from imagegen_project.common.errors import DomainError
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = (REPOSITORY / "API_REFERENCE.md").read_text(encoding="utf-8")
 # Kinds of events that later doors use; this feed does not send them.
-OTHER_DOORS = {"accepted", "warning"}
+OTHER_DOORS = {"accepted"}
 
 
 def codes_below(cls: type[DomainError]) -> set[str]:

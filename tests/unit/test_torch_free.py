@@ -29,8 +29,9 @@ sys.meta_path.insert(0, Blocker())
         "import django; django.setup(); from django.core.management import call_command; call_command('check')",
         "import django; django.setup(); import imagegen_project.management.commands.standalone",
         "import django; django.setup(); import generation.management.commands.task_worker",
+        "import django; django.setup(); import loras.tasks",
     ],
-    ids=["asgi", "urls", "checks", "standalone", "task_worker"],
+    ids=["asgi", "urls", "checks", "standalone", "task_worker", "adapter_tasks"],
 )
 def test_starts_without_torch(program: str, tmp_path: Path) -> None:
     environment = {

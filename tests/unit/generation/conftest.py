@@ -1,11 +1,13 @@
 """Fixtures of the job's unit tests."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
+from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from generation.models import Generation, Worker
@@ -13,6 +15,12 @@ from generation.services import generation_create
 from models_registry.models import Checkpoint
 
 GenerationMaker = Callable[..., Generation]
+
+
+@pytest.fixture(autouse=True)
+def _own_storage(settings: Settings, tmp_path: Path) -> None:
+    """Every test has a storage of its own, empty at first."""
+    settings.MEDIA_ROOT = tmp_path / "media"
 
 
 @pytest.fixture

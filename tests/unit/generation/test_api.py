@@ -12,11 +12,11 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
 
 from generation.attempts import attempt_fail, generation_claim
-from generation.choices import CommandKind, ErrorCode, Status
-from generation.models import Generation, Worker, WorkerCommand
+from generation.choices import ErrorCode, Status
+from generation.models import Generation, Worker
 from generation.services import generation_cancel
 from models_registry.models import Checkpoint
-from tests.unit.generation.conftest import GenerationMaker, client_of, make_worker
+from tests.unit.generation.conftest import GenerationMaker, client_of
 from tests.unit.generation.helpers import succeed
 
 BASE = "/api/v1/generations"
@@ -124,7 +124,8 @@ def test_a_finished_generation_gives_its_picture(
     assert picture["ETag"] == f'"{image["sha256"]}"'
     assert "private" in picture["Cache-Control"]
     assert api.get(image["url"], headers={"If-None-Match": picture["ETag"]}).status_code == 304
-    assert api.get(image["url"], headers={"Accept": "image/png"}).status_code == 200
+    for accepted in ("image/png", "image/webp", "image/*"):
+        assert api.get(image["url"], headers={"Accept": accepted}).status_code == 200
     result = api.get(f"{BASE}/{generation.id}/result").json()
     assert base64.b64decode(result["images"][0]["b64_json"]) == picture.content
     assert (result["seed"], body["percent"], body["latency_ms"]) == (7, 100.0, 12)
@@ -149,6 +150,8 @@ def test_a_missing_picture_is_404(api: APIClient, make: GenerationMaker, worker:
         ("worker_lost", 503),
         ("model_unavailable", 503),
         ("engine_error", 500),
+        ("unsafe", 422),
+        ("would_be_adjusted", 422),
     ],
 )
 def test_a_failed_generations_result_is_its_problem(
@@ -299,34 +302,6 @@ def test_models_are_open_to_all_in_openais_shape(db: None) -> None:
     assert by_repository.json()["id"] == "sd-xl-base"
     missing = APIClient().get("/api/v1/models/none")
     assert (missing.status_code, missing.json()["code"]) == (404, "model_not_found")
-
-
-def test_loading_orders_the_worker_with_most_free_memory(api: APIClient, worker: Worker, owner: User) -> None:
-    """202 with the order; an unload goes to one that holds the model."""
-    Worker.objects.filter(pk=worker.pk).update(memory_free_mb=10, resident_models=["builtin"])
-    roomy = make_worker("worker-2", memory_free_mb=99)
-    response = api.post("/api/v1/models/load", {"model_id": "builtin"})
-    assert (response.status_code, response.json()["worker"], response.json()["status"]) == (
-        202,
-        roomy.name,
-        "pending",
-    )
-    assert api.post("/v1/models/unload/", {"model": "builtin"}).json()["worker"] == worker.name
-    command = WorkerCommand.objects.get(kind=CommandKind.LOAD)
-    assert (command.checkpoint_id, command.requested_by) == ("builtin", owner)
-
-
-def test_loading_needs_a_live_worker_and_a_known_model(api: APIClient) -> None:
-    """503 with Retry-After, 404, 400."""
-    response = api.post("/api/v1/models/load", {"model_id": "builtin"})
-    assert (response.status_code, response.json()["code"], response["Retry-After"]) == (
-        503,
-        "no_worker",
-        "10",
-    )
-    assert api.post("/api/v1/models/load", {"model_id": "none"}).status_code == 404
-    assert api.post("/api/v1/models/load", {}).json()["errors"][0]["param"] == "model"
-    assert not WorkerCommand.objects.exists()
 
 
 @pytest.mark.parametrize("path", ["/api/v1/nothing", "/nothing", "/api/v1/generations/not-a-uuid"])

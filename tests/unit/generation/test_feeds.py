@@ -188,8 +188,8 @@ async def test_a_deleted_generation_ends_its_feeds(generation: Generation) -> No
 
 async def test_waiting_ends_with_the_job_or_the_limit(generation: Generation) -> None:
     """True when it ended, False when the time did."""
-    assert not await wait_for_end(generation.id, seconds=0.05)
-    task = asyncio.create_task(wait_for_end(generation.id, seconds=WAIT_S))
+    assert not await wait_for_end([generation.id], seconds=0.05)
+    task = asyncio.create_task(wait_for_end([generation.id], seconds=WAIT_S))
     await subscribed(generation.id)
     await publish(generation.id, "failed")
     assert await task

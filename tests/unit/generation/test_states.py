@@ -18,7 +18,7 @@ from generation.attempts import (
     attempt_renew,
     generation_claim,
 )
-from generation.choices import ALLOWED_FROM, TERMINAL, ErrorCode, Status
+from generation.choices import ALLOWED_FROM, TERMINAL, ErrorCode, Kind, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
 from generation.models import MAX_SEED, Generation, Worker
 from generation.queueing import queue_length
@@ -111,6 +111,14 @@ def force_status(generation: Generation, status: Status, worker: Worker) -> None
         {"guidance_scale": 20.5},
         {"num_images": 9},
         {"step": 5},
+        {"kind": Kind.IMG2IMG},
+        {"kind": Kind.IMG2IMG, "strength": 0.5},
+        {"kind": Kind.IMG2IMG, "strength": 0, "input_image": "a.png"},
+        {"kind": Kind.IMG2IMG, "strength": 0.5, "input_image": "a.png", "mask_image": "b.png"},
+        {"kind": Kind.INPAINT, "strength": 0.5, "input_image": "a.png"},
+        {"kind": Kind.INPAINT, "strength": 1.1, "input_image": "a.png", "mask_image": "b.png"},
+        {"strength": 0.5},
+        {"input_image": "a.png"},
     ],
     ids=str,
 )

@@ -1,0 +1,90 @@
+"""What this server can do, for clients that ask before they request."""
+
+from typing import Any
+
+from django.conf import settings
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from generation.api.requests import (
+    MAX_GUIDANCE_SCALE,
+    MAX_IMAGES,
+    MAX_PROMPT_CHARACTERS,
+    MAX_STEPS,
+    MIN_GUIDANCE_SCALE,
+)
+from generation.choices import Kind, OutputFormat
+from generation.inputs import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, PICTURE_FORMATS
+from models_registry.choices import FAMILY_FACTS
+from models_registry.selectors import checkpoints_enabled
+
+
+class LimitsOut(serializers.Serializer[Any]):
+    """What every request keeps to, whatever its model."""
+
+    max_body_bytes = serializers.IntegerField()
+    max_picture_bytes = serializers.IntegerField()
+    max_picture_pixels = serializers.IntegerField()
+    picture_formats = serializers.ListField(child=serializers.CharField())
+    max_prompt_characters = serializers.IntegerField()
+    max_num_inference_steps = serializers.IntegerField()
+    min_guidance_scale = serializers.FloatField()
+    max_guidance_scale = serializers.FloatField()
+    max_num_images = serializers.IntegerField()
+    max_timeout_s = serializers.IntegerField()
+    max_wait_s = serializers.IntegerField()
+
+
+class FamilyOut(serializers.Serializer[Any]):
+    """What models of one family take."""
+
+    schedulers = serializers.ListField(child=serializers.CharField(), help_text="Beside the model's own.")
+    max_clip_skip = serializers.IntegerField(help_text="0: `clip_skip` has no effect.")
+
+
+class CapabilitiesOut(serializers.Serializer[Any]):
+    """Kinds, models, families, formats, limits, features and dialects."""
+
+    kinds = serializers.ListField(child=serializers.CharField())
+    models = serializers.ListField(child=serializers.CharField(), help_text="Ids; details at `models`.")
+    families = serializers.DictField(child=FamilyOut())
+    output_formats = serializers.ListField(child=serializers.CharField())
+    limits = LimitsOut()
+    features = serializers.ListField(child=serializers.CharField())
+    dialects = serializers.ListField(child=serializers.CharField())
+
+
+def _capabilities() -> dict[str, Any]:
+    return {
+        "kinds": Kind.values,
+        "models": checkpoints_enabled().values_list("id", flat=True),
+        "families": FAMILY_FACTS,
+        "output_formats": OutputFormat.values,
+        "limits": {
+            "max_body_bytes": settings.MAX_BODY_BYTES,
+            "max_picture_bytes": MAX_PICTURE_BYTES,
+            "max_picture_pixels": MAX_PICTURE_PIXELS,
+            "picture_formats": [name.lower() for name in PICTURE_FORMATS],
+            "max_prompt_characters": MAX_PROMPT_CHARACTERS,
+            "max_num_inference_steps": MAX_STEPS,
+            "min_guidance_scale": MIN_GUIDANCE_SCALE,
+            "max_guidance_scale": MAX_GUIDANCE_SCALE,
+            "max_num_images": MAX_IMAGES,
+            "max_timeout_s": settings.MAX_TIMEOUT_S,
+            "max_wait_s": settings.WAIT_LIMIT_S,
+        },
+        "features": ["multipart", "prefer", "receipts", "replay", "retry", "sockets", "strict"],
+        "dialects": ["native"],
+    }
+
+
+class CapabilitiesView(APIView):
+    """What this server can do."""
+
+    @extend_schema(operation_id="capabilities", responses=CapabilitiesOut)
+    def get(self, request: Request) -> Response:
+        """Kinds, models, families, formats, limits, features and dialects."""
+        return Response(CapabilitiesOut(_capabilities()).data)

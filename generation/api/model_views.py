@@ -1,0 +1,93 @@
+"""Models over HTTP: which there are, where they are loaded, and orders to load or unload them."""
+
+from uuid import UUID
+
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import status
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from generation.api.model_serializers import (
+    ModelListOut,
+    ModelWithWorkersOut,
+    OrderIn,
+    OrderOut,
+    order_out,
+)
+from generation.api.views import PREFER
+from generation.choices import CommandKind
+from generation.orders import order_create, order_result
+from generation.selectors import live_workers, order_get, order_url
+from imagegen_project.common.http import Preference, caller
+from imagegen_project.common.waiting import WaitOrder, has_waited, order_wait
+from models_registry.selectors import checkpoint_get, checkpoints_enabled
+
+
+class ModelListView(APIView):
+    """The models that requests may name: open to all, since nothing here is secret."""
+
+    permission_classes = (AllowAny,)
+
+    @extend_schema(operation_id="models_list", responses=ModelListOut, auth=[])
+    def get(self, request: Request) -> Response:
+        """Every enabled model: its limits and defaults, its files' state, and where each worker has it."""
+        context = {"workers": list(live_workers())}
+        models = ModelWithWorkersOut(checkpoints_enabled(), many=True, context=context)
+        return Response({"object": "list", "data": models.data})
+
+
+class ModelDetailView(APIView):
+    """One model, by registry id or repository name."""
+
+    permission_classes = (AllowAny,)
+
+    @extend_schema(operation_id="models_retrieve", responses=ModelWithWorkersOut, auth=[])
+    def get(self, request: Request, name: str) -> Response:
+        """One model's limits and defaults, its files' state, and where each worker has it."""
+        context = {"workers": list(live_workers())}
+        return Response(ModelWithWorkersOut(checkpoint_get(name=name), context=context).data)
+
+
+class ModelOrderView(APIView):
+    """Orders to the GPU workers about a model."""
+
+    kind = CommandKind.LOAD
+
+    @extend_schema(request=OrderIn, parameters=[PREFER], responses={200: OrderOut, 202: OrderOut})
+    def post(self, request: Request) -> Response:
+        """Orders it and waits until it is done; with `Prefer: respond-async`, 202 at once."""
+        serializer = OrderIn(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        preference = Preference.of(request)
+        commands = order_create(kind=self.kind, requested_by=caller(request), **serializer.validated_data)
+        address = order_url(commands[0].order_id)
+        if not preference.respond_async:
+            feeds = tuple(command.pk for command in commands)
+            order_wait(request, WaitOrder(feeds, preference.wait_seconds, address))
+        return Response(order_out(commands), status=status.HTTP_202_ACCEPTED, headers={"Location": address})
+
+
+@extend_schema_view(post=extend_schema(operation_id="models_load"))
+class ModelLoadView(ModelOrderView):
+    """Loads a model while others go on drawing, downloading it first where needed."""
+
+
+@extend_schema_view(post=extend_schema(operation_id="models_unload"))
+class ModelUnloadView(ModelOrderView):
+    """Unloads a model from a worker that holds it."""
+
+    kind = CommandKind.UNLOAD
+
+
+class OrderView(APIView):
+    """An order that was given."""
+
+    @extend_schema(operation_id="models_order", responses=OrderOut)
+    def get(self, request: Request, order_id: UUID) -> Response:
+        """How far it is; where it was waited for and failed, the failure's problem."""
+        commands = order_get(order_id=order_id)
+        if has_waited(request):
+            order_result(commands)
+        return Response(order_out(commands))
