@@ -64,6 +64,8 @@ class ErrorCode(models.TextChoices):
     WORKER_LOST = "worker_lost"
     MODEL_UNAVAILABLE = "model_unavailable"
     ENGINE_ERROR = "engine_error"
+    LORA_UNAVAILABLE = "lora_unavailable"
+    LORA_INCOMPATIBLE = "lora_incompatible"
     UNSAFE = "unsafe"
     WOULD_BE_ADJUSTED = "would_be_adjusted"
 
@@ -92,6 +94,8 @@ class CommandKind(models.TextChoices):
 
     LOAD = "load"
     UNLOAD = "unload"
+    ATTACH = "attach"
+    DETACH = "detach"
     DRAIN = "drain"
 
 

@@ -111,6 +111,8 @@ class FailedError(DomainError):
         ErrorCode.WORKER_LOST: 503,
         ErrorCode.MODEL_UNAVAILABLE: 503,
         ErrorCode.ENGINE_ERROR: 500,
+        ErrorCode.LORA_UNAVAILABLE: 422,
+        ErrorCode.LORA_INCOMPATIBLE: 422,
         ErrorCode.UNSAFE: 422,
         ErrorCode.WOULD_BE_ADJUSTED: 422,
     }

@@ -21,6 +21,7 @@ from generation.choices import (
     WorkerStatus,
 )
 from generation.errors import ImageNotFoundError
+from loras.models import MAX_NAME_CHARACTERS, Lora
 from models_registry.models import Checkpoint
 
 MAX_SEED = 2**32 - 1
@@ -240,6 +241,32 @@ class GeneratedImage(models.Model):
         return data
 
 
+class GenerationLora(models.Model):
+    """One adapter of a generation. `name` and `sha256` stay when the adapter itself is gone."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    generation = models.ForeignKey(Generation, on_delete=models.CASCADE, related_name="adapters")
+    position = models.PositiveIntegerField(help_text="Its place in the request, from 0.")
+    lora = models.ForeignKey(Lora, null=True, on_delete=models.SET_NULL, related_name="uses")
+    name = models.CharField(max_length=MAX_NAME_CHARACTERS)
+    sha256 = models.CharField(max_length=64, blank=True, help_text="Of the file, once it has been used.")
+    scale = models.FloatField()
+
+    class Meta:
+        ordering = ("generation_id", "position")
+        constraints = [
+            models.UniqueConstraint(
+                fields=["generation", "position"], name="generation_lora_one_per_position"
+            ),
+            models.CheckConstraint(
+                condition=Q(scale__gte=0.0, scale__lte=2.0), name="generation_lora_scale_range"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.scale:g}"
+
+
 class WorkerCommand(models.Model):
     """An order to one GPU worker, carried out between jobs."""
 
@@ -253,6 +280,7 @@ class WorkerCommand(models.Model):
     worker = models.ForeignKey(Worker, on_delete=models.CASCADE, related_name="commands")
     kind = models.CharField(max_length=16, choices=CommandKind.choices)
     checkpoint = models.ForeignKey(Checkpoint, null=True, blank=True, on_delete=models.CASCADE)
+    lora = models.ForeignKey(Lora, null=True, blank=True, on_delete=models.CASCADE)
     status = models.CharField(max_length=16, choices=CommandStatus.choices, default=CommandStatus.PENDING)
     error_code = models.CharField(max_length=32, choices=ErrorCode.choices, blank=True)
     detail = models.TextField(blank=True)
@@ -271,8 +299,10 @@ class WorkerCommand(models.Model):
         ]
         constraints = [
             models.CheckConstraint(
-                condition=Q(kind=CommandKind.DRAIN) | Q(checkpoint__isnull=False),
-                name="command_names_checkpoint",
+                condition=Q(kind=CommandKind.DRAIN)
+                | Q(kind__in=(CommandKind.LOAD, CommandKind.UNLOAD), checkpoint__isnull=False)
+                | Q(kind__in=(CommandKind.ATTACH, CommandKind.DETACH), lora__isnull=False),
+                name="command_names_its_object",
             ),
         ]
 

@@ -1,5 +1,6 @@
-"""Orders to GPU workers: load and unload models."""
+"""Orders to GPU workers: load and unload models, attach and detach adapters."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from generation.errors import FailedError, NoWorkerError, UnfinishedError
 from generation.events import event_publish
 from generation.models import Worker, WorkerCommand
 from generation.selectors import live_workers, order_url
+from loras.models import Lora
 from models_registry.models import Checkpoint
 from models_registry.services import checkpoint_request_download
 
@@ -34,16 +36,39 @@ def order_create(
         raise NoWorkerError(
             "No GPU worker is alive; start one with `manage.py gpu_worker`.", headers={"Retry-After": "10"}
         )
-    order_id = uuid7()
     with transaction.atomic():
         if kind is CommandKind.LOAD:
             checkpoint_request_download(checkpoint=checkpoint)
-        return [
-            WorkerCommand.objects.create(
-                order_id=order_id, worker=worker, kind=kind, checkpoint=checkpoint, requested_by=requested_by
-            )
-            for worker in chosen
-        ]
+        return _give(chosen, kind=kind, checkpoint=checkpoint, requested_by=requested_by)
+
+
+def _give(workers: Iterable[Worker], **values: Any) -> list[WorkerCommand]:
+    order_id = uuid7()
+    return [WorkerCommand.objects.create(order_id=order_id, worker=worker, **values) for worker in workers]
+
+
+def adapter_attach(
+    *, lora: Lora, requested_by: User, checkpoint: Checkpoint | None = None
+) -> list[WorkerCommand]:
+    """Orders an adapter onto a model that is loaded: the checkpoint where one is named, else one of its family.
+
+    Goes to a live worker that holds such a model; an empty list where none does, since then there is nothing to warm.
+    """
+    fitting = live_workers().order_by("-memory_free_mb", "id")
+    if checkpoint is not None:
+        fitting = fitting.filter(resident_models__contains=[checkpoint.pk])
+    chosen = [worker for worker in fitting if worker.resident_models][:1]
+    return _give(chosen, kind=CommandKind.ATTACH, lora=lora, checkpoint=checkpoint, requested_by=requested_by)
+
+
+def adapter_detach(*, lora: Lora, requested_by: User) -> list[WorkerCommand]:
+    """Orders an adapter off every live worker that holds it; the jobs that run keep it until they end."""
+    holders = [
+        worker
+        for worker in live_workers()
+        if any(lora.sha256 in model["adapters"] for model in worker.cached_models)
+    ]
+    return _give(holders, kind=CommandKind.DETACH, lora=lora, requested_by=requested_by)
 
 
 def command_finish(*, command: WorkerCommand, error_code: ErrorCode, detail: str = "") -> bool:
@@ -92,6 +117,7 @@ def order_body(commands: list[WorkerCommand]) -> dict[str, Any]:
         "id": first.order_id,
         "kind": first.kind,
         "model": first.checkpoint_id,
+        "lora": first.lora_id,
         "status": order_status(commands),
         "commands": commands,
     }

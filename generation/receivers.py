@@ -1,4 +1,4 @@
-"""What becomes of generations, and their feeds, when a checkpoint arrives or does not."""
+"""What becomes of generations, orders and feeds when a checkpoint or an adapter arrives or does not."""
 
 import logging
 from collections.abc import Iterator
@@ -7,12 +7,19 @@ from typing import Any
 from django.db import transaction
 from django.dispatch import receiver
 
+from generation.adapters import adapters_needed
 from generation.attempts import generation_log
-from generation.choices import ErrorCode, Status
+from generation.choices import CommandStatus, ErrorCode, Status
 from generation.events import event_publish
-from generation.models import Generation
+from generation.models import Generation, WorkerCommand
+from generation.orders import command_finish
 from generation.queueing import worker_wake
+from generation.selectors import live_workers
 from generation.services import generation_move
+from imagegen_project.common.errors import DomainError
+from loras.models import Lora
+from loras.services import lora_check_fits
+from loras.signals import lora_failed, lora_holders, lora_ready, pinned_loras
 from models_registry.models import Checkpoint
 from models_registry.signals import checkpoint_failed, checkpoint_progress, checkpoint_ready
 
@@ -46,21 +53,68 @@ def arrived(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
     worker_wake(entries=waiting)
 
 
+@receiver(pinned_loras)
+def needed(**kwargs: Any) -> list[Any]:
+    """The adapters whose files must stay."""
+    return list(adapters_needed())
+
+
+@receiver(lora_holders)
+def holding(**kwargs: Any) -> dict[str, list[str]]:
+    """Which live workers hold each adapter's file."""
+    held: dict[str, list[str]] = {}
+    for worker in live_workers():
+        for sha256 in {sha256 for model in worker.cached_models for sha256 in model["adapters"]}:
+            held.setdefault(sha256, []).append(worker.name)
+    return held
+
+
+@receiver(lora_ready)
+def adapter_arrived(*, lora: Lora, **kwargs: Any) -> None:
+    """Wakes workers for those that waited; whoever asked for it on a model of another family ends here."""
+    event_publish(lora.id, "succeeded", attempt=0)
+    waiting = Generation.objects.filter(status=Status.QUEUED, adapters__lora=lora)
+    for generation in waiting.select_related("owner", "checkpoint"):
+        try:
+            lora_check_fits(lora=lora, checkpoint=generation.checkpoint)
+        except DomainError as error:
+            _end(generation, ErrorCode.LORA_INCOMPATIBLE, error.detail)
+    worker_wake(entries=waiting.count())
+
+
+@receiver(lora_failed)
+def adapter_failed(*, lora: Lora, **kwargs: Any) -> None:
+    """Ends those that waited, generations and orders."""
+    event_publish(lora.id, "failed", attempt=0)
+    detail = f"{lora.name}: {lora.error_detail}"
+    for generation in Generation.objects.filter(status=Status.QUEUED, adapters__lora=lora).select_related(
+        "owner"
+    ):
+        _end(generation, ErrorCode.LORA_UNAVAILABLE, detail)
+    for command in WorkerCommand.objects.filter(status=CommandStatus.PENDING, lora=lora):
+        command_finish(command=command, error_code=ErrorCode.LORA_UNAVAILABLE, detail=detail)
+
+
 @receiver(checkpoint_failed)
 def failed(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
     """Ends those that waited: nobody could say when a later attempt would succeed."""
     for generation in _waiting(checkpoint):
-        with transaction.atomic():
-            moved = generation_move(
-                generation_id=generation.id,
-                to=Status.FAILED,
-                origins=(Status.QUEUED,),
-                fence=generation.attempt,
-                error_code=ErrorCode.MODEL_UNAVAILABLE,
-                error_detail=checkpoint.error_detail,
-            )
-        if moved:
-            generation.refresh_from_db()
-            error = {"code": ErrorCode.MODEL_UNAVAILABLE.value, "detail": checkpoint.error_detail}
-            event_publish(generation.id, "failed", attempt=generation.attempt, error=error)
-            generation_log(generation)
+        _end(generation, ErrorCode.MODEL_UNAVAILABLE, checkpoint.error_detail)
+
+
+def _end(generation: Generation, code: ErrorCode, detail: str) -> None:
+    """Ends a queued generation as failed."""
+    with transaction.atomic():
+        moved = generation_move(
+            generation_id=generation.id,
+            to=Status.FAILED,
+            origins=(Status.QUEUED,),
+            fence=generation.attempt,
+            error_code=code,
+            error_detail=detail,
+        )
+    if moved:
+        generation.refresh_from_db()
+        error = {"code": code.value, "detail": detail}
+        event_publish(generation.id, "failed", attempt=generation.attempt, error=error)
+        generation_log(generation)

@@ -12,9 +12,11 @@ from django.db import InterfaceError, OperationalError, close_old_connections
 from generation import attempts
 from generation.choices import ErrorCode, SafetyResult, Status
 from generation.engine import (
+    AdapterUse,
     Batch,
     BatchResult,
     Engine,
+    EngineAdapterUnusable,
     EngineError,
     EngineModelBroken,
     EngineModelUnavailable,
@@ -25,9 +27,11 @@ from generation.engine import (
     ModelRef,
 )
 from generation.engine.pictures import request_of
-from generation.models import Generation
+from generation.models import Generation, GenerationLora
 from generation.publisher import Publisher
 from generation.selectors import image_refs
+from loras.files import lora_path
+from loras.services import lora_mark_lost
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_folder
 from models_registry.services import checkpoint_mark_broken
@@ -39,6 +43,7 @@ WRITE_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 _CODES = {
     EngineModelUnavailable: ErrorCode.MODEL_UNAVAILABLE,
+    EngineAdapterUnusable: ErrorCode.LORA_UNAVAILABLE,
     EngineOutOfMemory: ErrorCode.OUT_OF_MEMORY,
     EngineUnsafe: ErrorCode.UNSAFE,
     EngineRefused: ErrorCode.WOULD_BE_ADJUSTED,
@@ -92,6 +97,21 @@ def _stored(name: str) -> bytes | None:
     return data
 
 
+def _adapters(generation: Generation) -> tuple[AdapterUse, ...]:
+    """The generation's adapters; notes which files they are. Raises EngineAdapterUnusable."""
+    uses = []
+    for use in generation.adapters.select_related("lora"):
+        if use.lora is None:
+            raise EngineAdapterUnusable(f"{use.name} was deleted.")
+        path = lora_path(use.lora)
+        if not path.is_file():
+            lora_mark_lost(lora=use.lora)
+            raise EngineAdapterUnusable(f"The file of {use.name} is gone.")
+        GenerationLora.objects.filter(pk=use.pk).update(sha256=use.lora.sha256)
+        uses.append(AdapterUse(use.name, use.lora.sha256, path, use.scale))
+    return tuple(uses)
+
+
 def _batch(generation: Generation) -> Batch:
     return Batch(
         model=model_ref(generation.checkpoint),
@@ -109,6 +129,7 @@ def _batch(generation: Generation) -> Batch:
         strength=generation.strength,
         image=_stored(generation.input_image),
         mask=_stored(generation.mask_image),
+        adapters=_adapters(generation),
         output_format=generation.output_format,
         strict=generation.strict,
     )
@@ -210,10 +231,15 @@ def _succeeded(run: Run, publisher: Publisher, batch: Batch, result: BatchResult
     return Status.SUCCEEDED
 
 
+def failure_code(error: BaseException) -> ErrorCode:
+    """What clients are told an error of the engine was."""
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), ErrorCode.ENGINE_ERROR)
+
+
 def _failed_by(run: Run, publisher: Publisher, error: Exception) -> Status | None:
     """Ends the generation as the error says; a checkpoint that cannot be used is put out of use."""
     generation = run.generation
-    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), ErrorCode.ENGINE_ERROR)
+    code = failure_code(error)
     detail = str(error)
     if isinstance(error, FileNotFoundError):
         detail = "Its input picture is gone from the storage."

@@ -1,27 +1,39 @@
 """Reading generations and workers."""
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser, User
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from generation.choices import TERMINAL, CommandKind, CommandStatus, Status
 from generation.contracts import Event, ImageRef
 from generation.errors import GenerationNotFoundError, ImageNotFoundError, OrderNotFoundError
-from generation.models import GeneratedImage, Generation, Worker, WorkerCommand
+from generation.models import GeneratedImage, Generation, GenerationLora, Worker, WorkerCommand
+from loras.choices import PENDING, LoraState
+from loras.models import Lora
 from models_registry.choices import DiskState
 
 # A worker renews its row every half second; this much silence means that it is gone.
 WORKER_ALIVE = timedelta(seconds=15)
+# An adapter's state in the words of a feed's status.
+_LORA_STATUS = {
+    LoraState.ABSENT: Status.QUEUED,
+    LoraState.DOWNLOADING: Status.RUNNING,
+    LoraState.CHECKING: Status.RUNNING,
+    LoraState.PRESENT: Status.SUCCEEDED,
+    LoraState.BROKEN: Status.FAILED,
+}
 
 
 def generations_visible(user: User | AnonymousUser) -> QuerySet[Generation]:
     """The generations a user may see: their own; staff see all."""
-    rows = Generation.objects.select_related("checkpoint", "owner", "worker").prefetch_related("images")
+    rows = Generation.objects.select_related("checkpoint", "owner", "worker").prefetch_related(
+        "images", "adapters"
+    )
     return rows if user.is_staff else rows.filter(owner_id=user.pk)
 
 
@@ -48,8 +60,10 @@ def live_workers() -> QuerySet[Worker]:
 
 
 def generations_claimable() -> QuerySet[Generation]:
-    """The queued generations that could run now: their checkpoint's files are there."""
-    return Generation.objects.filter(status=Status.QUEUED, checkpoint__state=DiskState.PRESENT)
+    """The queued generations that could run now: the files of their checkpoint and adapters are there."""
+    missing = GenerationLora.objects.filter(generation=OuterRef("pk")).exclude(lora__state=LoraState.PRESENT)
+    queued = Generation.objects.filter(status=Status.QUEUED, checkpoint__state=DiskState.PRESENT)
+    return queued.exclude(Exists(missing))
 
 
 def generation_next() -> Generation | None:
@@ -65,7 +79,8 @@ def commands_due(worker: Worker) -> QuerySet[WorkerCommand]:
     pending = WorkerCommand.objects.filter(worker=worker, status=CommandStatus.PENDING).exclude(
         Q(kind=CommandKind.LOAD) & coming
     )
-    return pending.select_related("checkpoint").order_by("id")
+    waiting = Q(kind=CommandKind.ATTACH, lora__state__in=(LoraState.ABSENT, *PENDING))
+    return pending.exclude(waiting).select_related("checkpoint", "lora").order_by("id")
 
 
 def order_get(*, order_id: UUID) -> list[WorkerCommand]:
@@ -116,22 +131,30 @@ def error_of(generation: Generation) -> dict[str, Any] | None:
 
 
 def feed_snapshots(ids: Iterable[UUID]) -> dict[UUID, Event]:
-    """The present state of generations and orders as feed events (without sequence numbers), in three queries."""
+    """The present state of generations, orders and adapters as feed events (without sequence numbers)."""
     wanted = list(ids)
     rows = Generation.objects.filter(pk__in=wanted).prefetch_related("images")
     commands = WorkerCommand.objects.filter(pk__in=wanted)
-    return {row.id: _snapshot(row) for row in rows} | {row.id: _command_snapshot(row) for row in commands}
+    loras = Lora.objects.filter(pk__in=wanted)
+    return (
+        {row.id: _snapshot(row) for row in rows}
+        | {row.id: _bare_snapshot(row.id, row.status, row.finished_at or row.created_at) for row in commands}
+        | {
+            row.id: _bare_snapshot(row.id, _LORA_STATUS[LoraState(row.state)], row.updated_at)
+            for row in loras
+        }
+    )
 
 
-def _command_snapshot(row: WorkerCommand) -> Event:
+def _bare_snapshot(pk: UUID, status: str, at: datetime) -> Event:
     return {
         "type": "snapshot",
         "seq": 0,
         "prev": 0,
-        "job_id": str(row.id),
-        "at": (row.finished_at or row.created_at).isoformat(timespec="milliseconds"),
+        "job_id": str(pk),
+        "at": at.isoformat(timespec="milliseconds"),
         "attempt": 0,
-        "status": row.status,
+        "status": status,
     }
 
 

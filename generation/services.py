@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -12,6 +12,7 @@ from django.core.files.storage import default_storage
 from django.db import transaction
 from django.db.models.functions import Now
 
+from generation.adapters import LoraWish, adapters_again, adapters_store
 from generation.adjustments import steps_to_run
 from generation.choices import ACTIVE, ALLOWED_FROM, Kind, OutputFormat, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
@@ -96,6 +97,7 @@ def generation_create(
     kind: Kind = Kind.TXT2IMG,
     input_image: bytes | None = None,
     mask_image: bytes | None = None,
+    loras: Sequence[LoraWish] = (),
 ) -> Generation:
     """Stores a queued generation; once that is committed, a worker is woken and followers are told.
 
@@ -129,11 +131,14 @@ def generation_create(
             ),
         ),
         {field: data for field, data in pictures.items() if data is not None},
+        loras,
     )
 
 
-def _generation_store(generation: Generation, pictures: Mapping[str, bytes]) -> Generation:
-    """Writes the row and its input pictures, all or nothing; `pictures` by the field that names the file."""
+def _generation_store(
+    generation: Generation, pictures: Mapping[str, bytes], loras: Sequence[LoraWish]
+) -> Generation:
+    """Writes the row, its input pictures (by the field that names the file) and its adapters, all or nothing."""
     generation.request_id = request_id.get()
     unowned: list[str] = []
     try:
@@ -146,6 +151,7 @@ def _generation_store(generation: Generation, pictures: Mapping[str, bytes]) -> 
             generation.save(force_insert=True)
             # First of all: whatever fails from here on, the files belong to a row.
             transaction.on_commit(unowned.clear)
+            adapters_store(generation, loras, owner=generation.owner)
             transaction.on_commit(partial(_generation_announce, generation))
             if generation.checkpoint.state != DiskState.PRESENT:
                 checkpoint_request_download(checkpoint=generation.checkpoint)
@@ -164,7 +170,7 @@ def _generation_again(original: Generation, **changes: Any) -> Generation:
     values = {name: getattr(original, name) for name in _REQUEST_FIELDS}
     # Copies, so that either generation can be deleted.
     pictures = {field: input_read(name) for field in _INPUTS if (name := getattr(original, field))}
-    return _generation_store(Generation(**values, **changes), pictures)
+    return _generation_store(Generation(**values, **changes), pictures, adapters_again(original))
 
 
 def generation_retry(*, generation: Generation, owner: User) -> Generation:

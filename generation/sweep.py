@@ -25,6 +25,9 @@ from generation.queueing import queue_length, worker_wake
 from generation.selectors import WORKER_ALIVE, generations_claimable
 from generation.services import generation_move
 from loras.cache import loras_resume
+from loras.choices import LoraState
+from loras.models import Lora
+from loras.services import lora_request
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
 from models_registry.services import checkpoint_request_download, downloads_restore
@@ -42,6 +45,7 @@ def sweep() -> None:
     loras_resume()
     entries_restore()
     orders_take_back()
+    adapters_restore()
     Worker.objects.filter(heartbeat_at__lt=Now() - FORGET_WORKER).delete()
 
 
@@ -78,6 +82,13 @@ def _take_back(generation: Generation) -> bool:
 
 def _log_ended(generation_id: UUID) -> None:
     generation_log(Generation.objects.select_related("owner").get(pk=generation_id))
+
+
+def adapters_restore() -> None:
+    """Asks again for adapters whose files went while queued generations were waiting to use them."""
+    gone = Lora.objects.filter(state=LoraState.ABSENT, uses__generation__status=Status.QUEUED)
+    for lora in gone.distinct():
+        lora_request(lora=lora)
 
 
 def orders_take_back() -> None:

@@ -24,15 +24,24 @@ from generation.allowlist import AllowlistedWorker
 from generation.attempts import generation_claim
 from generation.choices import CommandKind, ErrorCode, WorkerStatus
 from generation.control import ControlThread
-from generation.engine import Engine, EngineError, EngineModelBroken, EngineOutOfMemory, SafetySettings
+from generation.engine import (
+    AdapterUse,
+    Engine,
+    EngineError,
+    EngineModelBroken,
+    EngineModelUnavailable,
+    SafetySettings,
+)
 from generation.engine.memory import device_name, total_and_free_mb
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
 from generation.publisher import Publisher
 from generation.queueing import GENERATIONS_QUEUE, RUN_NEXT, queue_get, worker_wake
-from generation.runner import HAND_BACK, Run, model_ref, run_generation
+from generation.runner import HAND_BACK, Run, failure_code, model_ref, run_generation
 from generation.selectors import generation_next
 from imagegen_project.common.context import job_id, request_id, username
+from loras.files import lora_path
+from loras.models import Lora
 from models_registry.builtin import is_trained
 from models_registry.builtin.untrained import ensure_untrained
 from models_registry.choices import BUILTIN_ID, DiskState
@@ -62,6 +71,7 @@ class GpuRuntime:
             threads=settings.TORCH_THREADS,
             resident_mb=settings.MODEL_CACHE_VRAM_MB,
             warm_mb=settings.MODEL_CACHE_RAM_MB,
+            adapters_mb=settings.LORA_CACHE_VRAM_MB,
             safety=safety_settings(),
         )
         self.worker = self._register(name or f"{socket.gethostname()}-{os.getpid()}")
@@ -208,7 +218,7 @@ class GpuRuntime:
             return
         checkpoint = cast(Checkpoint, command.checkpoint)
         if checkpoint.state == DiskState.BROKEN:
-            self._clerk.submit(self._loaded, command, EngineError(checkpoint.error_detail))
+            self._clerk.submit(self._loaded, command, EngineModelUnavailable(checkpoint.error_detail))
             return
         loading = self.engine.load_beside(model_ref(checkpoint))
         # By a thread of its own: the pipeline's is busy with a job, and the reader must not wait for a database.
@@ -226,23 +236,37 @@ class GpuRuntime:
     def _carry_out(self, command: WorkerCommand) -> None:
         close_old_connections()
         try:
-            if command.kind == CommandKind.UNLOAD:
-                self.engine.unload(str(command.checkpoint_id))
-            else:
-                os.kill(os.getpid(), signal.SIGTERM)
+            match command.kind:
+                case CommandKind.UNLOAD:
+                    self.engine.unload(str(command.checkpoint_id))
+                case CommandKind.ATTACH:
+                    self._attach(command)
+                case CommandKind.DETACH:
+                    self.engine.detach(cast(Lora, command.lora).sha256)
+                case CommandKind.DRAIN:
+                    os.kill(os.getpid(), signal.SIGTERM)
             self._command_end(command, None)
+        except EngineError as error:
+            self._command_end(command, error)
         finally:
             close_old_connections()
+
+    def _attach(self, command: WorkerCommand) -> None:
+        """Puts an adapter on the model that was named, or on the first resident one that it fits."""
+        lora = cast(Lora, command.lora)
+        path = lora_path(lora)
+        use = AdapterUse(lora.name, lora.sha256, path, 1.0)
+        wanted = command.checkpoint_id or ""
+        resident = Checkpoint.objects.filter(pk__in=self.engine.resident, family=lora.family)
+        checkpoint = resident.filter(pk=wanted).first() if wanted else resident.first()
+        if checkpoint is not None:
+            self.engine.attach(model_ref(checkpoint), use)
 
     def _command_end(self, command: WorkerCommand, error: BaseException | None) -> None:
         self._look_for_leaks()
         Worker.objects.filter(pk=self.worker.pk).update(**self.cache_state())
-        out_of_memory = isinstance(error, EngineOutOfMemory)
-        command_finish(
-            command=command,
-            error_code=ErrorCode.OUT_OF_MEMORY if out_of_memory else ErrorCode.MODEL_UNAVAILABLE,
-            detail=str(error or ""),
-        )
+        code = failure_code(error) if error else ErrorCode.ENGINE_ERROR
+        command_finish(command=command, error_code=code, detail=str(error or ""))
 
     def _look_for_leaks(self) -> None:
         """Looks once a model has been swapped or unloaded, never between jobs on the same models."""

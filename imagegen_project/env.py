@@ -35,6 +35,10 @@ MAX_BODY_MB: float = _env.float("MAX_BODY_MB", 16.0, validate=_POSITIVE)
 WEB_CONCURRENCY: int = _env.int("WEB_CONCURRENCY", 12, validate=_AT_LEAST_ONE)
 WAIT_LIMIT_S: int = _env.int("WAIT_LIMIT_S", 300, validate=_AT_LEAST_ONE)
 TICKET_TTL_S: int = _env.int("TICKET_TTL_S", 30, validate=_AT_LEAST_ONE)
+THROTTLE_MODELS: int = _env.int("THROTTLE_MODELS", 300, validate=_AT_LEAST_ZERO)
+THROTTLE_TICKETS: int = _env.int("THROTTLE_TICKETS", 120, validate=_AT_LEAST_ZERO)
+THROTTLE_UPLOADS: int = _env.int("THROTTLE_UPLOADS", 60, validate=_AT_LEAST_ZERO)
+TRUSTED_PROXIES: int = _env.int("TRUSTED_PROXIES", 0, validate=_AT_LEAST_ZERO)
 MEDIA_ROOT: Path = _env.path("MEDIA_ROOT", DATA_DIR / "media")
 
 # Logs
@@ -61,6 +65,7 @@ LORA_CACHE_MAX_MB: float = _env.float("LORA_CACHE_MAX_MB", 10240.0, validate=_PO
 LORA_MAX_UPLOAD_MB: float = _env.float("LORA_MAX_UPLOAD_MB", 512.0, validate=_POSITIVE)
 MODEL_CACHE_VRAM_MB: int = _env.int("MODEL_CACHE_VRAM_MB", 0, validate=_AT_LEAST_ZERO)
 MODEL_CACHE_RAM_MB: int = _env.int("MODEL_CACHE_RAM_MB", 0, validate=_AT_LEAST_ZERO)
+LORA_CACHE_VRAM_MB: int = _env.int("LORA_CACHE_VRAM_MB", 1024, validate=_AT_LEAST_ONE)
 TORCH_HOME: Path = _env.path("TORCH_HOME", DATA_DIR / "torch")
 TORCH_THREADS: int = _env.int("TORCH_THREADS", 0, validate=_AT_LEAST_ZERO)
 CUDA_VISIBLE_DEVICES: str = _env.str("CUDA_VISIBLE_DEVICES", "")
@@ -79,6 +84,18 @@ LEASE_S: int = _env.int("LEASE_S", 15, validate=validate.Range(min=3, max=60))
 WORKER_GRACE_S: int = _env.int("WORKER_GRACE_S", 20, validate=_AT_LEAST_ZERO)
 FEED_TTL_S: int = _env.int("FEED_TTL_S", 86400, validate=_AT_LEAST_ONE)
 FEED_MAX_EVENTS: int = _env.int("FEED_MAX_EVENTS", 1000, validate=validate.Range(min=16))
+
+# Limits: 0 means none
+MAX_QUEUED: int = _env.int("MAX_QUEUED", 10000, validate=_AT_LEAST_ZERO)
+MAX_QUEUED_PER_USER: int = _env.int("MAX_QUEUED_PER_USER", 1000, validate=_AT_LEAST_ZERO)
+WORK_LIMIT: float = _env.float("WORK_LIMIT", 100000.0, validate=_AT_LEAST_ZERO)
+WORK_WINDOW_S: int = _env.int("WORK_WINDOW_S", 3600, validate=_AT_LEAST_ONE)
+STORAGE_QUOTA_MB: float = _env.float("STORAGE_QUOTA_MB", 10240.0, validate=_AT_LEAST_ZERO)
+
+# Webhooks
+WEBHOOK_ALLOW_PRIVATE: bool = _env.bool("WEBHOOK_ALLOW_PRIVATE", False)
+WEBHOOK_TIMEOUT_S: float = _env.float("WEBHOOK_TIMEOUT_S", 10.0, validate=_POSITIVE)
+WEBHOOK_MAX_ATTEMPTS: int = _env.int("WEBHOOK_MAX_ATTEMPTS", 10, validate=_AT_LEAST_ONE)
 
 
 def configure_torch_process() -> None:

@@ -125,7 +125,7 @@ RQ_QUEUES = {
         "SERIALIZER": "rq.serializers.JSONSerializer",
         "REDIS_CLIENT_KWARGS": {"socket_connect_timeout": 2},
     }
-    for name in ("generations", "downloads")
+    for name in ("generations", "downloads", "webhooks")
 }
 
 AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.ModelBackend"]
@@ -148,6 +148,17 @@ REST_FRAMEWORK = {
         "rest_framework.parsers.FormParser",
         "rest_framework.parsers.MultiPartParser",
     ],
+    # Only views that name a `throttle_scope` are throttled; generations have limits of their own.
+    "DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.ScopedRateThrottle"],
+    "DEFAULT_THROTTLE_RATES": {
+        scope: f"{times}/min" if times else None
+        for scope, times in (
+            ("models", env.THROTTLE_MODELS),
+            ("tickets", env.THROTTLE_TICKETS),
+            ("uploads", env.THROTTLE_UPLOADS),
+        )
+    },
+    "NUM_PROXIES": env.TRUSTED_PROXIES,
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_PAGINATION_CLASS": "imagegen_project.common.pagination.NewestFirstPagination",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
@@ -222,6 +233,7 @@ LORA_CACHE_MAX_BYTES = int(env.LORA_CACHE_MAX_MB * 1024 * 1024)
 LORA_MAX_UPLOAD_BYTES = int(env.LORA_MAX_UPLOAD_MB * 1024 * 1024)
 MODEL_CACHE_VRAM_MB = env.MODEL_CACHE_VRAM_MB
 MODEL_CACHE_RAM_MB = env.MODEL_CACHE_RAM_MB
+LORA_CACHE_VRAM_MB = env.LORA_CACHE_VRAM_MB
 SAFETY_FILTER = env.SAFETY_FILTER
 SAFETY_MODEL = env.SAFETY_MODEL
 SAFETY_LABELS = env.SAFETY_LABELS
@@ -234,3 +246,11 @@ LEASE_S = env.LEASE_S
 WORKER_GRACE_S = env.WORKER_GRACE_S
 FEED_TTL_S = env.FEED_TTL_S
 FEED_MAX_EVENTS = env.FEED_MAX_EVENTS
+MAX_QUEUED = env.MAX_QUEUED
+MAX_QUEUED_PER_USER = env.MAX_QUEUED_PER_USER
+WORK_LIMIT = env.WORK_LIMIT
+WORK_WINDOW_S = env.WORK_WINDOW_S
+STORAGE_QUOTA_BYTES = int(env.STORAGE_QUOTA_MB * 1024 * 1024)
+WEBHOOK_ALLOW_PRIVATE = env.WEBHOOK_ALLOW_PRIVATE
+WEBHOOK_TIMEOUT_S = env.WEBHOOK_TIMEOUT_S
+WEBHOOK_MAX_ATTEMPTS = env.WEBHOOK_MAX_ATTEMPTS

@@ -15,6 +15,7 @@ from loras.key_styles import AdapterError
 from loras.models import Lora
 from loras.reading import AdapterFacts, read_adapter
 from loras.services import facts_values, lora_break, lora_move
+from loras.signals import lora_ready
 from models_registry.choices import DownloadProblem
 from models_registry.errors import DownloadFailedError, disk_failed
 from models_registry.hub import Repository, file_fetch, repository_read
@@ -66,6 +67,8 @@ def _process(lora: Lora) -> None:
             content_place(path, sha256)
     if placed:
         logger.info("adapter present", extra={"lora": str(lora.id), "family": facts.family, "bytes": size})
+        lora.refresh_from_db()
+        lora_ready.send(sender=Lora, lora=lora)
 
 
 def _read(path: Path) -> AdapterFacts:

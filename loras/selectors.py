@@ -11,7 +11,7 @@ from imagegen_project.common.routers import UUID_REGEX
 from loras.choices import LoraSource, LoraState
 from loras.errors import LoraNotFoundError
 from loras.models import Lora
-from loras.signals import pinned_loras
+from loras.signals import lora_holders, pinned_loras
 
 _ID = re.compile(UUID_REGEX)
 
@@ -45,6 +45,16 @@ def loras_pinned() -> set[UUID]:
     """The adapters that queued or running work needs, as the receivers of `pinned_loras` say."""
     answers: Any = pinned_loras.send(sender=Lora)
     return {pk for _, ids in answers for pk in ids}
+
+
+def holders_by_content() -> dict[str, list[str]]:
+    """The names of the workers that hold each file, by its SHA-256."""
+    holders: dict[str, list[str]] = {}
+    answers: Any = lora_holders.send(sender=Lora)
+    for _, held in answers:
+        for sha256, workers in held.items():
+            holders.setdefault(sha256, []).extend(workers)
+    return holders
 
 
 def content_pinned() -> set[str]:

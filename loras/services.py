@@ -31,6 +31,7 @@ from loras.key_styles import AdapterError
 from loras.models import MAX_NAME_CHARACTERS, Lora
 from loras.reading import AdapterFacts, read_adapter
 from loras.selectors import loras_pinned, uploaded_bytes
+from loras.signals import lora_failed
 from models_registry.choices import DownloadProblem, Family
 from models_registry.models import Checkpoint
 
@@ -205,6 +206,8 @@ def lora_break(*, lora: Lora, problem: DownloadProblem, detail: str) -> None:
     if broken:
         logger.warning("adapter broken", extra={"lora": str(lora.id), "reason": detail})
         content_release(lora.sha256)
+        lora.refresh_from_db()
+        lora_failed.send(sender=Lora, lora=lora)
 
 
 def lora_check_fits(*, lora: Lora, checkpoint: Checkpoint, param: str = "loras") -> None:

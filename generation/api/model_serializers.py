@@ -91,7 +91,8 @@ class OrderOut(serializers.Serializer[Any]):
 
     id = serializers.UUIDField()
     kind = serializers.CharField()
-    model = serializers.CharField()
+    model = serializers.CharField(allow_null=True)
+    lora = serializers.UUIDField(allow_null=True)
     status = serializers.CharField(help_text="`failed` as soon as one part has, `succeeded` when all have.")
     commands = WorkerCommandOut(many=True)
 

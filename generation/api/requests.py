@@ -8,6 +8,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from generation.api.lora_requests import MAX_LORAS, MAX_NAME, MAX_SCALE, MIN_SCALE, LoraUseIn, wishes_read
 from generation.choices import Kind, OutputFormat, Scheduler
 from generation.errors import InvalidImageError
 from generation.inputs import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read, size_follow
@@ -68,7 +69,8 @@ class PictureFileField(PictureField):
 class GenerationCreateIn(StrictSerializer):
     """What a generation can ask for. Everything but the prompt has a default, most of them the model's own.
 
-    The context's `kinds` are those that the route makes; by default all.
+    The context's `owner` is who asks; its `kinds` are those that the route makes, by default all; where
+    `prompt_required` is false, the prompt may be empty.
     """
 
     prompt = TextField(max_length=MAX_PROMPT_CHARACTERS, help_text="What to draw.")
@@ -123,6 +125,17 @@ class GenerationCreateIn(StrictSerializer):
         default=1,
         help_text="Picture i uses seed + i, wrapping.",
     )
+    loras = serializers.ListField(
+        child=LoraUseIn(), required=False, max_length=MAX_LORAS, help_text="LoRA adapters, stacked."
+    )
+    lora_path = serializers.CharField(
+        max_length=MAX_NAME,
+        required=False,
+        help_text="One adapter: id, name, or a repository of the Hub, which is downloaded when it is new.",
+    )
+    lora_scale = serializers.FloatField(
+        min_value=MIN_SCALE, max_value=MAX_SCALE, required=False, help_text="How strongly `lora_path` counts."
+    )
     output_format = serializers.ChoiceField(
         OutputFormat.choices, required=False, default=OutputFormat.PNG, help_text="Of the finished pictures."
     )
@@ -138,6 +151,12 @@ class GenerationCreateIn(StrictSerializer):
         help_text="Refuse (422) what would have to be adjusted, instead of warning.",
     )
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.context.get("prompt_required", True):
+            prompt = self.fields["prompt"]
+            prompt.required, prompt.allow_blank, prompt.default = False, True, ""
+
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Resolves aliases, the model, its defaults and the kind, and checks the model's limits."""
         merge_alias(attrs, name="model", alias="model_id")
@@ -152,6 +171,7 @@ class GenerationCreateIn(StrictSerializer):
         if errors := _limit_errors(checkpoint, attrs) | _picture_errors(attrs):
             raise serializers.ValidationError(errors)
         attrs["width"], attrs["height"] = _size(checkpoint, attrs)
+        attrs["loras"] = wishes_read(attrs, owner=self.context["owner"], checkpoint=checkpoint)
         return attrs
 
     def _checkpoint(self, name: str | None) -> Checkpoint:

@@ -1,6 +1,7 @@
 """The job's routes."""
 
 from generation.api.capabilities import CapabilitiesView
+from generation.api.lora_views import LoraLoadView, LoraUnloadView
 from generation.api.model_views import (
     ModelDetailView,
     ModelListView,
@@ -39,6 +40,8 @@ urlpatterns = [
     route("models/load", ModelLoadView.as_view(), "models-load"),
     route("models/unload", ModelUnloadView.as_view(), "models-unload"),
     route(rf"models/orders/(?P<order_id>{UUID_REGEX})", OrderView.as_view(), "models-order"),
+    route("loras/load", LoraLoadView.as_view(), "loras-load"),
+    route("loras/unload", LoraUnloadView.as_view(), "loras-unload"),
     route("models", ModelListView.as_view(), "models"),
     # A repository's name holds a slash.
     route(

@@ -6,7 +6,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from generation.models import GeneratedImage, Generation
+from generation.models import GeneratedImage, Generation, GenerationLora
 from generation.selectors import error_of, generation_url, image_url
 
 
@@ -50,6 +50,17 @@ class ImageOut(serializers.ModelSerializer[GeneratedImage]):
         return image_url(image)
 
 
+class GenerationLoraOut(serializers.ModelSerializer[GenerationLora]):
+    """One adapter of a generation."""
+
+    lora = serializers.UUIDField(source="lora_id", read_only=True, allow_null=True)
+
+    class Meta:
+        model = GenerationLora
+        fields = ("lora", "name", "sha256", "scale")
+        read_only_fields = fields
+
+
 class GenerationOut(serializers.ModelSerializer[Generation]):
     """A generation as it stands."""
 
@@ -57,6 +68,7 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
     owner = serializers.CharField(source="owner.username", read_only=True)
     percent = serializers.SerializerMethodField()
     images = ImageOut(many=True, read_only=True)
+    loras = GenerationLoraOut(source="adapters", many=True, read_only=True)
     error = serializers.SerializerMethodField()
     warnings = WarningOut(many=True, read_only=True)
     cancel_requested = serializers.SerializerMethodField()
@@ -82,6 +94,7 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
             "seed",
             "num_images",
             "output_format",
+            "loras",
             "timeout_s",
             "reproducible",
             "strict",

@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
 from generation import services
-from generation.adjustments import request_adjust
+from generation.api.creation import generation_request
 from generation.api.filters import GenerationFilter
 from generation.api.requests import GenerationCreateIn, GenerationFormIn
 from generation.api.serializers import (
@@ -47,10 +47,7 @@ CREATE_BODY = {
 
 
 def _create(request: Request, *, kinds: tuple[Kind, ...] = tuple(Kind)) -> Generation:
-    serializer = GenerationCreateIn(data=request.data, context={"kinds": kinds})
-    serializer.is_valid(raise_exception=True)
-    values, warnings = request_adjust(serializer.validated_data)
-    return services.generation_create(owner=caller(request), warnings=warnings, **values)
+    return generation_request(owner=caller(request), data=request.data, kinds=kinds)
 
 
 def _accepted(generation: Generation, *, headers: dict[str, str] | None = None) -> Response:

@@ -41,6 +41,7 @@ from generation.engine.prompts import prompt_warnings
 from generation.engine.safety import SafetyFilter, SafetySettings
 from generation.engine.schedulers import scheduler_make
 from generation.engine.specs import (
+    AdapterUse,
     Batch,
     BatchResult,
     CachedModel,
@@ -126,6 +127,16 @@ class Engine:
     def unload(self, model_id: str) -> bool:
         """Frees device and host memory of a checkpoint; False when it was not there."""
         return self.cache.drop(model_id)
+
+    def attach(self, model: ModelRef, use: AdapterUse) -> None:
+        """Puts an adapter on a model before a batch needs it. Raises EngineAdapterUnusable, EngineModelUnavailable."""
+        with self.cache.borrow(model, while_waiting=_stopper(_never_stop)) as entry:
+            try:
+                with cast(AdapterRack, entry.rack).applied([use]):
+                    pass
+            except EngineAdapterUnusable:
+                entry.broken = True
+                raise
 
     def detach(self, sha256: str) -> None:
         """Takes an adapter off every model that it is attached to."""

@@ -10,6 +10,7 @@ logger = logging.getLogger(__name__)
 
 GENERATIONS_QUEUE: Final = "generations"
 DOWNLOADS_QUEUE: Final = "downloads"
+WEBHOOKS_QUEUE: Final = "webhooks"
 
 
 def queue_get(name: str) -> Any:

@@ -1,7 +1,7 @@
 """The adapters' routes."""
 
 from imagegen_project.common.routers import OptionalSlashRouter, route
-from loras.api.views import LoraLoadView, LoraUploadView, LoraViewSet
+from loras.api.views import LoraUploadView, LoraViewSet
 
 router = OptionalSlashRouter()
 router.register("loras", LoraViewSet, basename="lora")
@@ -9,6 +9,5 @@ router.register("loras", LoraViewSet, basename="lora")
 urlpatterns = [
     route("loras/list", LoraViewSet.as_view({"get": "list"}), "lora-list-alias"),
     route("loras/upload", LoraUploadView.as_view(), "loras-upload"),
-    route("loras/load", LoraLoadView.as_view(), "loras-load"),
     *router.urls,
 ]

@@ -1,5 +1,6 @@
 """Requests and answers about adapters."""
 
+import re
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
@@ -13,10 +14,11 @@ from loras.models import (
     NAME_PATTERN,
     Lora,
 )
+from loras.selectors import holders_by_content
 from models_registry.errors import ModelNotFoundError
 from models_registry.selectors import checkpoint_get
 
-_REPOSITORY = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+REPOSITORY_PATTERN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
 # Paths inside a repository, and git's names; no part of either starts with a dot.
 _WEIGHT_NAME = r"^(?:[A-Za-z0-9_(+][A-Za-z0-9_()+,. -]*/)*[A-Za-z0-9_(+][A-Za-z0-9_()+,. -]*\.safetensors$"
 _REVISION = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
@@ -56,7 +58,7 @@ class LoraUploadIn(StrictSerializer):
 class LoraLoadIn(StrictSerializer):
     """Which file of the Hub to register and download."""
 
-    lora_path = serializers.RegexField(_REPOSITORY, help_text="The repository, such as org/name.")
+    lora_path = serializers.RegexField(REPOSITORY_PATTERN, help_text="The repository, such as org/name.")
     weight_name = serializers.RegexField(
         _WEIGHT_NAME,
         required=False,
@@ -102,6 +104,7 @@ class LoraOut(serializers.ModelSerializer[Lora]):
 
     owner = serializers.CharField(source="owner.username", read_only=True, allow_null=True, default=None)
     error = serializers.SerializerMethodField()
+    workers = serializers.SerializerMethodField()
     url = serializers.SerializerMethodField()
 
     class Meta:
@@ -127,6 +130,7 @@ class LoraOut(serializers.ModelSerializer[Lora]):
             "size_bytes",
             "state",
             "error",
+            "workers",
             "last_used_at",
             "created_at",
             "url",
@@ -137,6 +141,12 @@ class LoraOut(serializers.ModelSerializer[Lora]):
     def get_error(self, lora: Lora) -> dict[str, Any] | None:
         """Why it is broken, or null."""
         return dict(LoraErrorOut(lora).data) if lora.error_code else None
+
+    def get_workers(self, lora: Lora) -> list[str]:
+        """The live workers that hold it."""
+        holders = self.context["holders"] if "holders" in self.context else holders_by_content()
+        found: list[str] = holders.get(lora.sha256, [])
+        return found
 
     def get_url(self, lora: Lora) -> str:
         """Where the API serves it."""

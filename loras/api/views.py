@@ -12,11 +12,14 @@ from rest_framework.viewsets import GenericViewSet
 
 from imagegen_project.common.http import caller
 from imagegen_project.common.routers import UUID_REGEX
+from imagegen_project.common.waiting import has_waited
 from loras import services
 from loras.api.filters import LoraFilter
-from loras.api.serializers import LoraLoadIn, LoraOut, LoraUploadIn, lora_url
+from loras.api.serializers import LoraOut, LoraUploadIn, lora_url
+from loras.choices import LoraState
+from loras.errors import LoraUnavailableError
 from loras.models import Lora
-from loras.selectors import lora_get, loras_visible
+from loras.selectors import holders_by_content, lora_get, loras_visible
 
 
 def _accepted(lora: Lora) -> Response:
@@ -40,9 +43,20 @@ class LoraViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewS
         """What this user may see."""
         return loras_visible(self.request.user)
 
+    def get_serializer_context(self) -> dict[str, Any]:
+        """With the workers that hold each file, read once for a whole list."""
+        return {**super().get_serializer_context(), "holders": holders_by_content()}
+
     def get_object(self) -> Lora:
         """One of them. Raises LoraNotFoundError."""
         return lora_get(user=self.request.user, name=self.kwargs["lora_id"])
+
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """One adapter as it stands. As the answer to a wait for it, what came to nothing is an error."""
+        lora = self.get_object()
+        if has_waited(request) and lora.state == LoraState.BROKEN:
+            raise LoraUnavailableError(f"The adapter {lora.name} is broken: {lora.error_detail}")
+        return Response(self.get_serializer(lora).data)
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -62,19 +76,3 @@ class LoraUploadView(APIView):
         serializer = LoraUploadIn(data=request.data)
         serializer.is_valid(raise_exception=True)
         return _accepted(services.lora_upload(owner=caller(request), **serializer.validated_data))
-
-
-class LoraLoadView(APIView):
-    """New adapters from the Hub."""
-
-    @extend_schema(operation_id="loras_load", request=LoraLoadIn, responses={202: LoraOut})
-    def post(self, request: Request) -> Response:
-        """Registers a repository's adapter as yours, has it downloaded and answers 202; again is a no-op."""
-        serializer = LoraLoadIn(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        values = serializer.validated_data
-        checkpoint = values.pop("model_id", None)
-        lora = services.lora_load(owner=caller(request), repository=values.pop("lora_path"), **values)
-        if checkpoint and lora.family:
-            services.lora_check_fits(lora=lora, checkpoint=checkpoint, param="lora_path")
-        return _accepted(lora)

@@ -280,11 +280,11 @@ def test_filters(api: APIClient, make: GenerationMaker) -> None:
 def test_a_page_costs_the_same_however_many_rows_it_has(
     api: APIClient, make: GenerationMaker, worker: Worker, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
-    """Two queries: the rows with owner and model, and their pictures."""
+    """Three queries: the rows with owner and model, their pictures, and their adapters."""
     for count in (1, 6):
         for _ in range(count):
             finished(make, worker)
-        with django_assert_num_queries(2):
+        with django_assert_num_queries(3):
             assert api.get(BASE).status_code == 200
 
 

@@ -1,0 +1,50 @@
+"""The adapters of a generation, from the request to the worker."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from django.contrib.auth.models import User
+
+from generation.choices import ACTIVE
+from generation.models import Generation, GenerationLora
+from loras.models import Lora
+from loras.services import lora_load, lora_request, lora_touch
+
+
+@dataclass(frozen=True)
+class LoraWish:
+    """One adapter of a request: a registered one, or a repository of the Hub that is to be registered."""
+
+    scale: float
+    lora: Lora | None = None
+    repository: str = ""
+
+
+def adapters_store(generation: Generation, wishes: Sequence[LoraWish], *, owner: User) -> None:
+    """Notes a new generation's adapters, and asks for those that are not on disk. Part of its transaction.
+
+    Raises LoraUnavailableError or LoraNameTakenError.
+    """
+    for position, wish in enumerate(wishes):
+        lora = (
+            lora_request(lora=wish.lora) if wish.lora else lora_load(owner=owner, repository=wish.repository)
+        )
+        GenerationLora.objects.create(
+            generation=generation, position=position, lora=lora, name=lora.name, scale=wish.scale
+        )
+    lora_touch(ids=[wish.lora.pk for wish in wishes if wish.lora])
+
+
+def adapters_again(original: Generation) -> list[LoraWish]:
+    """What a retry or replay asks for: the same adapters, less those that are gone."""
+    return [
+        LoraWish(use.scale, lora=use.lora)
+        for use in original.adapters.select_related("lora")
+        if use.lora is not None
+    ]
+
+
+def adapters_needed() -> Iterable[object]:
+    """The ids of adapters that queued or running generations use."""
+    uses = GenerationLora.objects.filter(generation__status__in=ACTIVE, lora__isnull=False)
+    return uses.values_list("lora_id", flat=True).distinct()

@@ -1,0 +1,83 @@
+"""Adapters on the workers: bringing one to disk and onto a loaded model, and taking it off."""
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from generation.api.model_serializers import OrderOut, order_out
+from generation.api.views import PREFER
+from generation.orders import adapter_attach, adapter_detach
+from generation.selectors import order_url
+from imagegen_project.common.http import Preference, caller
+from imagegen_project.common.serializers import StrictSerializer
+from imagegen_project.common.waiting import WaitOrder, order_wait
+from loras.api.serializers import LoraLoadIn, LoraOut, lora_url
+from loras.selectors import lora_get
+from loras.services import lora_check_fits, lora_load
+
+
+class LoraUnloadIn(StrictSerializer):
+    """Which adapter to take off the workers."""
+
+    lora = serializers.CharField(
+        max_length=200, help_text="Its id, its name, or the repository it came from."
+    )
+
+
+class LoraLoadView(APIView):
+    """New adapters from the Hub."""
+
+    @extend_schema(
+        operation_id="loras_load",
+        request=LoraLoadIn,
+        parameters=[PREFER],
+        responses={200: LoraOut, 202: LoraOut},
+    )
+    def post(self, request: Request) -> Response:
+        """Registers a repository's adapter as yours, downloads it, and puts it on a loaded model that it fits.
+
+        Answers when that is done; with `Prefer: respond-async`, 202 at once. Again is a no-op.
+        """
+        serializer = LoraLoadIn(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        values = serializer.validated_data
+        checkpoint = values.pop("model_id", None)
+        lora = lora_load(owner=caller(request), repository=values.pop("lora_path"), **values)
+        if checkpoint and lora.family:
+            lora_check_fits(lora=lora, checkpoint=checkpoint, param="lora_path")
+        orders = adapter_attach(lora=lora, requested_by=caller(request), checkpoint=checkpoint)
+        preference = Preference.of(request)
+        if not preference.respond_async:
+            feeds = tuple(command.pk for command in orders) or (lora.pk,)
+            order_wait(request, WaitOrder(feeds, preference.wait_seconds, lora_url(lora)))
+        return Response(
+            LoraOut(lora).data, status=status.HTTP_202_ACCEPTED, headers={"Location": lora_url(lora)}
+        )
+
+
+class LoraUnloadView(APIView):
+    """Adapters that need not stay on the workers."""
+
+    @extend_schema(
+        operation_id="loras_unload",
+        request=LoraUnloadIn,
+        parameters=[PREFER],
+        responses={200: OrderOut, 202: OrderOut, 204: None},
+    )
+    def post(self, request: Request) -> Response:
+        """Takes an adapter off every worker that holds it, once the job that uses it has ended; 204 where none does."""
+        serializer = LoraUnloadIn(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        lora = lora_get(user=request.user, name=serializer.validated_data["lora"], param="lora")
+        commands = adapter_detach(lora=lora, requested_by=caller(request))
+        if not commands:
+            return Response(status=status.HTTP_204_NO_CONTENT)
+        preference, address = Preference.of(request), order_url(commands[0].order_id)
+        if not preference.respond_async:
+            order_wait(
+                request,
+                WaitOrder(tuple(command.pk for command in commands), preference.wait_seconds, address),
+            )
+        return Response(order_out(commands), status=status.HTTP_202_ACCEPTED, headers={"Location": address})
