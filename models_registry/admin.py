@@ -8,7 +8,6 @@ from django.http import HttpRequest
 
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
-from models_registry.selectors import checkpoint_note
 from models_registry.services import (
     checkpoint_forget_files,
     checkpoint_request_check,
@@ -34,7 +33,6 @@ class CheckpointAdmin(admin.ModelAdmin[Checkpoint]):
         "percent_shown",
         "size_shown",
         "error_detail",
-        "note",
     )
     list_filter = ("enabled", "state", "family", "dtype")
     search_fields = ("id", "name", "repository")
@@ -101,11 +99,6 @@ class CheckpointAdmin(admin.ModelAdmin[Checkpoint]):
     def size_shown(self, checkpoint: Checkpoint) -> str:
         """All files together, once they are known."""
         return f"{checkpoint.size_bytes / 1e6:,.0f} MB" if checkpoint.size_bytes else "unknown"
-
-    @admin.display(description="note")
-    def note(self, checkpoint: Checkpoint) -> str:
-        """What one should know before using it."""
-        return checkpoint_note(checkpoint)
 
     @admin.action(description="Download", permissions=["change"])
     def download(self, request: HttpRequest, queryset: QuerySet[Checkpoint]) -> None:

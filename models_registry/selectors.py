@@ -42,13 +42,10 @@ def checkpoint_default() -> Checkpoint:
 
 
 def checkpoint_folder(checkpoint: Checkpoint) -> Path:
-    """Where the checkpoint's weights lie on this host, in diffusers' layout: a folder for each commit.
-
-    Until trained weights ship with the project, the built-in model is made with random ones by the first worker.
-    """
+    """Where the checkpoint's weights lie on this host, in diffusers' layout: a folder for each commit."""
     cache = Path(settings.MODEL_CACHE_DIR)
     if checkpoint.is_builtin:
-        return builtin.WEIGHTS if builtin.is_trained() else cache / "builtin-untrained"
+        return builtin.WEIGHTS
     return cache / checkpoint.id / (checkpoint.revision or "unpinned")
 
 
@@ -70,8 +67,3 @@ def downloadable() -> QuerySet[Checkpoint]:
     return Checkpoint.objects.filter(
         Q(state__in=(DiskState.ABSENT, DiskState.BROKEN)) | (Q(state=DiskState.DOWNLOADING) & silent)
     )
-
-
-def checkpoint_note(checkpoint: Checkpoint) -> str:
-    """What one should know before using a checkpoint, or an empty string."""
-    return "untrained: draws noise" if checkpoint.is_builtin and not builtin.is_trained() else ""

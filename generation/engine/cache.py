@@ -38,6 +38,7 @@ class CacheEntry:
     pipeline: Any = None
     scheduler: Any = None
     rack: AdapterRack | None = None
+    colours: Any = None
     kinds: dict[str, Any] = field(default_factory=dict)
     pins: int = 0
     bytes: int = 0

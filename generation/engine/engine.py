@@ -37,6 +37,7 @@ from generation.engine.pipelines import (
     outside_kept,
     pipeline_for,
 )
+from generation.engine.previews import Preview, colours_fit
 from generation.engine.prompts import prompt_warnings
 from generation.engine.safety import SafetyFilter, SafetySettings
 from generation.engine.schedulers import scheduler_make
@@ -46,6 +47,7 @@ from generation.engine.specs import (
     BatchResult,
     CachedModel,
     ModelRef,
+    OnPreview,
     OnStep,
     OnWarning,
     ShouldStop,
@@ -59,6 +61,10 @@ def _never_stop() -> str | None:
 
 
 def _ignore_step(step: int, total_steps: int) -> None:
+    pass
+
+
+def _ignore_preview(preview: Preview) -> None:
     pass
 
 
@@ -155,21 +161,23 @@ class Engine:
         batch: Batch,
         *,
         on_step: OnStep = _ignore_step,
+        on_preview: OnPreview = _ignore_preview,
         on_warning: OnWarning = _ignore_warning,
         should_stop: ShouldStop = _never_stop,
     ) -> BatchResult:
         """Draws a batch, loading its checkpoint first where needed.
 
-        `on_step` hears of each step, `on_warning` of what a client should know before the first; `should_stop` is asked
-        before the first and after each. Out of memory, it frees what is idle and tries once more, one picture at a time
-        and in tiles. Raises EngineStopped with its reason, EngineRefused, EngineUnsafe, EngineModelUnavailable,
-        EngineOutOfMemory or EngineError; after an unexpected error the model is dropped, since nobody knows what state
+        `on_step` hears of each step, `on_preview` of what the picture looks like, `on_warning` of what a client should
+        know before the first; `should_stop` is asked before the first and after each. Out of memory, it frees what is
+        idle and tries once more, one picture at a time and in tiles. Raises EngineStopped with its reason,
+        EngineRefused, EngineUnsafe, EngineModelUnavailable, EngineAdapterUnusable, EngineOutOfMemory or EngineError;
+        after an unexpected error the model is dropped, since nobody knows what state
         it is in.
         """
         stop_if_asked = _stopper(should_stop)
         with self.cache.borrow(batch.model, while_waiting=stop_if_asked) as entry:
             memory.peak_reset(self.device)
-            draw = _Drawing(self, entry, batch, on_step, on_warning, stop_if_asked)
+            draw = _Drawing(self, entry, batch, _Listeners(on_step, on_preview, on_warning), stop_if_asked)
             try:
                 images = draw.with_second_chance()
             except EngineAdapterUnusable:
@@ -252,6 +260,13 @@ def _stopper(should_stop: ShouldStop) -> Callable[[], None]:
     return stop_if_asked
 
 
+@dataclasses.dataclass(frozen=True)
+class _Listeners:
+    on_step: OnStep
+    on_preview: OnPreview
+    on_warning: OnWarning
+
+
 class _Drawing:
     """One batch on one pipeline."""
 
@@ -260,15 +275,13 @@ class _Drawing:
         engine: Engine,
         entry: CacheEntry,
         batch: Batch,
-        on_step: OnStep,
-        on_warning: OnWarning,
+        listeners: _Listeners,
         stop_if_asked: Callable[[], None],
     ) -> None:
         self.engine = engine
         self.entry = entry
         self.batch = batch
-        self.on_step = on_step
-        self.on_warning = on_warning
+        self.listeners = listeners
         self.stop_if_asked = stop_if_asked
         self.pipeline = pipeline_for(entry, batch.kind)
         self.warnings: list[dict[str, Any]] = []
@@ -306,7 +319,7 @@ class _Drawing:
             if self.batch.strict:
                 raise EngineRefused(warning)
             self.warnings.append(warning)
-            self.on_warning(warning)
+            self.listeners.on_warning(warning)
 
     def _draw(self, batch: Batch, seeds: list[int]) -> list[Image.Image]:
         with cast(AdapterRack, self.entry.rack).applied(batch.adapters):
@@ -322,9 +335,19 @@ class _Drawing:
             output = self.pipeline(**arguments, generator=generators, callback_on_step_end=self._after_step)
         return outside_kept(output.images, batch)
 
+    def _preview(self, latents: torch.Tensor) -> None:
+        """Of the first picture; transformers that work on sequences have no latents that could be shown."""
+        if latents.ndim != len(("batch", "channels", "height", "width")):
+            return
+        if self.entry.colours is None:
+            self.entry.colours = colours_fit(self.pipeline.vae)
+        self.listeners.on_preview(Preview(latents[0].float().cpu().numpy().copy(), self.entry.colours))
+
     def _after_step(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         # Raising is the way out: the pipeline's own interrupt flag would still decode the picture.
         self.stop_if_asked()
-        self.on_step(step + 1, pipeline.num_timesteps)
+        if self.batch.preview_every and step % self.batch.preview_every == 0:
+            self._preview(tensors["latents"])
+        self.listeners.on_step(step + 1, pipeline.num_timesteps)
         self.engine.cache.advance()
         return tensors

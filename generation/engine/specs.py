@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from generation.engine.previews import Preview
+
 MAX_SEED = 2**32 - 1
 
 
@@ -38,7 +40,7 @@ class Batch:
     """One request's pictures, drawn together. Picture i uses `seed + i`, wrapping at 2**32.
 
     `image` and `mask` are files (PNG) of width x height, `scheduler` one of `SCHEDULERS` or "" for the checkpoint's
-    own. `strict` refuses what would have to be adjusted.
+    own. `strict` refuses what would have to be adjusted. `preview_every` so many steps there is a preview; 0: none.
     """
 
     model: ModelRef
@@ -59,6 +61,7 @@ class Batch:
     adapters: tuple[AdapterUse, ...] = ()
     output_format: str = "png"
     strict: bool = False
+    preview_every: int = 0
 
     @property
     def seeds(self) -> list[int]:
@@ -109,6 +112,8 @@ class CachedModel:
 
 # Called after each step with (step, total_steps).
 OnStep = Callable[[int, int], None]
+# Called with a preview before the step's `OnStep`; it costs nothing until it is asked for its picture.
+OnPreview = Callable[[Preview], None]
 # Called before the first step with each warning.
 OnWarning = Callable[[dict[str, Any]], None]
 # Answers a reason to stop before the next step, or None to go on.

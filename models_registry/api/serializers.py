@@ -7,7 +7,6 @@ from rest_framework import serializers
 
 from models_registry.choices import FAMILY_FACTS, DownloadProblem
 from models_registry.models import Checkpoint
-from models_registry.selectors import checkpoint_note
 
 
 class ModelLimitsOut(serializers.Serializer[Any]):
@@ -55,9 +54,6 @@ class ModelOut(serializers.ModelSerializer[Checkpoint]):
     defaults = ModelDefaultsOut(source="*", read_only=True)
     percent = serializers.FloatField(read_only=True, help_text="How much of it is on disk.")
     error = serializers.SerializerMethodField()
-    note = serializers.SerializerMethodField(
-        help_text="What one should know before using it, or an empty string."
-    )
 
     class Meta:
         model = Checkpoint
@@ -81,7 +77,6 @@ class ModelOut(serializers.ModelSerializer[Checkpoint]):
             "error",
             "limits",
             "defaults",
-            "note",
         )
         read_only_fields = fields
 
@@ -98,7 +93,3 @@ class ModelOut(serializers.ModelSerializer[Checkpoint]):
     def get_error(self, checkpoint: Checkpoint) -> Any:
         """Why it is broken, or null."""
         return ModelErrorOut(checkpoint).data if checkpoint.error_code else None
-
-    def get_note(self, checkpoint: Checkpoint) -> str:
-        """Says when the built-in model has not been trained."""
-        return checkpoint_note(checkpoint)

@@ -12,13 +12,8 @@ MAX_SIZE: Final = 1024
 SIZE_MULTIPLE: Final = 16  # one latent cell covers 16x16 pixels
 
 DEFAULT_STEPS: Final = 20
-DEFAULT_GUIDANCE: Final = 4.0
+DEFAULT_GUIDANCE: Final = 2.0
 DEMO_PROMPT: Final = "a large yellow star left of a medium pink heart on a blue background"
-
-
-def is_trained() -> bool:
-    """True when `WEIGHTS` holds a complete model, trained and exported."""
-    return (WEIGHTS / "model_index.json").is_file()
 
 
 def set_tile_sizes(vae: Any, *, tile: int = NATIVE_SIZE) -> None:

@@ -9,14 +9,11 @@ from typing import Any
 
 import pytest
 
-from models_registry.builtin import is_trained
 from tests.integration.builtin.pictures import Draw, drawer
 
 
 @pytest.fixture(scope="session")
 def pipeline() -> Any:
-    if not is_trained():
-        pytest.skip("the built-in model's weights are missing: models_registry/builtin/weights is empty")
     from models_registry.builtin.evaluate import load_pipeline
 
     return load_pipeline()

@@ -43,6 +43,8 @@ def drawn(pipeline: Any) -> dict[tuple[str, float], list[Image.Image]]:
                 pictures[name, scale] = draw(PROMPTS)
         pipeline.set_adapters(["outline", "pastel"], [1.0, 1.0])
         pictures["both", 1.0] = draw(PROMPTS)
+        pipeline.set_adapters(["pastel", "outline"], [1.0, 1.0])
+        pictures["reversed", 1.0] = draw(PROMPTS)
     finally:
         pipeline.unload_lora_weights()
     return pictures
@@ -72,3 +74,11 @@ def test_adapters_can_be_stacked(drawn: dict[tuple[str, float], list[Image.Image
     plain, both = drawn[PLAIN, 0.0], drawn["both", 1.0]
     assert sum(map(middle_contrast, both)) < sum(map(middle_contrast, plain))
     assert sum(map(saturation, both)) < sum(map(saturation, plain))
+
+
+def test_the_order_of_adapters_does_not_matter(
+    drawn: dict[tuple[str, float], list[Image.Image]],
+) -> None:
+    """But for the rounding of sums."""
+    for one, other in zip(drawn["both", 1.0], drawn["reversed", 1.0], strict=True):
+        assert np.abs(values(one) - values(other)).mean() < 1

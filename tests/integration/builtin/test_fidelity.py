@@ -15,7 +15,7 @@ LEAST = {
     "one shape: both colours": 0.85,
     "one shape: size": 0.75,
     "one shape: position": 0.8,
-    "two shapes: both present": 0.5,
+    "two shapes: both present": 0.3,
 }
 
 

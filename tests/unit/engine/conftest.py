@@ -1,4 +1,4 @@
-"""The engine on a real pipeline: the built-in architecture with seeded random weights."""
+"""The engine on real pipelines: the built-in model, and tiny random checkpoints of every family."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,16 +12,14 @@ from imagegen_project import env
 env.configure_torch_process()
 
 from generation.engine import Batch, Engine, ModelRef  # noqa: E402
-from models_registry.builtin.untrained import ensure_untrained  # noqa: E402
+from models_registry.builtin import WEIGHTS  # noqa: E402
 from tests.tiny_checkpoints import make_tiny_checkpoint  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
-    """A checkpoint on disk."""
-    folder: Path = tmp_path_factory.mktemp("models") / "tiny"
-    ensure_untrained(folder)
-    return ModelRef(id="builtin", repository="imagegen/builtin", revision="", folder=folder)
+def model() -> ModelRef:
+    """The built-in checkpoint."""
+    return ModelRef(id="builtin", repository="imagegen/builtin", revision="", folder=WEIGHTS)
 
 
 TinyModel = Callable[[str], ModelRef]

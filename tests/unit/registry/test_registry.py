@@ -94,15 +94,6 @@ def test_an_unknown_name_says_which_are_known() -> None:
         checkpoint_get(name="sd15")
 
 
-@pytest.mark.parametrize("trained", [True, False])
-def test_an_untrained_model_says_so(monkeypatch: pytest.MonkeyPatch, trained: bool) -> None:  # noqa: FBT001
-    """Wherever it is listed; the others have no note."""
-    monkeypatch.setattr(builtin, "is_trained", lambda: trained)
-    listed = {model["id"]: model["note"] for model in APIClient().get("/v1/models").json()["data"]}
-    assert listed["builtin"].startswith("untrained") is not trained
-    assert listed["sd-1-5"] == ""
-
-
 def test_weights_lie_in_the_model_cache(settings: Settings) -> None:
     """A folder a checkpoint and commit, named by its id: no part of a path comes from a request."""
     row = Checkpoint.objects.get(id="sd-xl-base")

@@ -1,0 +1,82 @@
+"""Previews on every family's autoencoder."""
+
+import base64
+import dataclasses
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from generation.engine import Batch, Engine, ModelRef
+from generation.engine.previews import Preview, colours_fit
+
+TinyModel = Callable[[str], ModelRef]
+BatchMaker = Callable[..., Batch]
+LIMIT_BYTES = 20_000
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sd3"])
+def test_a_preview_is_a_small_jpeg_of_the_right_shape(
+    engine: Engine, batch: BatchMaker, tiny: TinyModel, family: str
+) -> None:
+    """At every so many steps, from the first."""
+    seen: list[Preview] = []
+    order: list[str] = []
+    request = dataclasses.replace(
+        batch(), model=tiny(family), width=128, height=64, num_inference_steps=6, preview_every=3
+    )
+
+    def on_preview(preview: Preview) -> None:
+        seen.append(preview)
+        order.append("preview")
+
+    result = engine.run(request, on_preview=on_preview, on_step=lambda step, total: order.append("step"))
+    assert order[:5] == ["preview", "step", "step", "step", "preview"]
+    for preview in seen:
+        data = preview.jpeg_base64()
+        assert len(data) <= LIMIT_BYTES
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            assert (image.format, image.size) == ("JPEG", (256, 128))
+    without = engine.run(dataclasses.replace(request, preview_every=0))
+    assert without.pictures[0].pixel_sha256 == result.pictures[0].pixel_sha256, "looking changes nothing"
+
+
+def test_the_noisiest_preview_stays_small() -> None:
+    """Random pixels are the worst that JPEG can get."""
+    noise = np.random.default_rng(0).normal(size=(4, 128, 128)).astype(np.float32)
+    colours = np.eye(3, 5, dtype=np.float32)
+    assert len(Preview(noise, colours).jpeg_base64()) <= LIMIT_BYTES
+
+
+def test_the_map_shows_colours() -> None:
+    """Where an autoencoder's latents follow colours, so does the preview."""
+    vae = AutoencoderKL(
+        block_out_channels=(8,), norm_num_groups=2, latent_channels=4, scaling_factor=0.5, shift_factor=0.25
+    )
+
+    class Plain:
+        """An autoencoder that keeps colours as they are, and one channel of nothing."""
+
+        config = vae.config
+
+        def parameters(self) -> object:
+            return vae.parameters()
+
+        def encode(self, pixels: torch.Tensor) -> object:
+            small = torch.nn.functional.avg_pool2d(pixels, 8)
+            padded = torch.cat([small, torch.zeros_like(small[:, :1])], dim=1)
+            return type("Encoded", (), {"latents": padded})
+
+    colours = colours_fit(Plain())
+    red = (torch.tensor([1.0, -1.0, -1.0, 0.0]) - 0.25) * 0.5
+    latents = red[:, None, None].expand(4, 8, 8).numpy()
+    data = Preview(np.ascontiguousarray(latents), colours).jpeg_base64()
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        pixel = image.getpixel((128, 128))
+    assert isinstance(pixel, tuple)
+    assert pixel[0] > 240
+    assert max(pixel[1:]) < 15
