@@ -11,14 +11,16 @@ from uuid import UUID
 from django.conf import settings
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from generation.choices import ErrorCode, SafetyResult, Status
+from generation.fairness import turn_reached
+from generation.measures import generation_measure
 from generation.models import GeneratedImage, Generation, Worker
-from generation.selectors import generations_claimable
+from generation.selectors import QUEUE_ORDER, generations_claimable
 from generation.services import files_delete, generation_move
 
 logger = logging.getLogger("imagegen.generation")
@@ -55,21 +57,26 @@ def lease_end() -> Any:
 
 
 def _best_queued(resident: Sequence[str]) -> Generation | None:
-    rows = generations_claimable().select_for_update(skip_locked=True, of=("self",)).order_by("id")
-    oldest = rows.first()
-    if oldest is None or not resident or oldest.checkpoint_id in resident:
-        return oldest
-    if timezone.now() - oldest.created_at > RESIDENT_FIRST:
-        return oldest
-    window = list(generations_claimable().order_by("id").values_list("id", flat=True)[:LOOK_AHEAD])
-    return rows.filter(checkpoint_id__in=resident, id__in=window).first() or oldest
+    rows = generations_claimable().select_for_update(skip_locked=True, of=("self",)).order_by(*QUEUE_ORDER)
+    first = rows.first()
+    if first is None:
+        return None
+    # The first one's turn, also when another is preferred: those behind it have not had theirs yet.
+    turn_reached(priority=first.priority, turn=first.turn)
+    if not resident or first.checkpoint_id in resident:
+        return first
+    if timezone.now() - first.created_at > RESIDENT_FIRST:
+        return first
+    equals = generations_claimable().filter(priority=first.priority).order_by(*QUEUE_ORDER)
+    window = list(equals.values_list("id", flat=True)[:LOOK_AHEAD])
+    return rows.filter(checkpoint_id__in=resident, id__in=window).first() or first
 
 
 def generation_claim(*, worker: Worker, resident: Sequence[str] = ()) -> Generation | None:
     """Takes the best queued generation for this worker, or None; safe when many claim at once.
 
-    That is the oldest whose checkpoint is present, or one of the next few whose checkpoint is `resident` already, as
-    long as the oldest has not waited for long.
+    That is the first of the highest priority whose files are present, owners taking turns; or one of the next few of
+    that priority whose checkpoint is `resident` already, as long as the first has not waited for long.
     """
     with transaction.atomic():
         queued = _best_queued(resident)
@@ -87,7 +94,7 @@ def generation_claim(*, worker: Worker, resident: Sequence[str] = ()) -> Generat
             queue_ms=max(0, int(waited.total_seconds() * 1000)),
             step=0,
         )
-    return Generation.objects.select_related("checkpoint", "owner").get(pk=queued.pk)
+    return Generation.objects.select_related("checkpoint", "owner", "worker").get(pk=queued.pk)
 
 
 def attempt_renew(*, generation_id: UUID, attempt: int, step: int) -> Lease:
@@ -111,8 +118,13 @@ def attempt_succeed(
 ) -> bool:
     """Stores the pictures and ends the generation, all or nothing; False when it was no longer this attempt's.
 
-    The files are written first and named by the attempt, so that a stale attempt can only ever delete its own.
+    The files are written first and named by the attempt, so that a stale attempt can only ever delete its own. When the
+    database went away before it said whether it committed, the files stay and calling again tells; what turns out to be
+    nobody's is the orphan sweep's.
     """
+    if _ended_before(generation):
+        generation.refresh_from_db()
+        return True
     names = [_file_store(generation, image) for image in images]
     moved = False
     try:
@@ -133,22 +145,30 @@ def attempt_succeed(
                 GeneratedImage.objects.bulk_create(
                     _image_row(generation, image, name) for image, name in zip(images, names, strict=True)
                 )
-    except BaseException:
-        moved = False
+    except (OperationalError, InterfaceError):
         raise
-    finally:
-        if not moved:
-            files_delete(names)
+    except BaseException:
+        files_delete(names)
+        raise
+    if not moved:
+        files_delete(names)
     if moved:
         generation.refresh_from_db()
         generation_log(generation)
     return moved
 
 
+def _ended_before(generation: Generation) -> bool:
+    """Whether this attempt has succeeded already: an earlier call's commit, whose answer was lost."""
+    ended = Generation.objects.filter(pk=generation.pk, status=Status.SUCCEEDED, attempt=generation.attempt)
+    return ended.exists()
+
+
 def _file_store(generation: Generation, image: FinishedImage) -> str:
     day = generation.created_at.strftime("%Y/%m/%d")
     suffix = image.content_type.removeprefix("image/")
     name = f"generations/{day}/{generation.id}/{generation.attempt}-{image.index}.{suffix}"
+    default_storage.delete(name)  # of an earlier call that was rolled back
     stored: str = default_storage.save(name, ContentFile(image.data))
     return stored
 
@@ -207,8 +227,21 @@ def attempt_cancel(*, generation: Generation) -> bool:
 def attempt_hand_back(*, generation: Generation) -> bool:
     """Puts the generation back into the queue, for another worker or a later start."""
     return generation_move(
-        generation_id=generation.id, to=Status.QUEUED, fence=generation.attempt, worker=None, step=0
+        generation_id=generation.id,
+        to=Status.QUEUED,
+        fence=generation.attempt,
+        worker=None,
+        step=0,
+        attempt_log=attempt_log_with(generation, "handed_back"),
     )
+
+
+def attempt_log_with(generation: Generation, reason: str) -> list[dict[str, Any]]:
+    """What became of its attempts, with the present one's end."""
+    worker = generation.worker.name if generation.worker else ""
+    at = timezone.now().isoformat(timespec="milliseconds")
+    ended = {"attempt": generation.attempt, "worker": worker, "reason": reason, "at": at}
+    return [*generation.attempt_log, ended]
 
 
 def _ended(generation: Generation, *, moved: bool) -> bool:
@@ -219,7 +252,8 @@ def _ended(generation: Generation, *, moved: bool) -> bool:
 
 
 def generation_log(generation: Generation) -> None:
-    """The one log line of an ended generation."""
+    """The one log line of an ended generation, and its metrics."""
+    generation_measure(generation)
     prompt = generation.prompt
     shown = (
         {"prompt": prompt}

@@ -70,6 +70,24 @@ class ErrorCode(models.TextChoices):
     WOULD_BE_ADJUSTED = "would_be_adjusted"
 
 
+class WebhookEvent(models.TextChoices):
+    """What a webhook can tell of a generation."""
+
+    STARTED = "started"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class DeliveryStatus(models.TextChoices):
+    """Where a webhook's delivery stands."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    DISABLED = "disabled"
+
+
 class SafetyResult(models.TextChoices):
     """What the safety filter said about a generation's pictures."""
 

@@ -85,6 +85,46 @@ class AdjustedError(DomainError):
     title = "The request cannot be met exactly"
 
 
+class QueueFullError(DomainError):
+    """The server's queue takes no more."""
+
+    code = "queue_full"
+    http_status = 503
+    title = "The queue is full"
+
+
+class UserQueueFullError(DomainError):
+    """The user has as many generations waiting as one user may."""
+
+    code = "user_queue_full"
+    http_status = 429
+    title = "Too many of your generations are waiting"
+
+
+class WorkLimitError(DomainError):
+    """The user has asked for as much work as one user may in a while."""
+
+    code = "work_limit_reached"
+    http_status = 429
+    title = "Your limit of work is reached"
+
+
+class StorageQuotaError(DomainError):
+    """The user's pictures fill the disk space that one user may have."""
+
+    code = "storage_quota_reached"
+    http_status = 507
+    title = "Your pictures fill your disk space"
+
+
+class IdempotencyConflictError(DomainError):
+    """The Idempotency-Key was used for another request before."""
+
+    code = "idempotency_conflict"
+    http_status = 409
+    title = "This Idempotency-Key belongs to another request"
+
+
 class UnfinishedError(DomainError):
     """The wait ended before the generation did; it goes on."""
 

@@ -7,6 +7,7 @@ from django.db import models
 from django.db.models import F, Q
 from uuid_utils.compat import uuid7
 
+from generation.bookkeeping import MAX_WEBHOOK_URL_CHARACTERS
 from generation.choices import (
     ACTIVE,
     TERMINAL,
@@ -18,6 +19,7 @@ from generation.choices import (
     SafetyResult,
     Scheduler,
     Status,
+    WebhookEvent,
     WorkerStatus,
 )
 from generation.errors import ImageNotFoundError
@@ -25,6 +27,7 @@ from loras.models import MAX_NAME_CHARACTERS, Lora
 from models_registry.models import Checkpoint
 
 MAX_SEED = 2**32 - 1
+MAX_PRIORITY = 10
 
 
 class Worker(models.Model):
@@ -99,8 +102,20 @@ class Generation(models.Model):
         max_length=200, blank=True, help_text="Mask in Django's storage: PNG, grey, white is drawn anew."
     )
     output_format = models.CharField(max_length=8, choices=OutputFormat.choices, default=OutputFormat.PNG)
+    preview_every = models.PositiveIntegerField(
+        default=0, help_text="Steps between two previews in the feed; 0: none."
+    )
     strict = models.BooleanField(default=False, help_text="Refuse what would have to be adjusted.")
     timeout_s = models.PositiveIntegerField()
+    priority = models.SmallIntegerField(default=0, help_text="Higher ones run first.")
+    webhook_url = models.CharField(max_length=MAX_WEBHOOK_URL_CHARACTERS, blank=True)
+    webhook_events = ArrayField(
+        models.CharField(max_length=16, choices=WebhookEvent.choices), default=list, blank=True
+    )
+    cancel_on_disconnect = models.BooleanField(
+        default=False, help_text="Cancel it when the client that waits for it hangs up."
+    )
+    input_bytes = models.PositiveIntegerField(default=0, help_text="Of its input pictures.")
     reproducible = models.BooleanField(default=False)
     warnings = models.JSONField(default=list, blank=True)
     retry_of = models.ForeignKey(
@@ -111,7 +126,15 @@ class Generation(models.Model):
     )
 
     # How it goes
+    turn = models.BigIntegerField(
+        default=0, help_text="Its place in its priority: owners take turns, see generation/fairness.py."
+    )
     attempt = models.PositiveIntegerField(default=0)
+    attempt_log = models.JSONField(
+        default=list,
+        blank=True,
+        help_text="What became of attempts that did not end it: attempt, worker, reason, at.",
+    )
     worker = models.ForeignKey(
         Worker, null=True, blank=True, on_delete=models.SET_NULL, related_name="generations"
     )
@@ -140,7 +163,21 @@ class Generation(models.Model):
         ordering = ("-id",)
         indexes = [
             models.Index(fields=["owner", "-id"], name="generation_owner_newest"),
-            models.Index(fields=["id"], condition=Q(status=Status.QUEUED), name="generation_queue"),
+            models.Index(
+                fields=["-priority", "turn", "id"],
+                condition=Q(status=Status.QUEUED),
+                name="generation_queue",
+            ),
+            models.Index(
+                fields=["owner", "priority", "turn"],
+                condition=Q(status__in=ACTIVE),
+                name="generation_owner_turns",
+            ),
+            models.Index(
+                fields=["checkpoint", "-finished_at"],
+                condition=Q(status=Status.SUCCEEDED),
+                name="generation_speeds",
+            ),
             models.Index(
                 fields=["lease_expires_at"], condition=Q(status=Status.RUNNING), name="generation_leases"
             ),
@@ -180,6 +217,10 @@ class Generation(models.Model):
                 condition=Q(num_images__gte=1, num_images__lte=8), name="generation_num_images_range"
             ),
             models.CheckConstraint(
+                condition=Q(priority__gte=-MAX_PRIORITY, priority__lte=MAX_PRIORITY),
+                name="generation_priority_range",
+            ),
+            models.CheckConstraint(
                 condition=Q(step__lte=F("total_steps")), name="generation_step_within_total"
             ),
             models.CheckConstraint(
@@ -196,6 +237,11 @@ class Generation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} ({self.status})"
+
+    @property
+    def pixel_steps(self) -> int:
+        """The work it asks for: pixels of all its pictures x steps."""
+        return self.width * self.height * self.num_images * self.total_steps
 
     @property
     def is_terminal(self) -> bool:
@@ -231,6 +277,10 @@ class GeneratedImage(models.Model):
     def __str__(self) -> str:
         return f"{self.generation_id}#{self.index}"
 
+    def signed_url(self) -> str:
+        """An address of the file at the shared storage, good for MEDIA_S3_URL_TTL_S; "" where pictures are local."""
+        return str(default_storage.url(str(self.file.name))) if settings.MEDIA_IS_SHARED else ""
+
     def read(self) -> bytes:
         """The file's bytes. Raises ImageNotFoundError when the storage has lost it."""
         try:
@@ -265,6 +315,29 @@ class GenerationLora(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} at {self.scale:g}"
+
+
+class A1111Options(models.Model):
+    """What a user has set through A1111's `options`; it holds for that dialect alone."""
+
+    owner = models.OneToOneField(
+        settings.AUTH_USER_MODEL, primary_key=True, on_delete=models.CASCADE, related_name="a1111_options"
+    )
+    checkpoint = models.ForeignKey(
+        Checkpoint,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        help_text="Empty: the service's default.",
+    )
+    clip_skip = models.PositiveIntegerField(default=0)
+    output_format = models.CharField(max_length=8, choices=OutputFormat.choices, default=OutputFormat.PNG)
+
+    class Meta:
+        verbose_name = verbose_name_plural = "A1111 options"
+
+    def __str__(self) -> str:
+        return f"A1111 options of {self.owner_id}"
 
 
 class WorkerCommand(models.Model):

@@ -2,20 +2,23 @@
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from django.db import transaction
+from django.db.models.signals import post_delete
 from django.dispatch import receiver
 
 from generation.adapters import adapters_needed
 from generation.attempts import generation_log
+from generation.bookkeeping import IdempotencyKey
 from generation.choices import CommandStatus, ErrorCode, Status
 from generation.events import event_publish
-from generation.models import Generation, WorkerCommand
+from generation.models import GeneratedImage, Generation, WorkerCommand
 from generation.orders import command_finish
 from generation.queueing import worker_wake
 from generation.selectors import live_workers
-from generation.services import generation_move
+from generation.services import files_delete, generation_move
 from imagegen_project.common.errors import DomainError
 from loras.models import Lora
 from loras.services import lora_check_fits
@@ -100,6 +103,20 @@ def failed(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
     """Ends those that waited: nobody could say when a later attempt would succeed."""
     for generation in _waiting(checkpoint):
         _end(generation, ErrorCode.MODEL_UNAVAILABLE, checkpoint.error_detail)
+
+
+@receiver(post_delete, sender=GeneratedImage)
+def picture_deleted(*, instance: GeneratedImage, **kwargs: Any) -> None:
+    """A picture's file follows its row, also when a whole user is deleted."""
+    transaction.on_commit(partial(files_delete, [str(instance.file.name)]), robust=True)
+
+
+@receiver(post_delete, sender=Generation)
+def generation_deleted(*, instance: Generation, **kwargs: Any) -> None:
+    """So do the pictures it was given, and what an Idempotency-Key remembers of its prompt."""
+    inputs = [name for name in (instance.input_image, instance.mask_image) if name]
+    transaction.on_commit(partial(files_delete, inputs), robust=True)
+    IdempotencyKey.objects.filter(generation_id=instance.pk).update(answer=None)
 
 
 def _end(generation: Generation, code: ErrorCode, detail: str) -> None:

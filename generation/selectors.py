@@ -6,13 +6,13 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser, User
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
 from django.db.models.functions import Now
 
-from generation.choices import TERMINAL, CommandKind, CommandStatus, Status
+from generation.choices import ACTIVE, TERMINAL, CommandKind, CommandStatus, Status
 from generation.contracts import Event, ImageRef
 from generation.errors import GenerationNotFoundError, ImageNotFoundError, OrderNotFoundError
-from generation.models import GeneratedImage, Generation, GenerationLora, Worker, WorkerCommand
+from generation.models import A1111Options, GeneratedImage, Generation, GenerationLora, Worker, WorkerCommand
 from loras.choices import PENDING, LoraState
 from loras.models import Lora
 from models_registry.choices import DiskState
@@ -45,6 +45,19 @@ def generation_get(*, user: User | AnonymousUser, generation_id: UUID) -> Genera
     return generation
 
 
+def generations_active(*, owner: User) -> QuerySet[Generation]:
+    """What a user has queued or running; what runs comes first, then by age."""
+    runs = Case(When(status=Status.RUNNING, then=0), default=1)
+    rows = Generation.objects.filter(owner=owner, status__in=ACTIVE).select_related("checkpoint")
+    return rows.order_by(runs, "id")
+
+
+def a1111_options_get(*, owner: User) -> A1111Options:
+    """What a user has set through A1111's `options`; the defaults, not stored, where nothing was."""
+    rows = A1111Options.objects.select_related("checkpoint")
+    return rows.filter(owner=owner).first() or A1111Options(owner=owner)
+
+
 def image_get(*, user: User | AnonymousUser, generation_id: UUID, index: int) -> GeneratedImage:
     """One picture of a generation. Raises GenerationNotFoundError or ImageNotFoundError."""
     generation = generation_get(user=user, generation_id=generation_id)
@@ -59,6 +72,10 @@ def live_workers() -> QuerySet[Worker]:
     return Worker.objects.filter(heartbeat_at__gte=Now() - WORKER_ALIVE)
 
 
+# How queued generations follow one another; `generation/fairness.py` deals out the turns.
+QUEUE_ORDER = ("-priority", "turn", "id")
+
+
 def generations_claimable() -> QuerySet[Generation]:
     """The queued generations that could run now: the files of their checkpoint and adapters are there."""
     missing = GenerationLora.objects.filter(generation=OuterRef("pk")).exclude(lora__state=LoraState.PRESENT)
@@ -68,7 +85,7 @@ def generations_claimable() -> QuerySet[Generation]:
 
 def generation_next() -> Generation | None:
     """The generation that would be claimed next, without claiming it."""
-    return generations_claimable().select_related("checkpoint").order_by("id").first()
+    return generations_claimable().select_related("checkpoint").order_by(*QUEUE_ORDER).first()
 
 
 def commands_due(worker: Worker) -> QuerySet[WorkerCommand]:

@@ -1,25 +1,31 @@
 """What clients do to generations: create, cancel, retry, replay, delete. Every status change passes through here."""
 
+import contextlib
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import User
 from django.core.files.storage import default_storage
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models.functions import Now
 
 from generation.adapters import LoraWish, adapters_again, adapters_store
 from generation.adjustments import steps_to_run
+from generation.bookkeeping import IdempotencyKey
 from generation.choices import ACTIVE, ALLOWED_FROM, Kind, OutputFormat, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
 from generation.events import event_publish
+from generation.fairness import turn_next
 from generation.inputs import input_name, input_read, input_store
+from generation.limits import limits_check, owner_lock, work_note, work_return
+from generation.measures import generation_measure
 from generation.models import MAX_SEED, Generation
 from generation.queueing import worker_wake
+from generation.webhooks import webhook_note
 from imagegen_project.common.context import request_id
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
@@ -43,6 +49,7 @@ _REQUEST_FIELDS = (
     "clip_skip",
     "strength",
     "output_format",
+    "preview_every",
     "strict",
     "timeout_s",
     "total_steps",
@@ -71,7 +78,13 @@ def generation_move(
         values["lease_expires_at"] = None
     if to not in ACTIVE:
         values["finished_at"] = Now()
-    return rows.update(status=to, **values) == 1
+    with transaction.atomic():
+        moved = rows.update(status=to, **values) == 1
+        if moved:
+            webhook_note(generation_id=generation_id, to=to)
+        if moved and to in (Status.CANCELED, Status.FAILED):
+            work_return(generation_id)
+    return moved
 
 
 def generation_create(
@@ -91,6 +104,7 @@ def generation_create(
     clip_skip: int | None = None,
     strength: float | None = None,
     output_format: str = OutputFormat.PNG,
+    preview_every: int = 0,
     strict: bool = False,
     reproducible: bool = False,
     warnings: list[dict[str, Any]] | None = None,
@@ -98,6 +112,10 @@ def generation_create(
     input_image: bytes | None = None,
     mask_image: bytes | None = None,
     loras: Sequence[LoraWish] = (),
+    priority: int = 0,
+    webhook_url: str = "",
+    webhook_events: Sequence[str] = (),
+    cancel_on_disconnect: bool = False,
 ) -> Generation:
     """Stores a queued generation; once that is committed, a worker is woken and followers are told.
 
@@ -122,10 +140,15 @@ def generation_create(
             clip_skip=clip_skip,
             strength=strength,
             output_format=output_format,
+            preview_every=preview_every,
             strict=strict,
             timeout_s=timeout_s,
             reproducible=reproducible,
             warnings=warnings or [],
+            priority=priority,
+            webhook_url=webhook_url,
+            webhook_events=list(webhook_events),
+            cancel_on_disconnect=cancel_on_disconnect,
             total_steps=steps_to_run(
                 family=checkpoint.family, num_inference_steps=num_inference_steps, strength=strength
             ),
@@ -147,18 +170,30 @@ def _generation_store(
             unowned.append(name)
             input_store(name, data)
             setattr(generation, field, name)
+            generation.input_bytes += len(data)
         with transaction.atomic():
+            _admit(generation)
             generation.save(force_insert=True)
+            work_note(generation)
             # First of all: whatever fails from here on, the files belong to a row.
             transaction.on_commit(unowned.clear)
             adapters_store(generation, loras, owner=generation.owner)
             transaction.on_commit(partial(_generation_announce, generation))
             if generation.checkpoint.state != DiskState.PRESENT:
                 checkpoint_request_download(checkpoint=generation.checkpoint)
+    except (OperationalError, InterfaceError):
+        raise  # it may have been committed: the orphan sweep knows later
     except BaseException:
         files_delete(unowned)
         raise
     return generation
+
+
+def _admit(generation: Generation) -> None:
+    """Holds a new generation against the limits, and gives it its turn."""
+    owner_lock(generation.owner_id)
+    limits_check(generation)
+    generation.turn = turn_next(owner_id=generation.owner_id, priority=generation.priority)
 
 
 def _generation_announce(generation: Generation) -> None:
@@ -166,11 +201,15 @@ def _generation_announce(generation: Generation) -> None:
     worker_wake()
 
 
-def _generation_again(original: Generation, **changes: Any) -> Generation:
+def _generation_again(original: Generation, *, owner: User, **changes: Any) -> Generation:
     values = {name: getattr(original, name) for name in _REQUEST_FIELDS}
+    values["priority"] = original.priority if owner.is_staff else min(original.priority, 0)
+    # A message is signed with its owner's secret, and meant for that owner's server.
+    if owner == original.owner:
+        values |= {"webhook_url": original.webhook_url, "webhook_events": original.webhook_events}
     # Copies, so that either generation can be deleted.
     pictures = {field: input_read(name) for field in _INPUTS if (name := getattr(original, field))}
-    return _generation_store(Generation(**values, **changes), pictures, adapters_again(original))
+    return _generation_store(Generation(owner=owner, **values, **changes), pictures, adapters_again(original))
 
 
 def generation_retry(*, generation: Generation, owner: User) -> Generation:
@@ -213,26 +252,37 @@ def generation_cancel(*, generation: Generation) -> Generation:
             generation.refresh_from_db()
             raise GenerationEndedError(f"The generation has already ended: {generation.status}.")
     generation.refresh_from_db()
+    if generation.is_terminal:
+        generation_measure(generation)
     return generation
 
 
 def generation_delete(*, generation: Generation) -> None:
     """Removes the generation and its files; a running one is canceled first by losing its row.
 
-    Its worker notices within a second, and its writes are fenced, so nothing of it stays behind.
+    Its worker notices within a second, and its writes are fenced, so nothing of it stays behind. The files follow
+    the rows, see generation/receivers.py.
     """
-    names = list(generation.images.values_list("file", flat=True))
-    names += [name for field in _INPUTS if (name := getattr(generation, field))]
     attempt = generation.attempt
     was_active = not generation.is_terminal
     with transaction.atomic():
         generation_id = generation.id
+        if was_active:
+            webhook_note(generation_id=generation_id, to=Status.CANCELED)
+            work_return(generation_id)
         generation.delete()
         if was_active:
             transaction.on_commit(
                 partial(event_publish, generation_id, "canceled", attempt=attempt + 1, reason="deleted")
             )
-        transaction.on_commit(partial(files_delete, names))
+
+
+def generations_abandon(*, ids: Iterable[UUID]) -> None:
+    """Cancels what a client hung up on. Its Idempotency-Key is free again: it never saw an answer."""
+    IdempotencyKey.objects.filter(generation_id__in=list(ids)).delete()
+    for generation in Generation.objects.filter(pk__in=list(ids), status__in=ACTIVE):
+        with contextlib.suppress(GenerationEndedError):
+            generation_cancel(generation=generation)
 
 
 def files_delete(names: list[str]) -> None:

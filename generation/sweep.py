@@ -13,17 +13,20 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 from redis.exceptions import RedisError
 
-from generation.attempts import generation_log
+from generation.attempts import attempt_log_with, generation_log
 from generation.choices import CommandStatus, ErrorCode, Status
 from generation.contracts import EventType
 from generation.events import event_publish
+from generation.measures import LEASES_EXPIRED, SWEEP_ACTIONS
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
 from generation.queueing import queue_length, worker_wake
 from generation.selectors import WORKER_ALIVE, generations_claimable
 from generation.services import generation_move
+from generation.webhooks import webhooks_restore
 from loras.cache import loras_resume
 from loras.choices import LoraState
 from loras.models import Lora
@@ -46,7 +49,10 @@ def sweep() -> None:
     entries_restore()
     orders_take_back()
     adapters_restore()
-    Worker.objects.filter(heartbeat_at__lt=Now() - FORGET_WORKER).delete()
+    webhooks_restore()
+    forgotten, _ = Worker.objects.filter(heartbeat_at__lt=Now() - FORGET_WORKER).delete()
+    if forgotten:
+        SWEEP_ACTIONS.add("worker_forgotten", amount=forgotten)
 
 
 def leases_take_back() -> list[UUID]:
@@ -55,29 +61,43 @@ def leases_take_back() -> list[UUID]:
         expired = Generation.objects.select_for_update(skip_locked=True, of=("self",)).filter(
             status=Status.RUNNING, lease_expires_at__lt=Now()
         )
-        return [generation.id for generation in expired.select_related("owner") if _take_back(generation)]
+        rows = expired.select_related("owner", "worker")
+        return [generation.id for generation in rows if _take_back(generation)]
 
 
 def _take_back(generation: Generation) -> bool:
     event: EventType
     data: dict[str, Any] = {}
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"attempt_log": attempt_log_with(generation, "worker_lost")}
     if generation.cancel_requested_at is not None:
         to, event = Status.CANCELED, "canceled"
+    elif _is_overdue(generation):
+        to, event = Status.FAILED, "failed"
+        detail = f"It ran longer than its timeout_s of {generation.timeout_s} s, and its worker was lost."
+        values |= {"error_code": ErrorCode.TIMEOUT, "error_detail": detail}
+        data = {"error": {"code": ErrorCode.TIMEOUT.value, "detail": detail}}
     elif generation.attempt >= settings.MAX_ATTEMPTS:
         to, event = Status.FAILED, "failed"
         detail = f"{generation.attempt} workers in a row were lost while running it."
-        values = {"error_code": ErrorCode.WORKER_LOST, "error_detail": detail}
+        values |= {"error_code": ErrorCode.WORKER_LOST, "error_detail": detail}
         data = {"error": {"code": ErrorCode.WORKER_LOST.value, "detail": detail}}
     else:
         to, event = Status.QUEUED, "queued"
-        values, data = {"worker": None, "step": 0}, {"reason": "worker_lost"}
+        values |= {"worker": None, "step": 0}
+        data = {"reason": "worker_lost"}
     if not generation_move(generation_id=generation.id, to=to, fence=generation.attempt, **values):
         return False
+    transaction.on_commit(partial(LEASES_EXPIRED.add, to.value))
     logger.warning("lease taken back", extra={"job_id": str(generation.id), "attempt": generation.attempt})
     transaction.on_commit(partial(event_publish, generation.id, event, attempt=generation.attempt, **data))
     transaction.on_commit(worker_wake if to is Status.QUEUED else partial(_log_ended, generation.id))
     return True
+
+
+def _is_overdue(generation: Generation) -> bool:
+    """Whether its last attempt outlasted its limit: a step that hung, which another attempt would do again."""
+    started = generation.started_at
+    return started is not None and timezone.now() - started > timedelta(seconds=generation.timeout_s)
 
 
 def _log_ended(generation_id: UUID) -> None:
@@ -89,6 +109,7 @@ def adapters_restore() -> None:
     gone = Lora.objects.filter(state=LoraState.ABSENT, uses__generation__status=Status.QUEUED)
     for lora in gone.distinct():
         lora_request(lora=lora)
+        SWEEP_ACTIONS.add("adapter_requested")
 
 
 def orders_take_back() -> None:
@@ -99,6 +120,7 @@ def orders_take_back() -> None:
     )
     for command in lost:
         command_finish(command=command, error_code=ErrorCode.WORKER_LOST, detail="The worker was lost.")
+        SWEEP_ACTIONS.add("order_ended")
 
 
 def downloads_request() -> None:
@@ -110,6 +132,7 @@ def downloads_request() -> None:
     )
     for checkpoint in waited_for.distinct():
         checkpoint_request_download(checkpoint=checkpoint)
+        SWEEP_ACTIONS.add("download_requested")
 
 
 def entries_restore() -> int:
@@ -124,4 +147,5 @@ def entries_restore() -> int:
     if missing > 0:
         logger.info("entries restored", extra={"entries": missing})
         worker_wake(entries=missing)
+        SWEEP_ACTIONS.add("entries_restored", amount=missing)
     return max(0, missing)

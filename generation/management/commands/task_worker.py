@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand
 
 from generation.allowlist import AllowlistedWorker
 from generation.periodic import SWEEP_EVERY_S, periodically
+from generation.retention import housekeeping
 from generation.sweep import sweep
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, queue_get
 from loras.cache import cache_repair
@@ -32,6 +33,11 @@ class TaskWorker(AllowlistedWorker):
         """Every further one: RQ would raise SystemExit here, in the middle of anything."""
 
 
+def _tidy() -> None:
+    sweep()
+    housekeeping()
+
+
 class Command(BaseCommand):
     """Runs one task worker."""
 
@@ -46,7 +52,7 @@ class Command(BaseCommand):
         stopping = threading.Event()
         sweeper = threading.Thread(
             target=periodically,
-            args=(sweep,),
+            args=(_tidy,),
             kwargs={"every_s": SWEEP_EVERY_S, "stopping": stopping},
             name="sweep",
             daemon=True,

@@ -1,0 +1,46 @@
+"""`manage.py sweep`."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from generation.retention import storage_reconcile
+from generation.sweep import sweep
+
+
+class Command(BaseCommand):
+    """Puts right what crashes left behind, once."""
+
+    help = (
+        "Puts right what crashes left behind: takes back jobs of lost workers, restores missing wake-ups, ends orders "
+        "to workers that are gone. The workers do this all the time; it is safe beside them. With --files it also "
+        "compares stored files with rows, both ways."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """The command's options."""
+        parser.add_argument(
+            "--files",
+            action="store_true",
+            help="Delete files that no row names and rows of pictures whose files are gone.",
+        )
+        parser.add_argument("--dry-run", action="store_true", help="With --files: only say what would go.")
+
+    def handle(self, *args: Any, files: bool, dry_run: bool, **options: Any) -> None:
+        """Sweeps once, and says what became of files."""
+        sweep()
+        if not files:
+            return
+        found = storage_reconcile(rows_too=True, dry_run=dry_run)
+        done = "would be deleted" if dry_run else "deleted"
+        for name in found.files:
+            self.stdout.write(f"{name}: no row names it, {done}")
+        for name in found.images:
+            self.stdout.write(f"{name}: its file is gone, row {done}")
+        for name in found.inputs:
+            self.stdout.write(f"{name}: an input picture's file is gone")
+        self.stdout.write(
+            f"{len(found.files)} files and {len(found.images)} rows {done}; "
+            f"{len(found.inputs)} input pictures missing."
+        )

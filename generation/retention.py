@@ -1,0 +1,163 @@
+"""What goes, and when: old generations, files without rows, rows without files, and the books' old entries."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.core.cache import cache
+from django.core.files.storage import default_storage
+from django.db.models import Sum
+from django.utils import timezone
+
+from generation.bookkeeping import WebhookDelivery
+from generation.choices import TERMINAL
+from generation.idempotency import keys_forget
+from generation.limits import work_forget
+from generation.models import GeneratedImage, Generation
+from generation.services import files_delete, generation_delete
+
+logger = logging.getLogger(__name__)
+
+# A file may lie there for a while before its row is committed: only older ones are left over.
+ORPHAN_AGE = timedelta(hours=1)
+# What a crash leaves behind belongs to recent generations; older days are for the command.
+RECENT = timedelta(days=3)
+KEEP_DELIVERIES = timedelta(days=30)
+HOUSEKEEPING_EVERY_S = 600
+ROOTS = ("generations", "inputs")
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was deleted, or would be."""
+
+    generations: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Disagreements:
+    """Where files and rows differed: files that no row names, and pictures and inputs whose files are gone."""
+
+    files: tuple[str, ...]
+    images: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+
+def generations_prune(*, older_than: timedelta, username: str = "", dry_run: bool = False) -> Pruned:
+    """Deletes generations that ended longer ago than that, with their files; optionally of one user only."""
+    rows = Generation.objects.filter(status__in=TERMINAL, finished_at__lt=timezone.now() - older_than)
+    if username:
+        rows = rows.filter(owner__username=username)
+    images = GeneratedImage.objects.filter(generation__in=rows)
+    size = images.aggregate(total=Sum("size_bytes"))["total"] or 0
+    size += rows.aggregate(total=Sum("input_bytes"))["total"] or 0
+    if dry_run:
+        return Pruned(rows.count(), size)
+    pruned = 0
+    for generation in rows.order_by("id").iterator():
+        generation_delete(generation=generation)
+        pruned += 1
+    return Pruned(pruned, size)
+
+
+def storage_reconcile(
+    *, since: datetime | None = None, rows_too: bool = False, dry_run: bool = False
+) -> Disagreements:
+    """Makes files and rows agree, for generations created since then, by default for all.
+
+    A file that no row names is deleted once it is an hour old. A picture's row whose file is gone is deleted with
+    `rows_too`, else reported; where the storage holds nothing at all it is rather away, and nothing is touched. Input
+    pictures that are gone are only reported, since their generation's row says what was asked for.
+    """
+    files = tuple(_orphans(since))
+    images, missing = _images_without_file(since)
+    inputs = tuple(_inputs_without_file(since))
+    if not dry_run:
+        files_delete(list(files))
+    if rows_too and not dry_run:
+        GeneratedImage.objects.filter(pk__in=missing).delete()
+    if files or images or inputs:
+        logger.warning(
+            "files and rows disagreed",
+            extra={"files": len(files), "images": len(images), "inputs": len(inputs)},
+        )
+    return Disagreements(files, images, inputs)
+
+
+def _orphans(since: datetime | None) -> Iterator[str]:
+    young = timezone.now() - ORPHAN_AGE
+    for root in ROOTS:
+        for day in _days(root, since):
+            names = [
+                f"{folder}/{name}" for folder in _folders(day) for name in default_storage.listdir(folder)[1]
+            ]
+            known = _known(root, day)
+            for name in names:
+                # Somebody may delete it right now.
+                with contextlib.suppress(FileNotFoundError):
+                    if name not in known and default_storage.get_modified_time(name) < young:
+                        yield name
+
+
+def _days(root: str, since: datetime | None) -> Iterator[str]:
+    """The folders of single days, `<root>/<year>/<month>/<day>`, from a day on."""
+    first = f"{root}/{since:%Y/%m/%d}" if since else ""
+    for year in _folders(root):
+        for month in _folders(year):
+            yield from (day for day in _folders(month) if day >= first)
+
+
+def _folders(folder: str) -> list[str]:
+    try:
+        folders = default_storage.listdir(folder)[0]
+    except FileNotFoundError:
+        return []
+    return [f"{folder}/{name}" for name in sorted(folders)]
+
+
+def _known(root: str, day: str) -> set[str]:
+    """The files of one day's folder that rows name."""
+    if root == "generations":
+        return set(GeneratedImage.objects.filter(file__startswith=f"{day}/").values_list("file", flat=True))
+    known: set[str] = set()
+    for field in ("input_image", "mask_image"):
+        rows = Generation.objects.filter(**{f"{field}__startswith": f"{day}/"})
+        known |= set(rows.values_list(field, flat=True))
+    return known
+
+
+def _images_without_file(since: datetime | None) -> tuple[tuple[str, ...], list[UUID]]:
+    """The names of pictures whose files are gone, and their rows' keys; nothing where the storage is away."""
+    rows = GeneratedImage.objects.filter(created_at__gte=since) if since else GeneratedImage.objects.all()
+    names = rows.order_by("pk").values_list("pk", "file").iterator()
+    missing = [(pk, name) for pk, name in names if not default_storage.exists(name)]
+    if missing and not any(_folders(root) for root in ROOTS):
+        logger.error("storage away", extra={"images": len(missing)})
+        return (), []
+    return tuple(name for _, name in missing), [pk for pk, _ in missing]
+
+
+def _inputs_without_file(since: datetime | None) -> Iterator[str]:
+    rows = Generation.objects.exclude(input_image="")
+    if since:
+        rows = rows.filter(created_at__gte=since)
+    for names in rows.order_by("pk").values_list("input_image", "mask_image").iterator():
+        yield from (name for name in names if name and not default_storage.exists(name))
+
+
+def housekeeping() -> bool:
+    """What may take its time, once in ten minutes over all processes; whether this call did it.
+
+    Not part of the sweep: that also runs in the thread that renews leases.
+    """
+    if not cache.add("housekeeping", 1, timeout=HOUSEKEEPING_EVERY_S):
+        return False
+    work_forget()
+    keys_forget()
+    WebhookDelivery.objects.filter(finished_at__lt=timezone.now() - KEEP_DELIVERIES).delete()
+    storage_reconcile(since=timezone.now() - RECENT)
+    return True

@@ -1,0 +1,101 @@
+"""One POST to an address that a stranger chose: to public hosts only, without redirects, within one deadline."""
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import Any
+
+import httpcore2
+
+# Addresses of IPv4 hosts behind a translator (RFC 6052): what counts is the host.
+_TRANSLATED = IPv6Network("64:ff9b::/96")
+
+
+class WebhookUnreachableError(Exception):
+    """There was no answer; the message says why in a few words."""
+
+
+class AddressRefusedError(WebhookUnreachableError):
+    """The name leads to an address that webhooks may not go to."""
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Whether an address is one of the open internet: not private, loopback, link-local, shared or multicast."""
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address.teredo is not None:
+            return False
+        if address in _TRANSLATED:
+            inner = IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(inner)
+    return address.is_global and not address.is_multicast
+
+
+class PinnedBackend(httpcore2.AnyIOBackend):
+    """Resolves a name once, refuses it unless every address it has is public, and connects to just these.
+
+    Whoever answers the next question for that name otherwise (DNS rebinding) changes nothing: there is none.
+    """
+
+    def __init__(self, *, allow_private: bool) -> None:
+        self.allow_private = allow_private
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - the base's signature
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """Connects. Raises AddressRefusedError, OSError, or httpcore2's ConnectError and ConnectTimeout."""
+        addresses = await self._addresses(host, port)
+        for last, address in enumerate(addresses, start=1 - len(addresses)):
+            try:
+                return await super().connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                if last == 0:
+                    raise
+        raise WebhookUnreachableError("the name has no address")
+
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        if not self.allow_private and not all(is_public(ip_address(address)) for address in addresses):
+            raise AddressRefusedError("not a public address")
+        return addresses
+
+
+async def _post(url: str, body: bytes, headers: dict[str, str], *, allow_private: bool) -> int:
+    backend = PinnedBackend(allow_private=allow_private)
+    async with (
+        httpcore2.AsyncConnectionPool(network_backend=backend, max_keepalive_connections=0) as pool,
+        pool.stream("POST", url, headers=list(headers.items()), content=body) as response,
+    ):
+        return response.status  # nobody reads what else it says
+
+
+async def _post_within(
+    url: str, body: bytes, headers: dict[str, str], *, timeout_s: float, allow_private: bool
+) -> int:
+    # One limit for everything: each read of a server that drips its answer would be in time.
+    async with asyncio.timeout(timeout_s):
+        return await _post(url, body, headers, allow_private=allow_private)
+
+
+def webhook_post(
+    url: str, body: bytes, headers: dict[str, str], *, timeout_s: float, allow_private: bool
+) -> int:
+    """Posts, and returns the status; a redirect is an answer like any other. Raises WebhookUnreachableError."""
+    try:
+        return asyncio.run(_post_within(url, body, headers, timeout_s=timeout_s, allow_private=allow_private))
+    except WebhookUnreachableError:
+        raise
+    except (TimeoutError, httpcore2.TimeoutException) as error:
+        raise WebhookUnreachableError("no answer in time") from error
+    except socket.gaierror as error:
+        raise WebhookUnreachableError("the name is not known") from error
+    except (OSError, httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as error:
+        raise WebhookUnreachableError(str(error)[:200] or type(error).__name__) from error
