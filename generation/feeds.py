@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 from generation.choices import TERMINAL
 from generation.contracts import TERMINAL_EVENTS, Event
 from generation.events import event_decode, group_name, stream_key
+from generation.measures import event_measure
 from generation.selectors import feed_snapshots
 from imagegen_project.common.executors import run_in_socket_executor
 
@@ -41,6 +42,7 @@ class Feed:
         self.last_seq = 0
         self.heard_at = time.monotonic()
         self.subscribed = asyncio.Event()
+        self.closed = False
         self.task = asyncio.create_task(self._receive())
 
     def deliver(self, event: Event) -> None:
@@ -50,26 +52,33 @@ class Feed:
         for queue in self.followers:
             queue.put_nowait(event)
 
+    def close(self) -> None:
+        """Ends the subscription."""
+        self.closed = True
+        self.task.cancel()
+
     async def _receive(self) -> None:
         layer = get_channel_layer()
         group = group_name(self.generation_id)
         channel = ""
-        while True:
-            try:
-                channel = channel or await layer.new_channel()
-                await layer.group_add(group, channel)
-                self.subscribed.set()
-                while True:
-                    message = await layer.receive(channel)
-                    self.deliver(message["event"])
-            except asyncio.CancelledError:
-                with contextlib.suppress(RedisError, OSError):
-                    await layer.group_discard(group, channel)
-                raise
-            except (RedisError, OSError) as error:
-                # Until Redis is back, followers live on what the row says.
-                logger.warning("feed interrupted", extra={"reason": type(error).__name__})
-                await asyncio.sleep(1)
+        try:
+            # Not for ever: a cancellation that comes while Redis' client connects can get lost in there.
+            while not self.closed:
+                try:
+                    channel = channel or await layer.new_channel()
+                    await layer.group_add(group, channel)
+                    self.subscribed.set()
+                    while not self.closed:
+                        message = await layer.receive(channel)
+                        event_measure(message["event"])
+                        self.deliver(message["event"])
+                except (RedisError, OSError) as error:
+                    # Until Redis is back, followers live on what the row says.
+                    logger.warning("feed interrupted", extra={"reason": type(error).__name__})
+                    await asyncio.sleep(1)
+        finally:
+            with contextlib.suppress(RedisError, OSError):
+                await layer.group_discard(group, channel)
 
 
 class FeedHub:
@@ -99,7 +108,7 @@ class FeedHub:
             feed.followers.discard(queue)
             if not feed.followers and self.feeds.get(generation_id) is feed:
                 del self.feeds[generation_id]
-                feed.task.cancel()
+                feed.close()
 
     async def stream(self, generation_id: UUID, after: int) -> list[Event]:
         """The stored events after a sequence number; none while Redis is away."""
@@ -108,6 +117,14 @@ class FeedHub:
         except (RedisError, OSError):
             return []
         return [event_decode(entry_id, fields) for entry_id, fields in entries]
+
+    async def is_over(self, generation_id: UUID, after: int) -> bool:
+        """Whether the stored event with this number is the terminal one."""
+        try:
+            entries: Any = await self.redis.xrange(stream_key(generation_id), f"{after}-0", f"{after}-0")
+        except (RedisError, OSError):
+            return False
+        return any(event_decode(*entry)["type"] in TERMINAL_EVENTS for entry in entries)
 
     async def _watch(self) -> None:
         """Re-reads quiet feeds until there is none left."""

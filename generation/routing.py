@@ -3,10 +3,13 @@
 from django.urls import path, re_path
 
 from generation.consumers import GenerationConsumer
+from generation.streaming import Img2ImgConsumer, Txt2ImgConsumer
 from imagegen_project.common.sockets import RefuseConsumer
 
 websocket_urlpatterns = [
     path("ws/generations/<uuid:generation_id>/", GenerationConsumer.as_asgi()),
     path("ws/generations/<uuid:generation_id>", GenerationConsumer.as_asgi()),
+    re_path(r"^stream/generate/txt2img/?$", Txt2ImgConsumer.as_asgi()),
+    re_path(r"^stream/generate/img2img/?$", Img2ImgConsumer.as_asgi()),
     re_path(r"", RefuseConsumer.as_asgi()),
 ]

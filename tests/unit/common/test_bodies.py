@@ -1,5 +1,6 @@
 """Bodies through the real web server: whole, in pieces, capped by route, and never in memory when they are large."""
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -18,43 +19,41 @@ UPLOAD = "/api/v1/loras/upload"
 SAFETY_S = 120.0
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """daphne on a socket, with the gate and an application that counts; needs neither database nor Redis."""
-    folder = tmp_path_factory.mktemp("bodies")
-    address = folder / "http.sock"
+@contextlib.contextmanager
+def serve(folder: Path, address: list[str], application: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """daphne with an application of the tests; needs neither database nor Redis."""
     environment = {
         **os.environ,
         "DATA_DIR": str(folder),
         "DJANGO_SETTINGS_MODULE": "imagegen_project.settings",
-        "SECRET_KEY": "only-for-this-test",
+        "SECRET_KEY": "only-for-this-test-" + "0123456789" * 4,
         "DATABASE_URL": "postgresql://localhost/none",
         "REDIS_URL": "redis://localhost:1/0",
         "LORA_MAX_UPLOAD_MB": "400",
         "TMPDIR": str(folder),
     }
-    command = [
-        sys.executable,
-        "-m",
-        "daphne",
-        "-v",
-        "0",
-        "-u",
-        str(address),
-        "tests.unit.common.counting_app:application",
-    ]
+    command = [sys.executable, "-m", "daphne", "-v", "0", *address, application]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
     try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(SAFETY_S)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """daphne on a socket, with the gate and an application that counts."""
+    folder = tmp_path_factory.mktemp("bodies")
+    address = folder / "http.sock"
+    with serve(folder, ["-u", str(address)], "tests.unit.common.counting_app:application") as process:
         deadline = time.monotonic() + SAFETY_S
         while not address.exists():
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
         yield address
-    finally:
-        process.terminate()
-        process.wait(SAFETY_S)
 
 
 class UnixConnection(http.client.HTTPConnection):

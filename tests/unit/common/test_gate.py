@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +19,8 @@ ORDER = WaitOrder((uuid4(),), 5.0, "/answer")
 class Inner:
     """An application in Django's place: orders a wait for a POST, answers a GET."""
 
-    def __init__(self) -> None:
+    def __init__(self, order: WaitOrder = ORDER) -> None:
+        self.order = order
         self.scopes: list[Any] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -27,7 +29,7 @@ class Inner:
         while (await receive()).get("more_body"):
             pass
         if scope["method"] == "POST":
-            scope[ORDER_KEY] = ORDER
+            scope[ORDER_KEY] = self.order
             scope[REQUEST_ID_KEY] = "abc"
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": scope["method"].encode()})
@@ -95,6 +97,39 @@ async def test_a_client_that_hangs_up_is_not_waited_for(ends: Any) -> None:
     inner = Inner()
     assert await call(inner, [BODY, {"type": "http.disconnect"}]) == []
     assert len(inner.scopes) == 1
+
+
+@pytest.fixture
+def abandoned(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The generations that the gate had canceled."""
+    found: list[Any] = []
+    monkeypatch.setattr(asgi, "generations_abandon", lambda *, ids: found.extend(ids))
+    return found
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_a_client_that_hangs_up_cancels_where_it_asked_for_that(
+    ends: Any, abandoned: list[Any], monkeypatch: pytest.MonkeyPatch, asked: bool  # noqa: FBT001
+) -> None:
+    """And else its generation goes on."""
+    ends["result"] = None
+    order = replace(ORDER, cancel_on_disconnect=asked)
+    assert await call(Inner(order), [BODY, {"type": "http.disconnect"}]) == []
+    assert abandoned == (list(ORDER.feed_ids) if asked else [])
+
+
+async def test_a_client_that_stays_cancels_nothing(ends: Any, abandoned: list[Any]) -> None:
+    """Neither at the end nor at the limit of its wait."""
+    for ended in (True, False):
+        ends["result"] = ended
+        await call(Inner(replace(ORDER, cancel_on_disconnect=True)), [BODY])
+    assert abandoned == []
+
+
+async def test_an_orders_headers_are_added_to_the_answer(ends: Any) -> None:
+    """To what is rendered, beside its own."""
+    sent = await call(Inner(replace(ORDER, headers=(("Idempotency-Replayed", "true"),))), [BODY])
+    assert sent[0]["headers"] == [(b"idempotency-replayed", b"true")]
 
 
 async def test_without_an_order_the_answer_passes(ends: Any) -> None:
