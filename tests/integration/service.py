@@ -71,7 +71,7 @@ def run(
 class Service:
     """A running `standalone`, and every process that belongs to it."""
 
-    def __init__(self, data_dir: Path, **variables: str) -> None:
+    def __init__(self, data_dir: Path, *options: str, **variables: str) -> None:
         self.data_dir = data_dir
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -79,7 +79,7 @@ class Service:
         self._output = data_dir.parent / "output.txt"
         with self._output.open("w") as output:
             self.process = subprocess.Popen(
-                command(data_dir, "--port", str(self.port)),
+                command(data_dir, "--port", str(self.port), *options),
                 cwd=data_dir.parent,
                 env=environment() | variables,
                 stdout=output,

@@ -2,97 +2,15 @@
 
 import base64
 import io
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from PIL import Image, ImageDraw
 
 from tests.hub_double import HubDouble
-from tests.hub_repository import HubRepository
-from tests.integration.conftest import Live
-from tests.integration.service import REPOSITORY, Service, environment, wait_for
-
-# The tiny checkpoints' author imports torch; the service itself runs in processes of its own.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-FAMILIES = ("sd1", "sd2", "sdxl", "sd3")
-SIDE = 64
-REGISTER = """
-from models_registry.models import Checkpoint
-for family in {families!r}:
-    Checkpoint.objects.create(
-        id=f"tiny-{{family}}", name=family, repository=f"tiny/{{family}}", family=family, licence="mit",
-        default_width={side}, default_height={side}, min_size={side}, max_size=256,
-    )
-"""
-
-
-class Hubbed(Live):
-    """A running service and the Hub it downloads from."""
-
-    def __init__(self, service: Service, repositories: dict[str, HubRepository]) -> None:
-        super().__init__(service)
-        self.repositories = repositories
-
-    def model(self, family: str) -> dict[str, Any]:
-        """What the list says about a tiny checkpoint."""
-        found: dict[str, Any] = self.http.get(f"/api/v1/models/tiny-{family}").json()
-        return found
-
-    def draw(self, family: str, **fields: Any) -> dict[str, Any]:
-        """A generation on a tiny checkpoint, waited for."""
-        request = {"prompt": "a red circle", "model": f"tiny-{family}", "steps": 4, "seed": 7} | fields
-        answer = self.http.post("/api/v1/generate/txt2img", json=request)
-        assert answer.status_code == 200, answer.text
-        body: dict[str, Any] = answer.json()
-        return body
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubDouble]:
-    """A Hub."""
-    double = HubDouble()
-    yield double
-    double.stop()
-
-
-@pytest.fixture(scope="module")
-def hubbed(hub: HubDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubbed]:
-    """The whole service, with tiny checkpoints of every family registered and none of them on disk."""
-    from tests.tiny_checkpoints import make_tiny_checkpoint
-
-    root: Path = tmp_path_factory.mktemp("hubbed")
-    repositories = {
-        family: HubRepository(hub, f"tiny/{family}", make_tiny_checkpoint(family, root / "hub" / family))
-        for family in FAMILIES
-    }
-    (root / "service").mkdir()
-    service = Service(root / "service" / "data", HF_ENDPOINT=hub.url, WAIT_LIMIT_S="120")
-    try:
-        service.wait_ready()
-        subprocess.run(
-            [
-                sys.executable,
-                str(REPOSITORY / "manage.py"),
-                "shell",
-                "-c",
-                REGISTER.format(families=FAMILIES, side=SIDE),
-            ],
-            env=environment() | {"DATA_DIR": str(service.data_dir)},
-            check=True,
-            capture_output=True,
-        )
-        client = Hubbed(service, repositories)
-        with client.http:
-            yield client
-    finally:
-        service.end(signal.SIGTERM)
+from tests.integration.conftest import FAMILIES, SIDE, Hubbed
+from tests.integration.service import wait_for
 
 
 def picture(colour: str = "red") -> str:
