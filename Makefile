@@ -3,11 +3,15 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 MANAGE := $(BIN)/python manage.py
+# What builds and runs images: docker, or podman.
+DOCKER ?= docker
+COMPOSE ?= $(DOCKER) compose
 SOURCES := imagegen_project generation loras models_registry
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run stop test lint format typecheck check bench fidelity clean
+.PHONY: help install demo run stop logs test lint format typecheck audit check schema bench chaos soak fidelity build \
+        image-size secrets clean
 
 help:  ## Shows what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +35,9 @@ run: install  ## Runs the whole service; options in ARGS, e.g. make run ARGS="--
 stop: install  ## Stops the service that uses the data folder
 	$(MANAGE) standalone --stop
 
+logs: install  ## Follows the logs of the service that uses the data folder
+	@tail -n 20 -F "$$($(BIN)/python -c 'from imagegen_project.env import DATA_DIR; print(DATA_DIR)')"/logs/*.log
+
 test: install  ## Runs the whole test suite; options in ARGS, e.g. make test ARGS="-k embedded"
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -48,10 +55,38 @@ format: install  ## Formats the code
 typecheck: install  ## Checks types only
 	$(BIN)/mypy $(SOURCES)
 
-check: lint test  ## Everything that CI runs
+audit: install  ## Looks for insecure code, and for dependencies with known holes (asks the network)
+	$(BIN)/bandit --quiet --recursive --severity-level medium --configfile pyproject.toml $(SOURCES)
+	$(BIN)/pip-audit --progress-spinner off --requirement requirements-dev.txt --disable-pip --no-deps
+
+schema: install  ## Calls a live service thousands of times, as its OpenAPI schema allows and as it does not
+	$(BIN)/python -m benchmarks.conformance
+
+check: lint test audit schema  ## Everything that CI runs, the audit, and the long form of the schema's test
 
 bench: install  ## Measures the running service on this machine
 	$(BIN)/python -m benchmarks.service
+
+chaos: install  ## Kills and cuts off parts of a running service, and looks for what got lost; options in ARGS
+	$(BIN)/python -m tests.chaos.storm $(ARGS) && $(BIN)/python -m tests.chaos.cancels
+
+soak: install  ## Ten minutes of mixed load on a running service; prints errors, and whether memory grows
+	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+build:  ## Builds the images imagegen-web and imagegen-worker; options in ARGS, e.g. ARGS="--build-arg TORCH_VERSION=…"
+	$(DOCKER) build $(ARGS) --target web -t imagegen-web:latest .
+	$(DOCKER) build $(ARGS) --target worker -t imagegen-worker:latest .
+
+image-size:  ## Prints the compressed sizes of the images that were built
+	@for image in imagegen-web imagegen-worker; do \
+	    printf '%s: %d MB compressed\n' $$image $$(( $$($(DOCKER) save $$image:latest | gzip -6 | wc -c) / 1000000 )); \
+	done
+
+secrets:  ## Makes the secrets of docker-compose.yml in secrets/, those that are not there yet
+	@mkdir -p -m 700 secrets
+	@for name in postgres_password redis_password secret_key metrics_token grafana_password; do \
+	    test -s secrets/$$name || $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(48))' > secrets/$$name; done
+	@test -e secrets/hf_token || : > secrets/hf_token
 
 fidelity: install  ## Measures how well the built-in model draws what its prompts say; options in ARGS
 	$(BIN)/python -m models_registry.builtin.evaluate $(ARGS)

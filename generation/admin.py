@@ -6,10 +6,11 @@ from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from generation.bookkeeping import WebhookDelivery, WebhookGone
 from generation.errors import GenerationEndedError
 from generation.models import GeneratedImage, Generation, Worker, WorkerCommand
 from generation.selectors import generation_url, image_url
-from generation.services import files_delete, generation_cancel, generation_delete
+from generation.services import generation_cancel, generation_delete
 
 
 def _picture(image: GeneratedImage, pixels: int) -> SafeString:
@@ -146,18 +147,6 @@ class GeneratedImageAdmin(ReadOnlyAdmin):
         """A thumbnail that links to the file."""
         return _picture(image, 96)
 
-    def delete_model(self, request: HttpRequest, obj: GeneratedImage) -> None:
-        """Deletes with the file."""
-        name = str(obj.file.name)
-        obj.delete()
-        files_delete([name])
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[GeneratedImage]) -> None:
-        """Deletes with the files."""
-        names = list(queryset.values_list("file", flat=True))
-        queryset.delete()
-        files_delete(names)
-
 
 @admin.register(Worker)
 class WorkerAdmin(ReadOnlyAdmin):
@@ -192,3 +181,32 @@ class WorkerCommandAdmin(ReadOnlyAdmin):
     )
     list_filter = ("kind", "status")
     list_select_related = ("checkpoint", "worker", "requested_by")
+
+
+@admin.register(WebhookDelivery)
+class WebhookDeliveryAdmin(ReadOnlyAdmin):
+    """What webhooks were sent, or are still to be, and how each attempt ended."""
+
+    list_display = (
+        "event",
+        "url",
+        "owner",
+        "status",
+        "attempts",
+        "created_at",
+        "next_attempt_at",
+        "finished_at",
+    )
+    list_filter = ("status", "event", "created_at")
+    list_select_related = ("owner",)
+    search_fields = ("url", "owner__username", "=generation__id")
+    show_full_result_count = False
+
+
+@admin.register(WebhookGone)
+class WebhookGoneAdmin(ReadOnlyAdmin):
+    """Addresses that answered 410. Deleting one lets its owner use it again."""
+
+    list_display = ("url", "owner", "created_at")
+    list_select_related = ("owner",)
+    search_fields = ("url", "owner__username")

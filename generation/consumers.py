@@ -18,13 +18,14 @@ from imagegen_project.common.executors import run_in_socket_executor
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 64 * 1024
+CLOSE_TOO_LARGE = 4413
 
 
 class GenerationConsumer(AsyncWebsocketConsumer):
     """`/ws/generations/<id>/?after=<seq>`: the generation's events, then a normal close (1000) after the last.
 
     Whoever may not see the generation is refused before the socket is accepted (HTTP 403). What a client sends is not
-    read; a message over 64 kB closes the socket (1009).
+    read; a message over 64 kB closes the socket (4413; the server can send no 1009).
     """
 
     # The feed hub subscribes once a generation and process; a channel a socket would be a subscription a socket.
@@ -67,7 +68,7 @@ class GenerationConsumer(AsyncWebsocketConsumer):
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Ignores what a client says, as long as it is short."""
         if len(text_data or bytes_data or b"") > MAX_MESSAGE_BYTES:
-            await self.close(code=1009)
+            await self.close(code=CLOSE_TOO_LARGE)
 
     async def disconnect(self, code: int) -> None:
         """Stops forwarding."""

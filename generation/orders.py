@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 from generation.choices import CommandKind, CommandStatus, ErrorCode
 from generation.errors import FailedError, NoWorkerError, UnfinishedError
 from generation.events import event_publish
+from generation.measures import order_measure
 from generation.models import Worker, WorkerCommand
 from generation.selectors import live_workers, order_url
 from loras.models import Lora
@@ -84,6 +85,7 @@ def command_finish(*, command: WorkerCommand, error_code: ErrorCode, detail: str
         if moved:
             event = "failed" if detail else "succeeded"
             transaction.on_commit(partial(event_publish, command.pk, event, attempt=0))  # type: ignore[arg-type]
+            transaction.on_commit(partial(order_measure, command, status=status))
     return bool(moved)
 
 

@@ -68,10 +68,12 @@ class Publisher:
                 self._publish(item, runner)
 
     def _publish(self, item: _Item, runner: asyncio.Runner) -> None:
+        # What takes time to make, such as a preview, is made here, and only for what is really sent.
+        data = {name: value() if callable(value) else value for name, value in item.data.items()}
         pauses = RETRY_PAUSES_S if item.event_type in TERMINAL_EVENTS else ()
         for pause in (*pauses, None):
             try:
-                event = event_append(item.generation_id, item.event_type, attempt=item.attempt, **item.data)
+                event = event_append(item.generation_id, item.event_type, attempt=item.attempt, **data)
                 if event is not None:
                     runner.run(event_notify(event))
             except (RedisError, OSError) as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.conf import settings
 from django.core.files.storage import default_storage
 from django.db import InterfaceError, OperationalError, close_old_connections
 
@@ -27,9 +28,11 @@ from generation.engine import (
     ModelRef,
 )
 from generation.engine.pictures import request_of
+from generation.engine.previews import Preview
 from generation.models import Generation, GenerationLora
 from generation.publisher import Publisher
 from generation.selectors import image_refs
+from generation.watchdog import watchdog_arm
 from loras.files import lora_path
 from loras.services import lora_mark_lost
 from models_registry.models import Checkpoint
@@ -78,7 +81,8 @@ class Run:
         self.reason = self.reason or reason
 
     def should_stop(self) -> str | None:
-        """Why to stop, or None."""
+        """Why to stop, or None. Also the sign of life that the watchdog waits for."""
+        watchdog_arm()
         if not self.reason and time.monotonic() - self.started > self.generation.timeout_s:
             self.stop(TIMEOUT)
         return self.reason or None
@@ -132,6 +136,8 @@ def _batch(generation: Generation) -> Batch:
         adapters=_adapters(generation),
         output_format=generation.output_format,
         strict=generation.strict,
+        # What the filter has not seen is shown to nobody.
+        preview_every=0 if settings.SAFETY_FILTER == "block" else generation.preview_every,
     )
 
 
@@ -167,6 +173,8 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher, *, worker_nam
     generation = run.generation
     attempt = generation.attempt
 
+    seen: list[Preview] = []
+
     def on_step(step: int, _: int) -> None:
         # A scheduler may count otherwise: PNDM does its second step twice.
         total_steps = generation.total_steps
@@ -179,7 +187,7 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher, *, worker_nam
             total_steps=total_steps,
             percent=round(100 * step / total_steps, 1),
             eta_s=run.eta_s(step, total_steps),
-            preview=None,
+            preview=seen.pop().jpeg_base64 if seen else None,
         )
 
     def on_warning(warning: dict[str, Any]) -> None:
@@ -197,7 +205,13 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher, *, worker_nam
     )
     try:
         batch = _batch(generation)
-        result = engine.run(batch, on_step=on_step, on_warning=on_warning, should_stop=run.should_stop)
+        result = engine.run(
+            batch,
+            on_step=on_step,
+            on_preview=seen.append,
+            on_warning=on_warning,
+            should_stop=run.should_stop,
+        )
     except EngineStopped as stop:
         return _stopped(run, publisher, stop.reason)
     except (EngineError, FileNotFoundError) as error:

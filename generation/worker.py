@@ -39,15 +39,14 @@ from generation.publisher import Publisher
 from generation.queueing import GENERATIONS_QUEUE, RUN_NEXT, queue_get, worker_wake
 from generation.runner import HAND_BACK, Run, failure_code, model_ref, run_generation
 from generation.selectors import generation_next
+from generation.watchdog import watchdog_disarm
 from imagegen_project.common.context import job_id, request_id, username
 from loras.files import lora_path
 from loras.models import Lora
-from models_registry.builtin import is_trained
-from models_registry.builtin.untrained import ensure_untrained
-from models_registry.choices import BUILTIN_ID, DiskState
+from models_registry.choices import DiskState
 from models_registry.errors import ModelNotFoundError
 from models_registry.models import Checkpoint
-from models_registry.selectors import checkpoint_default, checkpoint_folder, safety_classifier_folder
+from models_registry.selectors import checkpoint_default, safety_classifier_folder
 from models_registry.services import checkpoint_mark_broken
 
 logger = logging.getLogger(__name__)
@@ -155,6 +154,7 @@ class GpuRuntime:
         try:
             run_generation(run, self.engine, self.publisher, worker_name=self.worker.name)
         finally:
+            watchdog_disarm()
             self.run = None
             for variable, token in tokens:
                 variable.reset(token)
@@ -168,11 +168,8 @@ class GpuRuntime:
         close_old_connections()
         self._loading = True
         try:
-            builtin = Checkpoint.objects.filter(pk=BUILTIN_ID).first()
-            if builtin is not None and not is_trained():
-                ensure_untrained(checkpoint_folder(builtin))
             self.engine.load(model_ref(checkpoint_default()))
-        except (EngineError, ModelNotFoundError, OSError) as error:
+        except (EngineError, ModelNotFoundError) as error:
             logger.warning("default model not loaded", extra={"reason": str(error)})
         finally:
             self._loading = False

@@ -1,6 +1,7 @@
 """The ASGI application: Django for HTTP behind a gate, Channels for sockets."""
 
 import asyncio
+import json
 import os
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -15,12 +16,24 @@ django_application = get_asgi_application()  # before anything below: it sets Dj
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
 
+from generation.compat.shapes import shape_of  # noqa: E402
 from generation.feeds import wait_for_end  # noqa: E402
 from generation.routing import websocket_urlpatterns  # noqa: E402
+from generation.services import generations_abandon  # noqa: E402
+from generation.sse import EventStreams  # noqa: E402
 from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware  # noqa: E402
 from imagegen_project.bodies import in_pieces, keep_bodies_on_disk  # noqa: E402
+from imagegen_project.common.executors import run_in_socket_executor  # noqa: E402
 from imagegen_project.common.problems import problem_response  # noqa: E402
-from imagegen_project.common.waiting import ORDER_KEY, REQUEST_ID_KEY, WAITED_KEY, WaitOrder  # noqa: E402
+from imagegen_project.common.waiting import (  # noqa: E402
+    ORDER_KEY,
+    REQUEST_ID_KEY,
+    WAITED_KEY,
+    StreamOrder,
+    WaitOrder,
+)
+from imagegen_project.metrics import Metered  # noqa: E402
+from imagegen_project.slow_readers import cut_slow_readers  # noqa: E402
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -53,7 +66,7 @@ class RequestGate:
         """Serves one HTTP request."""
         limit = _body_limit(scope)
         if _declared_length(scope) > limit:
-            await _refuse_body(send, limit)
+            await _refuse_body(scope, send, limit)
             return
         started = False
 
@@ -68,14 +81,19 @@ class RequestGate:
                 await self.application(scope, _capped(in_pieces(receive), limit), send_unless_waiting)
         except BodyTooLargeError:
             if not started:
-                await _refuse_body(send, limit)
+                await _refuse_body(scope, send, limit)
             return
-        order: WaitOrder | None = scope.pop(ORDER_KEY, None)
+        order: WaitOrder | StreamOrder | None = scope.pop(ORDER_KEY, None)
         if order is None:
+            return
+        if isinstance(order, StreamOrder):
+            await order.application(scope, receive, send)
             return
         if await _wait(order, receive):
             async with self.places:
-                await self.application(_render_scope(scope, order), _empty_body(), send)
+                await self.application(_render_scope(scope, order), _empty_body(), _with_headers(send, order))
+        elif order.cancel_on_disconnect:
+            await run_in_socket_executor(generations_abandon, ids=order.feed_ids)
 
 
 def _declared_length(scope: Scope) -> int:
@@ -91,14 +109,17 @@ def _body_limit(scope: Scope) -> int:
     return limit
 
 
-async def _refuse_body(send: Send, limit: int) -> None:
+async def _refuse_body(scope: Scope, send: Send, limit: int) -> None:
     variable = "MAX_BODY_MB" if limit == settings.MAX_BODY_BYTES else "LORA_MAX_UPLOAD_MB"
     response = problem_response(
         413, "body_too_large", f"The body may have at most {limit / 1024 / 1024:g} MiB ({variable})."
     )
-    headers = [(b"content-type", response.headers["Content-Type"].encode()), (b"connection", b"close")]
+    body, content_type = response.content, response.headers["Content-Type"]
+    if shape := shape_of(scope["path"]):
+        body, content_type = json.dumps(shape(json.loads(body))).encode(), "application/json"
+    headers = [(b"content-type", content_type.encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": 413, "headers": headers})
-    await send({"type": "http.response.body", "body": response.content})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _capped(receive: Receive, limit: int) -> Receive:
@@ -139,15 +160,28 @@ _REPLACED_HEADERS = (b"content-length", b"content-type", b"transfer-encoding", b
 def _render_scope(scope: Scope, order: WaitOrder) -> Scope:
     """The same caller's GET of the order's path, under the same request id."""
     headers = [(name, value) for name, value in scope["headers"] if name not in _REPLACED_HEADERS]
+    path, _, query = order.render_path.partition("?")
     return {
         **scope,
         WAITED_KEY: True,
         "method": "GET",
-        "path": order.render_path,
-        "raw_path": order.render_path.encode(),
-        "query_string": b"",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
         "headers": [*headers, (b"x-request-id", scope[REQUEST_ID_KEY].encode())],
     }
+
+
+def _with_headers(send: Send, order: WaitOrder) -> Send:
+    """Adds the order's headers to the answer."""
+    added = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in order.headers]
+
+    async def send_more(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *added]}
+        await send(message)
+
+    return send_more
 
 
 def _empty_body() -> Receive:
@@ -164,9 +198,10 @@ def _empty_body() -> Receive:
 
 
 keep_bodies_on_disk()
+cut_slow_readers()
 application = ProtocolTypeRouter(
     {
-        "http": RequestGate(cast(Application, django_application)),
-        "websocket": OriginMiddleware(SocketAuthMiddleware(URLRouter(websocket_urlpatterns))),
+        "http": Metered(EventStreams(RequestGate(cast(Application, django_application)))),
+        "websocket": Metered(OriginMiddleware(SocketAuthMiddleware(URLRouter(websocket_urlpatterns)))),
     }
 )

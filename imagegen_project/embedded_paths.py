@@ -13,6 +13,7 @@ from urllib.parse import quote
 # A Unix socket's path may have 107 bytes on Linux; PostgreSQL appends "/.s.PGSQL.5432".
 MAX_SOCKET_FOLDER = 107 - len("/.s.PGSQL.5432")
 DATABASE_NAME = "imagegen"
+MIN_SECRET_LENGTH, MIN_SECRET_VARIETY = 50, 5
 
 
 def secret_file(data_dir: Path, name: str) -> Path:
@@ -36,6 +37,13 @@ def ensure_secret(data_dir: Path, name: str) -> str:
     path.touch(mode=0o600)
     path.write_text(secrets.token_urlsafe(48), encoding="utf-8")
     return read_secret(data_dir, name)
+
+
+def is_strong_secret(value: str) -> bool:
+    """Whether a signing key is long and varied enough, by the rules of Django's own check."""
+    return (
+        len(value) >= MIN_SECRET_LENGTH and len(set(value)) >= MIN_SECRET_VARIETY and "insecure" not in value
+    )
 
 
 def socket_folder(data_dir: Path, server: str) -> Path:

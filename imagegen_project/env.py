@@ -6,6 +6,7 @@ be parsed stops the start with a message that names the variable.
 
 import os
 from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from environs import Env, validate
 
@@ -16,21 +17,49 @@ _AT_LEAST_ZERO = validate.Range(min=0)
 _AT_LEAST_ONE = validate.Range(min=1)
 _POSITIVE = validate.Range(min=0, min_inclusive=False)
 
+
+def _secret(name: str) -> str:
+    """A secret: the variable, or the contents of the file that `<name>_FILE` names. Raises ValueError."""
+    value, file = _env.str(name, ""), _env.str(f"{name}_FILE", "")
+    if value and file:
+        message = f"{name} and {name}_FILE are both set: choose one."
+        raise ValueError(message)
+    try:
+        return Path(file).read_text(encoding="utf-8").strip() if file else value
+    except OSError as error:
+        message = f"{name}_FILE cannot be read: {error}"
+        raise ValueError(message) from error
+
+
+def _with_password(url: str, password: str) -> str:
+    """A server's address, with the password where it names a host and no password of its own."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    if not password or not host or ":" in user:
+        return url
+    return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}"))
+
+
 # For root the embedded PostgreSQL makes every folder above its own traversable: keep it out of /root.
 _DEFAULT_DATA_DIR = Path("/var/lib/imagegen") if os.geteuid() == 0 else Path.cwd() / ".imagegen"
 
 DATA_DIR: Path = _env.path("DATA_DIR", _DEFAULT_DATA_DIR).resolve()
 
 # Servers: "" means the embedded one of the data folder.
-DATABASE_URL: str = _env.str("DATABASE_URL", "")
-REDIS_URL: str = _env.str("REDIS_URL", "")
+DATABASE_PASSWORD: str = _secret("DATABASE_PASSWORD")
+DATABASE_URL: str = _with_password(_secret("DATABASE_URL"), DATABASE_PASSWORD)
+REDIS_PASSWORD: str = _secret("REDIS_PASSWORD")
+REDIS_URL: str = _with_password(_secret("REDIS_URL"), REDIS_PASSWORD)
 DB_POOL_SIZE: int = _env.int("DB_POOL_SIZE", 16, validate=_AT_LEAST_ONE)
 
 # Web
-SECRET_KEY: str = _env.str("SECRET_KEY", "")  # "" means the one kept in the data folder
+SECRET_KEY: str = _secret("SECRET_KEY")  # "" means the one kept in the data folder
 DEBUG: bool = _env.bool("DEBUG", False)
 ALLOWED_HOSTS: list[str] = _env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = _env.list("CSRF_TRUSTED_ORIGINS", [])
+BEHIND_TLS: bool = _env.bool("BEHIND_TLS", False)
+METRICS_TOKEN: str = _secret("METRICS_TOKEN")
+AUTH_FAILURES: int = _env.int("AUTH_FAILURES", 30, validate=_AT_LEAST_ZERO)
 MAX_BODY_MB: float = _env.float("MAX_BODY_MB", 16.0, validate=_POSITIVE)
 WEB_CONCURRENCY: int = _env.int("WEB_CONCURRENCY", 12, validate=_AT_LEAST_ONE)
 WAIT_LIMIT_S: int = _env.int("WAIT_LIMIT_S", 300, validate=_AT_LEAST_ONE)
@@ -40,17 +69,25 @@ THROTTLE_TICKETS: int = _env.int("THROTTLE_TICKETS", 120, validate=_AT_LEAST_ZER
 THROTTLE_UPLOADS: int = _env.int("THROTTLE_UPLOADS", 60, validate=_AT_LEAST_ZERO)
 TRUSTED_PROXIES: int = _env.int("TRUSTED_PROXIES", 0, validate=_AT_LEAST_ZERO)
 MEDIA_ROOT: Path = _env.path("MEDIA_ROOT", DATA_DIR / "media")
+MEDIA_S3_BUCKET: str = _env.str("MEDIA_S3_BUCKET", "")
+MEDIA_S3_ENDPOINT: str = _env.str("MEDIA_S3_ENDPOINT", "")
+MEDIA_S3_REGION: str = _env.str("MEDIA_S3_REGION", "us-east-1")
+MEDIA_S3_ACCESS_KEY: str = _secret("MEDIA_S3_ACCESS_KEY")
+MEDIA_S3_SECRET_KEY: str = _secret("MEDIA_S3_SECRET_KEY")
+MEDIA_S3_URL_TTL_S: int = _env.int("MEDIA_S3_URL_TTL_S", 300, validate=_AT_LEAST_ONE)
 
 # Logs
 LOG_LEVEL: str = _env.str(
     "LOG_LEVEL", "INFO", validate=validate.OneOf(("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 )
 LOG_DIR: str = _env.str("LOG_DIR", "")
+LOG_MAX_MB: float = _env.float("LOG_MAX_MB", 64.0, validate=_POSITIVE)
+LOG_KEEP: int = _env.int("LOG_KEEP", 5, validate=_AT_LEAST_ONE)
 LOG_PROMPTS: bool = _env.bool("LOG_PROMPTS", True)
 
 # Hugging Face Hub
 HF_ENDPOINT: str = _env.str("HF_ENDPOINT", "https://huggingface.co")
-HF_TOKEN: str = _env.str("HF_TOKEN", "") or _env.str("HUGGINGFACE_API_KEY", "")
+HF_TOKEN: str = _secret("HF_TOKEN") or _secret("HUGGINGFACE_API_KEY")
 HF_HOME: Path = _env.path("HF_HOME", DATA_DIR / "huggingface")
 HUB_ALLOWED_USERS: list[str] = _env.list("HUB_ALLOWED_USERS", [])
 HUB_ALLOWED_ORGS: list[str] = _env.list("HUB_ALLOWED_ORGS", [])
@@ -81,6 +118,7 @@ DEFAULT_TIMEOUT_S: int = _env.int("DEFAULT_TIMEOUT_S", 600, validate=_AT_LEAST_O
 MAX_TIMEOUT_S: int = _env.int("MAX_TIMEOUT_S", 3600, validate=_AT_LEAST_ONE)
 MAX_ATTEMPTS: int = _env.int("MAX_ATTEMPTS", 3, validate=_AT_LEAST_ONE)
 LEASE_S: int = _env.int("LEASE_S", 15, validate=validate.Range(min=3, max=60))
+WATCHDOG_S: int = _env.int("WATCHDOG_S", 600, validate=_AT_LEAST_ZERO)
 WORKER_GRACE_S: int = _env.int("WORKER_GRACE_S", 20, validate=_AT_LEAST_ZERO)
 FEED_TTL_S: int = _env.int("FEED_TTL_S", 86400, validate=_AT_LEAST_ONE)
 FEED_MAX_EVENTS: int = _env.int("FEED_MAX_EVENTS", 1000, validate=validate.Range(min=16))

@@ -3,8 +3,11 @@
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
+from typing import Any, cast
 
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
 from uuid_utils.compat import uuid7
 
@@ -12,7 +15,24 @@ from imagegen_project.common.context import request_id, username
 
 logger = logging.getLogger("imagegen.request")
 
+# Under which the ASGI scope carries the name of the route that answered, for the metrics.
+ROUTE_KEY = "imagegen.route"
+PROBE_PATHS = re.compile(r"/health/?|/health/ready/?|/metrics/?")
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class ProbeHostMiddleware:
+    """Lets probes and scrapers ask by address, which is none of ALLOWED_HOSTS: those answers depend on no host."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Serves the request, a probe's under this server's first name."""
+        names = [name.lstrip(".") for name in settings.ALLOWED_HOSTS if name != "*"]
+        if names and PROBE_PATHS.fullmatch(request.path):
+            request.META["HTTP_HOST"] = names[0]
+        return self.get_response(request)
 
 
 class RequestContextMiddleware:
@@ -30,6 +50,9 @@ class RequestContextMiddleware:
         try:
             response = self.get_response(request)
             response.headers["X-Request-Id"] = identifier
+            if isinstance(request, ASGIRequest) and request.resolver_match:
+                scope = cast(MutableMapping[str, Any], request.scope)
+                scope[ROUTE_KEY] = request.resolver_match.view_name
             user = getattr(request, "user", None)
             logger.info(
                 "request",

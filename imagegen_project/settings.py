@@ -1,21 +1,32 @@
 """The one settings module; environments differ by variables (see `imagegen_project/env.py`)."""
 
+import logging
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import django_stubs_ext
+from csp.constants import NONE, SELF, UNSAFE_INLINE
+from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
 from imagegen_project import __version__, embedded_paths, env
+from imagegen_project.embedded_paths import is_strong_secret
 from imagegen_project.logs import logging_config, process_name
 
 django_stubs_ext.monkeypatch()  # lets `ModelAdmin[Checkpoint]` and its like be written at run time
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-SECRET_KEY = env.SECRET_KEY or embedded_paths.read_secret(env.DATA_DIR, "secret_key")
 DEBUG = env.DEBUG
+SECRET_KEY = env.SECRET_KEY or embedded_paths.read_secret(env.DATA_DIR, "secret_key")
+# Django only warns, and only `check --deploy` shows it.
+if env.SECRET_KEY and not DEBUG and not is_strong_secret(env.SECRET_KEY):
+    raise ImproperlyConfigured(
+        "SECRET_KEY is guessable: it must have 50 characters or more, at random. Make one with `python -c "
+        "'import secrets; print(secrets.token_urlsafe(48))'`, or leave it empty where one is kept in DATA_DIR."
+    )
 ALLOWED_HOSTS = env.ALLOWED_HOSTS
 CSRF_TRUSTED_ORIGINS = env.CSRF_TRUSTED_ORIGINS
 
@@ -42,7 +53,9 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "imagegen_project.middleware.RequestContextMiddleware",
+    "imagegen_project.middleware.ProbeHostMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -128,7 +141,7 @@ RQ_QUEUES = {
     for name in ("generations", "downloads", "webhooks")
 }
 
-AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.ModelBackend"]
+AUTHENTICATION_BACKENDS = ["imagegen_project.auth.backends.PatientModelBackend"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
@@ -200,17 +213,72 @@ WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not STATIC_ROOT.is_dir()
 MEDIA_ROOT = env.MEDIA_ROOT
 MEDIA_URL = ""  # pictures are only served through the API, to those who may see them
 STORAGES = {
-    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "default": (
+        {
+            "BACKEND": "storages.backends.s3.S3Storage",
+            "OPTIONS": {
+                "bucket_name": env.MEDIA_S3_BUCKET,
+                "endpoint_url": env.MEDIA_S3_ENDPOINT or None,
+                "region_name": env.MEDIA_S3_REGION,
+                "access_key": env.MEDIA_S3_ACCESS_KEY or None,
+                "secret_key": env.MEDIA_S3_SECRET_KEY or None,
+                "querystring_expire": env.MEDIA_S3_URL_TTL_S,
+                "signature_version": "s3v4",
+                # A name carries its generation and attempt: what is there under it is the same picture.
+                "file_overwrite": True,
+            },
+        }
+        if env.MEDIA_S3_BUCKET
+        else {"BACKEND": "django.core.files.storage.FileSystemStorage"}
+    ),
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        # DRF's and Swagger's pages carry style attributes; a style runs no code.
+        "style-src": [SELF, UNSAFE_INLINE],
+        "img-src": [SELF, "data:", "blob:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "form-action": [SELF],
+        "base-uri": [NONE],
+        "frame-ancestors": [NONE],
+    }
+}
+if env.BEHIND_TLS:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = True
+    # Asked from inside, where there is no proxy.
+    SECURE_REDIRECT_EXEMPT = [r"^health", r"^metrics"]
+    SECURE_HSTS_SECONDS = 31536000
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+# Whether other hosts of the operator's domain have TLS is not for this service to say.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 DATA_UPLOAD_MAX_MEMORY_SIZE = int(env.MAX_BODY_MB * 1024 * 1024)
 
 LOGGING_CONFIG = "logging.config.dictConfig"
-LOGGING = logging_config(level=env.LOG_LEVEL, log_dir=env.LOG_DIR)
+LOGGING = logging_config(
+    level=env.LOG_LEVEL,
+    log_dir=env.LOG_DIR,
+    max_bytes=int(env.LOG_MAX_MB * 1024 * 1024),
+    keep=env.LOG_KEEP,
+    secrets=[
+        SECRET_KEY,
+        env.HF_TOKEN,
+        env.METRICS_TOKEN,
+        env.MEDIA_S3_SECRET_KEY,
+        str(DATABASES["default"]["PASSWORD"]),
+        urlsplit(REDIS_URL).password or "",
+    ],
+)
+logging.captureWarnings(True)  # noqa: FBT003 - Python's warnings become log lines, as everything else
 
 # The project's own
 DATA_DIR = env.DATA_DIR
@@ -219,6 +287,10 @@ MAX_BODY_BYTES = DATA_UPLOAD_MAX_MEMORY_SIZE
 WEB_CONCURRENCY = env.WEB_CONCURRENCY
 WAIT_LIMIT_S = env.WAIT_LIMIT_S
 TICKET_TTL_S = env.TICKET_TTL_S
+MEDIA_IS_SHARED = bool(env.MEDIA_S3_BUCKET)
+METRICS_TOKEN = env.METRICS_TOKEN
+AUTH_FAILURES = env.AUTH_FAILURES
+TRUSTED_PROXIES = env.TRUSTED_PROXIES
 HF_ENDPOINT = env.HF_ENDPOINT
 HF_TOKEN = env.HF_TOKEN
 HUB_ALLOWED_USERS = env.HUB_ALLOWED_USERS
@@ -243,6 +315,7 @@ DEFAULT_TIMEOUT_S = env.DEFAULT_TIMEOUT_S
 MAX_TIMEOUT_S = env.MAX_TIMEOUT_S
 MAX_ATTEMPTS = env.MAX_ATTEMPTS
 LEASE_S = env.LEASE_S
+WATCHDOG_S = env.WATCHDOG_S
 WORKER_GRACE_S = env.WORKER_GRACE_S
 FEED_TTL_S = env.FEED_TTL_S
 FEED_MAX_EVENTS = env.FEED_MAX_EVENTS

@@ -100,24 +100,33 @@ def make_folders(data_dir: Path) -> Path:
     return logs
 
 
-def service_children(*, host: str, port: int, workers: int, logs: Path) -> Iterator[Child]:
-    """The web server, the GPU workers and the task worker."""
-    manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
-    web = [sys.executable, "-m", "daphne", "-b", host, "-p", str(port), "--application-close-timeout", "2"]
-    web += [
+def web_command(*, host: str, port: int) -> list[str]:
+    """The command line of a web process."""
+    return [
+        *(sys.executable, "-m", "daphne", "-b", host, "-p", str(port)),
+        *("--application-close-timeout", "2"),
         # No access log: it would show tickets, and each request has its own line.
-        "--verbosity",
-        "0",
-        "--websocket-max-message-size",
-        str(_WEB_MESSAGE_LIMIT_BYTES),
+        *("--verbosity", "0"),
+        *("--websocket-max-message-size", str(_WEB_MESSAGE_LIMIT_BYTES)),
+        *("--websocket-max-frame-size", str(_WEB_MESSAGE_LIMIT_BYTES)),
         "imagegen_project.asgi:application",
     ]
+
+
+def web_environment() -> dict[str, str]:
+    """The environment of a web process."""
+    return env.child_environment(ASGI_THREADS="4")
+
+
+def service_children(*, host: str, port: int, workers: int, logs: Path) -> Iterator[Child]:
+    """The web server, the GPU workers, the task worker and the webhook worker."""
+    manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
     yield Child(
         name="web",
-        command=web,
+        command=web_command(host=host, port=port),
         log_file=logs / "web.log",
         stage=_SERVICE_STAGE,
-        popen_options={"env": env.child_environment(ASGI_THREADS="4")},
+        popen_options={"env": web_environment()},
     )
     devices = [device for device in env.CUDA_VISIBLE_DEVICES.split(",") if device.strip()]
     for index in range(workers):
@@ -133,14 +142,15 @@ def service_children(*, host: str, port: int, workers: int, logs: Path) -> Itera
             grace_s=env.WORKER_GRACE_S + 10.0,
             popen_options={"env": env.child_environment(**changes)},
         )
-    yield Child(
-        name="task-worker",
-        command=[*manage, "task_worker"],
-        log_file=logs / "task-worker.log",
-        stage=_SERVICE_STAGE,
-        stop_signal=signal.SIGTERM,
-        popen_options={"env": env.child_environment()},
-    )
+    for name in ("task-worker", "webhook-worker"):
+        yield Child(
+            name=name,
+            command=[*manage, name.replace("-", "_")],
+            log_file=logs / f"{name}.log",
+            stage=_SERVICE_STAGE,
+            stop_signal=signal.SIGTERM,
+            popen_options={"env": env.child_environment()},
+        )
 
 
 def _cores() -> int:

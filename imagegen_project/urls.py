@@ -3,10 +3,12 @@
 from django.contrib import admin
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from generation.compat import a1111, huggingface, openai
 from imagegen_project import health
 from imagegen_project.api import routes
+from imagegen_project.metrics import MetricsView
 
 handler400 = "imagegen_project.common.problems.bad_request"
 handler403 = "imagegen_project.common.problems.permission_denied"
@@ -19,10 +21,14 @@ urlpatterns = [
     re_path(r"^$", RedirectView.as_view(url="/api/docs/"), name="index"),
     re_path(r"^health/?$", health.live, name="health"),
     re_path(r"^health/ready/?$", health.ready, name="health-ready"),
+    re_path(r"^metrics/?$", MetricsView.as_view(), name="metrics"),
     path("api/v1/", include((routes, "api"), namespace="api")),
+    path("v1/", include((openai.urlpatterns, "openai"))),
     path("v1/", include((routes, "api"), namespace="short")),
+    path("hf/", include((huggingface.urlpatterns, "huggingface"))),
+    path("sdapi/v1/", include((a1111.urlpatterns, "a1111"))),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(), name="schema"),
-    re_path(r"^api/docs/?$", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    re_path(r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("admin/", admin.site.urls),
     path("accounts/", include("rest_framework.urls")),
 ]

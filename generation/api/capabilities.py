@@ -76,8 +76,20 @@ def _capabilities() -> dict[str, Any]:
             "max_timeout_s": settings.MAX_TIMEOUT_S,
             "max_wait_s": settings.WAIT_LIMIT_S,
         },
-        "features": ["multipart", "prefer", "receipts", "replay", "retry", "sockets", "strict"],
-        "dialects": ["native"],
+        "features": [
+            "idempotency",
+            "multipart",
+            "prefer",
+            "priority",
+            "receipts",
+            "replay",
+            "retry",
+            "sockets",
+            "sse",
+            "strict",
+            "webhooks",
+        ],
+        "dialects": ["native", "openai", "huggingface", "a1111"],
     }
 
 

@@ -4,6 +4,7 @@ import django_filters
 
 from generation.choices import Kind, Status
 from generation.models import Generation
+from imagegen_project.common.filters import MomentFilter
 
 
 class GenerationFilter(django_filters.FilterSet):
@@ -12,8 +13,8 @@ class GenerationFilter(django_filters.FilterSet):
     status = django_filters.MultipleChoiceFilter(choices=Status.choices)
     kind = django_filters.ChoiceFilter(choices=Kind.choices)
     model = django_filters.CharFilter(field_name="checkpoint_id")
-    created_after = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="gte")
-    created_before = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="lt")
+    created_after = MomentFilter(field_name="created_at", lookup_expr="gte")
+    created_before = MomentFilter(field_name="created_at", lookup_expr="lt")
 
     class Meta:
         model = Generation

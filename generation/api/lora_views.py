@@ -29,6 +29,8 @@ class LoraUnloadIn(StrictSerializer):
 class LoraLoadView(APIView):
     """New adapters from the Hub."""
 
+    throttle_scope = "uploads"
+
     @extend_schema(
         operation_id="loras_load",
         request=LoraLoadIn,

@@ -6,6 +6,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from generation.api.requests import merge_alias
+from generation.choices import ErrorCode
 from generation.models import WorkerCommand
 from generation.orders import order_body
 from imagegen_project.common.serializers import StrictSerializer
@@ -79,6 +80,7 @@ class WorkerCommandOut(serializers.ModelSerializer[WorkerCommand]):
     """An order's part for one GPU worker."""
 
     worker = serializers.CharField(source="worker.name", read_only=True)
+    error_code = serializers.ChoiceField(choices=ErrorCode.choices, allow_blank=True, read_only=True)
 
     class Meta:
         model = WorkerCommand

@@ -29,6 +29,7 @@ class ModelListView(APIView):
     """The models that requests may name: open to all, since nothing here is secret."""
 
     permission_classes = (AllowAny,)
+    throttle_scope = "models"
 
     @extend_schema(operation_id="models_list", responses=ModelListOut, auth=[])
     def get(self, request: Request) -> Response:
@@ -42,6 +43,7 @@ class ModelDetailView(APIView):
     """One model, by registry id or repository name."""
 
     permission_classes = (AllowAny,)
+    throttle_scope = "models"
 
     @extend_schema(operation_id="models_retrieve", responses=ModelWithWorkersOut, auth=[])
     def get(self, request: Request, name: str) -> Response:

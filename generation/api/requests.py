@@ -1,6 +1,6 @@
 """What a generation can ask for, in JSON or as a form."""
 
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
@@ -8,11 +8,12 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from generation.api.job_requests import WebhookEventsField, WebhookUrlField, job_options_check
 from generation.api.lora_requests import MAX_LORAS, MAX_NAME, MAX_SCALE, MIN_SCALE, LoraUseIn, wishes_read
 from generation.choices import Kind, OutputFormat, Scheduler
 from generation.errors import InvalidImageError
 from generation.inputs import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read, size_follow
-from generation.models import MAX_SEED
+from generation.models import MAX_PRIORITY, MAX_SEED
 from imagegen_project.common.serializers import StrictSerializer, TextField
 from models_registry.choices import FAMILY_FACTS
 from models_registry.errors import ModelNotFoundError
@@ -139,8 +140,31 @@ class GenerationCreateIn(StrictSerializer):
     output_format = serializers.ChoiceField(
         OutputFormat.choices, required=False, default=OutputFormat.PNG, help_text="Of the finished pictures."
     )
+    preview_every = serializers.IntegerField(
+        min_value=0,
+        max_value=MAX_STEPS,
+        required=False,
+        default=0,
+        help_text="Steps between two previews in the feed; 0: none.",
+    )
     timeout_s = serializers.IntegerField(
         min_value=1, required=False, help_text="Limit of the run, in seconds."
+    )
+    priority = serializers.IntegerField(
+        min_value=-MAX_PRIORITY,
+        max_value=MAX_PRIORITY,
+        required=False,
+        default=0,
+        help_text="Higher ones run first; only staff may go above 0.",
+    )
+    webhook_url = WebhookUrlField(
+        required=False, allow_blank=True, default="", help_text="Where to post what becomes of it."
+    )
+    webhook_events = WebhookEventsField(
+        required=False, help_text="Which events to post there; by default those that end it."
+    )
+    cancel_on_disconnect = serializers.BooleanField(
+        required=False, default=False, help_text="Cancel it when the client that waits for it hangs up."
     )
     reproducible = serializers.BooleanField(
         required=False, default=False, help_text="Run alone, so that a replay can give the same pixels."
@@ -154,13 +178,14 @@ class GenerationCreateIn(StrictSerializer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not self.context.get("prompt_required", True):
-            prompt = self.fields["prompt"]
+            prompt = cast(TextField, self.fields["prompt"])
             prompt.required, prompt.allow_blank, prompt.default = False, True, ""
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Resolves aliases, the model, its defaults and the kind, and checks the model's limits."""
         merge_alias(attrs, name="model", alias="model_id")
         merge_alias(attrs, name="num_inference_steps", alias="steps")
+        job_options_check(attrs, owner=self.context["owner"])
         checkpoint = self._checkpoint(attrs.pop("model", None))
         attrs["checkpoint"] = checkpoint
         attrs["kind"] = self._kind(attrs)

@@ -17,6 +17,7 @@ from generation.api.views import (
     MaskView,
     Txt2ImgView,
 )
+from generation.api.webhook_views import WebhookSecretView
 from imagegen_project.common.routers import UUID_REGEX, OptionalSlashRouter, route
 
 router = OptionalSlashRouter()
@@ -49,5 +50,6 @@ urlpatterns = [
         ModelDetailView.as_view(),
         "model",
     ),
+    route("webhook-secret", WebhookSecretView.as_view(), "webhook-secret"),
     *router.urls,
 ]

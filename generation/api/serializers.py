@@ -6,6 +6,8 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from generation.choices import Scheduler
+from generation.fairness import queue_standing
 from generation.models import GeneratedImage, Generation, GenerationLora
 from generation.selectors import error_of, generation_url, image_url
 
@@ -66,6 +68,7 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
 
     model = serializers.CharField(source="checkpoint_id", read_only=True)
     owner = serializers.CharField(source="owner.username", read_only=True)
+    scheduler = serializers.ChoiceField(choices=Scheduler.choices, allow_blank=True, read_only=True)
     percent = serializers.SerializerMethodField()
     images = ImageOut(many=True, read_only=True)
     loras = GenerationLoraOut(source="adapters", many=True, read_only=True)
@@ -94,14 +97,19 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
             "seed",
             "num_images",
             "output_format",
+            "preview_every",
             "loras",
             "timeout_s",
+            "priority",
+            "webhook_url",
+            "webhook_events",
             "reproducible",
             "strict",
             "retry_of",
             "replay_of",
             "pixels_match",
             "attempt",
+            "attempt_log",
             "step",
             "total_steps",
             "percent",
@@ -144,6 +152,28 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
             "feed": f"/ws/generations/{generation.id}/",
             **{name: f"{base}/{name}" for name, file in inputs.items() if file},
         }
+
+
+class GenerationDetailOut(GenerationOut):
+    """A generation as it stands, and where in the queue; lists leave that out, since each row would cost queries."""
+
+    queue_position = serializers.IntegerField(
+        read_only=True, allow_null=True, help_text="1 is next; null once it is not queued."
+    )
+    estimated_start_at = serializers.DateTimeField(
+        read_only=True, allow_null=True, help_text="By measured speeds; null where they do not say."
+    )
+
+    class Meta(GenerationOut.Meta):
+        fields = (*GenerationOut.Meta.fields, "queue_position", "estimated_start_at")  # type: ignore[assignment]  # more
+
+    def to_representation(self, instance: Generation) -> dict[str, Any]:
+        """The row, and its standing."""
+        shown: dict[str, Any] = super().to_representation(instance)
+        if standing := queue_standing(instance):
+            starts_at = self.fields["estimated_start_at"].to_representation(standing.starts_at)
+            shown |= {"queue_position": standing.position, "estimated_start_at": starts_at}
+        return shown
 
 
 class ImageDataOut(ImageOut):

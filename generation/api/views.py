@@ -1,9 +1,11 @@
 """The native API: translation between HTTP and the services."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseRedirect
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
 from rest_framework import mixins, status
@@ -19,24 +21,34 @@ from generation.api.creation import generation_request
 from generation.api.filters import GenerationFilter
 from generation.api.requests import GenerationCreateIn, GenerationFormIn
 from generation.api.serializers import (
+    GenerationDetailOut,
     GenerationOut,
     GenerationResultOut,
     ReceiptOut,
 )
 from generation.choices import Kind
+from generation.idempotency import HEADER as IDEMPOTENCY_HEADER
+from generation.idempotency import Answer, answer_once
 from generation.inputs import input_read
 from generation.models import Generation
 from generation.results import generation_result, receipt_of
 from generation.selectors import generation_get, generation_url, generations_visible, image_get
 from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.routers import UUID_REGEX
-from imagegen_project.common.waiting import WaitOrder, has_waited, order_wait
+from imagegen_project.common.waiting import WaitOrder, has_waited
 
 PREFER = OpenApiParameter(
     "Prefer",
     str,
     OpenApiParameter.HEADER,
     description="`respond-async` answers 202 at once; `wait=N` waits N seconds for the end (RFC 7240).",
+)
+
+IDEMPOTENCY_KEY = OpenApiParameter(
+    IDEMPOTENCY_HEADER,
+    str,
+    OpenApiParameter.HEADER,
+    description="For 24 hours the same key with the same request makes nothing anew and is answered as before.",
 )
 
 CREATE_BODY = {
@@ -52,8 +64,17 @@ def _create(request: Request, *, kinds: tuple[Kind, ...] = tuple(Kind)) -> Gener
 
 def _accepted(generation: Generation, *, headers: dict[str, str] | None = None) -> Response:
     location = {"Location": generation_url(generation.id), "X-Job-Id": str(generation.id)}
-    body = GenerationOut(generation).data
+    body = GenerationDetailOut(generation).data
     return Response(body, status=status.HTTP_202_ACCEPTED, headers=location | (headers or {}))
+
+
+def _wait(generation: Generation, preference: Preference, path: str) -> WaitOrder:
+    return WaitOrder(
+        (generation.id,),
+        preference.wait_seconds,
+        path,
+        cancel_on_disconnect=generation.cancel_on_disconnect,
+    )
 
 
 class PictureRenderer(BaseRenderer):
@@ -76,20 +97,20 @@ class GenerateView(APIView):
 
     @extend_schema(
         request=CREATE_BODY,
-        parameters=[PREFER],
-        responses={200: GenerationResultOut, 202: GenerationOut},
+        parameters=[PREFER, IDEMPOTENCY_KEY],
+        responses={200: GenerationResultOut, 202: GenerationDetailOut},
     )
     def post(self, request: Request) -> Response:
         """Waits for the pictures and answers them as base64; 504 with the job's address when that takes too long."""
         preference = Preference.of(request)
-        generation = _create(request, kinds=self.kinds)
-        if preference.respond_async and preference.wait_s is None:
-            return _accepted(generation, headers={"Preference-Applied": "respond-async"})
-        order_wait(
-            request,
-            WaitOrder((generation.id,), preference.wait_seconds, f"{generation_url(generation.id)}/result"),
-        )
-        return _accepted(generation)
+
+        def answer(generation: Generation) -> Answer:
+            if preference.respond_async and preference.wait_s is None:
+                return Answer(_accepted(generation, headers={"Preference-Applied": "respond-async"}))
+            path = f"{generation_url(generation.id)}/result"
+            return Answer(_accepted(generation), _wait(generation, preference, path))
+
+        return answer_once(request, create=partial(_create, request, kinds=self.kinds), answer=answer)
 
 
 @extend_schema_view(post=extend_schema(operation_id="generate_txt2img"))
@@ -129,27 +150,28 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
 
     @extend_schema(
         request=CREATE_BODY,
-        parameters=[PREFER],
-        responses={202: GenerationOut, 200: GenerationOut},
+        parameters=[PREFER, IDEMPOTENCY_KEY],
+        responses={202: GenerationDetailOut, 200: GenerationDetailOut},
     )
     def create(self, request: Request) -> Response:
         """Stores a generation and answers 202 with its address; with `Prefer: wait=N`, 200 if it ends in time."""
         preference = Preference.of(request)
-        generation = _create(request)
-        if preference.wait_s is None:
-            return _accepted(generation)
-        order_wait(
-            request, WaitOrder((generation.id,), preference.wait_seconds, generation_url(generation.id))
-        )
-        return _accepted(generation)
 
-    @extend_schema(responses={200: GenerationOut, 202: GenerationOut})
+        def answer(generation: Generation) -> Answer:
+            order = None
+            if preference.wait_s is not None:
+                order = _wait(generation, preference, generation_url(generation.id))
+            return Answer(_accepted(generation), order)
+
+        return answer_once(request, create=partial(_create, request), answer=answer)
+
+    @extend_schema(responses={200: GenerationDetailOut, 202: GenerationDetailOut})
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """One generation as it stands; 202 instead of 200 only as the late answer to a `Prefer: wait=N`."""
         generation = self.get_object()
         if has_waited(request) and not generation.is_terminal:
             return _accepted(generation)
-        return Response(GenerationOut(generation).data, headers={"X-Job-Id": str(generation.id)})
+        return Response(GenerationDetailOut(generation).data, headers={"X-Job-Id": str(generation.id)})
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -163,17 +185,21 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
         """Cancels: a queued generation at once, a running one within a second or one step."""
         return Response(GenerationOut(services.generation_cancel(generation=self.get_object())).data)
 
-    @extend_schema(request=None, responses={202: GenerationOut})
+    @extend_schema(request=None, parameters=[IDEMPOTENCY_KEY], responses={202: GenerationDetailOut})
     @action(detail=True, methods=["post"])
     def retry(self, request: Request, **kwargs: Any) -> Response:
         """Runs an ended generation's request again, seed included, as a new generation linked to it."""
-        return _accepted(services.generation_retry(generation=self.get_object(), owner=caller(request)))
+        return self._again(request, services.generation_retry)
 
-    @extend_schema(request=None, responses={202: GenerationOut})
+    @extend_schema(request=None, parameters=[IDEMPOTENCY_KEY], responses={202: GenerationDetailOut})
     @action(detail=True, methods=["post"])
     def replay(self, request: Request, **kwargs: Any) -> Response:
         """Runs a receipt again, alone; the new generation's `pixels_match` says whether it drew the same."""
-        return _accepted(services.generation_replay(generation=self.get_object(), owner=caller(request)))
+        return self._again(request, services.generation_replay)
+
+    def _again(self, request: Request, service: Callable[..., Generation]) -> Response:
+        create = partial(service, generation=self.get_object(), owner=caller(request))
+        return answer_once(request, create=create, answer=lambda generation: Answer(_accepted(generation)))
 
     @extend_schema(responses=ReceiptOut)
     @action(detail=True, methods=["get"])
@@ -205,6 +231,8 @@ class ImageView(APIView):
         headers = {"ETag": etag, "Cache-Control": "private, max-age=31536000, immutable"}
         if request.headers.get("If-None-Match") == etag:
             return HttpResponse(status=status.HTTP_304_NOT_MODIFIED, headers=headers)
+        if request.query_params.get("redirect") == "1" and (address := image.signed_url()):
+            return HttpResponseRedirect(address, headers={"Cache-Control": "private, no-store"})
         return HttpResponse(image.read(), content_type=image.content_type, headers=headers)
 
 

@@ -25,6 +25,7 @@ class TicketView(APIView):
     """Makes single-use tickets for sockets, for clients that cannot send a header with them (browsers)."""
 
     permission_classes = (IsAuthenticated,)
+    throttle_scope = "tickets"
 
     @extend_schema(
         operation_id="ticket_create", summary="Make a socket ticket", request=None, responses={201: TicketOut}

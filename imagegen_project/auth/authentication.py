@@ -1,6 +1,7 @@
 """`Authorization: Bearer …`: one authenticator that knows by the prefix whose token it is."""
 
 import re
+from base64 import b64decode
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -12,6 +13,7 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from imagegen_project.auth.errors import InvalidTokenError, challenge
+from imagegen_project.auth.failures import address_of, failure_note, failures_check, success_note
 from imagegen_project.auth.identity import hub_identity
 from imagegen_project.auth.services import user_for_hub_identity
 from imagegen_project.common.context import username
@@ -70,22 +72,58 @@ def hub_user(token: str) -> User:
     return user_for_hub_identity(identity=hub_identity(token=token))
 
 
+def user_of_token(token: str, *, address: str) -> tuple[User, TokenAuth]:
+    """The user of either kind of token, which came from an address.
+
+    Raises InvalidTokenError, HubUserNotAllowedError, HubUnavailableError, TooManyFailuresError.
+    """
+    failures_check(address=address, credential=token)
+    try:
+        kind = token_kind(token)
+        user = hub_user(token) if kind == "hub" else local_user(token)
+    except InvalidTokenError:
+        failure_note(address=address, credential=token)
+        raise
+    success_note(credential=token)
+    username.set(user.get_username())
+    return user, TokenAuth(kind=kind)
+
+
 class BearerAuthentication(BaseAuthentication):
     """Hub tokens (`hf_…`) and local tokens (`img_…`)."""
 
     def authenticate(self, request: Request) -> tuple[User, TokenAuth] | None:
         """The user and how they came; None without a Bearer header.
 
-        Raises InvalidTokenError (401), HubUserNotAllowedError (403), HubUnavailableError (503).
+        Raises InvalidTokenError (401), HubUserNotAllowedError (403), TooManyFailuresError (429),
+        HubUnavailableError (503).
         """
         token = bearer_token(request.headers.get("Authorization", ""))
         if token is None:
             return None
-        kind = token_kind(token)
-        user = hub_user(token) if kind == "hub" else local_user(token)
-        username.set(user.get_username())
-        return user, TokenAuth(kind=kind)
+        return user_of_token(token, address=address_of(request))
 
     def authenticate_header(self, request: Request) -> str:
         """The challenge that goes with a 401."""
         return challenge(presented="Authorization" in request.headers)
+
+
+class BasicTokenAuthentication(BaseAuthentication):
+    """HTTP Basic with a token as the password, for clients that know nothing else; the name before it is not read."""
+
+    def authenticate(self, request: Request) -> tuple[User, TokenAuth] | None:
+        """The user and how they came; None without a Basic header. Raises as BearerAuthentication does."""
+        scheme, _, credentials = request.headers.get("Authorization", "").strip().partition(" ")
+        if scheme.lower() != "basic":
+            return None
+        try:
+            _, _, password = b64decode(credentials, validate=True).decode("ascii").partition(":")
+        except ValueError as error:
+            raise InvalidTokenError(MALFORMED) from error
+        if not TOKEN_PATTERN.fullmatch(password):
+            raise InvalidTokenError(MALFORMED)
+        return user_of_token(password, address=address_of(request))
+
+    def authenticate_header(self, request: Request) -> str:
+        """The challenge that goes with a 401."""
+        return 'Basic realm="imagegen"'

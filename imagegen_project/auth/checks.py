@@ -18,3 +18,31 @@ def hub_allow_lists(**_kwargs: Any) -> list[CheckMessage]:
             id="imagegen.W001",
         )
     ]
+
+
+@register(Tags.security, deploy=True)
+def any_host(**_kwargs: Any) -> list[CheckMessage]:
+    """W002: a foreign name that resolves to this server is served like its own."""
+    if "*" not in settings.ALLOWED_HOSTS:
+        return []
+    return [
+        Warning(
+            "Every host name is answered.",
+            hint="List the names of this server in ALLOWED_HOSTS.",
+            id="imagegen.W002",
+        )
+    ]
+
+
+@register(Tags.security, deploy=True)
+def unnamed_proxy(**_kwargs: Any) -> list[CheckMessage]:
+    """W003: behind a proxy that is not counted, all clients have one address, and share its limits."""
+    if settings.TRUSTED_PROXIES or not getattr(settings, "SECURE_PROXY_SSL_HEADER", None):
+        return []
+    return [
+        Warning(
+            "A proxy is in front (BEHIND_TLS), but TRUSTED_PROXIES is 0: limits by address count all clients as one.",
+            hint="Set TRUSTED_PROXIES to the number of proxies that add to X-Forwarded-For.",
+            id="imagegen.W003",
+        )
+    ]

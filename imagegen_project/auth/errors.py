@@ -29,6 +29,20 @@ class HubUnavailableError(DomainError):
         )
 
 
+class TooManyFailuresError(DomainError):
+    """429: this address, or this very token, has failed too often within a minute."""
+
+    code = "too_many_failures"
+    http_status = status.HTTP_429_TOO_MANY_REQUESTS
+    title = "Too many failed attempts"
+
+    def __init__(self, *, retry_after_s: int) -> None:
+        super().__init__(
+            "Too many credentials have been refused lately; try again in a minute, with one that is valid.",
+            headers={"Retry-After": str(retry_after_s)},
+        )
+
+
 class HubUserNotAllowedError(DomainError):
     """403: a valid Hub token of an account that is on neither allow-list."""
 

@@ -16,6 +16,7 @@ from django.utils.http import is_same_domain
 from rest_framework.exceptions import AuthenticationFailed
 
 from imagegen_project.auth.authentication import bearer_token, local_user, token_kind
+from imagegen_project.auth.failures import client_address, failure_note, failures_check, success_note
 from imagegen_project.auth.identity import hub_identity
 from imagegen_project.auth.services import user_for_hub_identity
 from imagegen_project.auth.tickets import ticket_redeem
@@ -62,19 +63,32 @@ class SocketAuthMiddleware:
 
 async def _user(scope: Scope) -> User | None:
     if (token := bearer_token(_header(scope, b"authorization"))) is not None:
-        return await _token_user(token)
+        return await _token_user(token, scope)
     offered = list(scope.get("subprotocols", []))
     if offered[:1] == [SUBPROTOCOL]:
         scope["accepted_subprotocol"] = SUBPROTOCOL
         scope["subprotocols"] = [SUBPROTOCOL]  # the token goes no further
-        return await _token_user(bearer_token(f"Bearer {''.join(offered[1:2])}") or "")
+        return await _token_user(bearer_token(f"Bearer {''.join(offered[1:2])}") or "", scope)
     if tickets := parse_qs(scope.get("query_string", b"").decode("latin-1")).get("ticket"):
         return await run_in_socket_executor(ticket_redeem, tickets[0])
     session_key = parse_cookie(_header(scope, b"cookie")).get(settings.SESSION_COOKIE_NAME)
     return await run_in_socket_executor(_session_user, session_key) if session_key else None
 
 
-async def _token_user(token: str) -> User:
+async def _token_user(token: str, scope: Scope) -> User:
+    peer = (scope.get("client") or ("",))[0]
+    address = client_address(peer=peer, forwarded_for=_header(scope, b"x-forwarded-for"))
+    await run_in_socket_executor(failures_check, address=address, credential=token)
+    try:
+        user = await _user_of(token)
+    except AuthenticationFailed:
+        await run_in_socket_executor(failure_note, address=address, credential=token)
+        raise
+    await run_in_socket_executor(success_note, credential=token)
+    return user
+
+
+async def _user_of(token: str) -> User:
     if token_kind(token) == "local":
         return await run_in_socket_executor(local_user, token)
     loop = asyncio.get_running_loop()

@@ -22,6 +22,7 @@ from imagegen_project.common.errors import DomainError
 logger = logging.getLogger(__name__)
 
 PROBLEM_CONTENT_TYPE = "application/problem+json"
+UNEXPECTED = "An unexpected error; the log has it under this request_id."
 
 
 def problem(
@@ -136,6 +137,15 @@ def problem_exception_handler(error: Exception, context: dict[str, Any]) -> Resp
     return Response(body, status=body["status"], headers=headers, content_type=content_type)
 
 
+def problem_of(error: Exception) -> dict[str, Any]:
+    """The problem that an error is, for doors that speak no DRF; an unexpected one goes to the log."""
+    answer = problem_exception_handler(error, {})
+    if answer is not None:
+        return dict(answer.data)
+    logger.error("internal error", exc_info=error)
+    return _plain(500, "internal_error", UNEXPECTED)
+
+
 def _plain(http_status: int, code: str, detail: str) -> dict[str, Any]:
     return problem(http_status=http_status, code=code, title=_TITLES.get(http_status, "Error"), detail=detail)
 
@@ -167,6 +177,4 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
 
 def server_error(request: HttpRequest) -> HttpResponseBase:
     """Django's 500: the traceback goes to the log, under the request's id."""
-    return problem_response(
-        500, "internal_error", "An unexpected error; the log has it under this request_id."
-    )
+    return problem_response(500, "internal_error", UNEXPECTED)

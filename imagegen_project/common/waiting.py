@@ -2,10 +2,12 @@
 
 A view cannot wait itself: every request inside Django holds a thread. It leaves an order in the connection's scope and
 returns; `imagegen_project.asgi` waits on the feed without a thread or a database connection and then asks Django
-again, with a GET of `render_path`, for the answer.
+again, with a GET of `render_path`, for the answer. A stream, too, is answered outside Django.
 """
 
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from rest_framework.request import Request
@@ -20,14 +22,26 @@ REQUEST_ID_KEY = "imagegen.request_id"
 @dataclass(frozen=True)
 class WaitOrder:
     """Wait until all of these feeds (of generations or worker commands) end, `seconds` at most, then render
-    `render_path`."""
+    `render_path`, which may have a query, with `headers` on top.
+
+    `cancel_on_disconnect`: they are generations, to be canceled when the client hangs up meanwhile.
+    """
 
     feed_ids: tuple[UUID, ...]
     seconds: float
     render_path: str
+    cancel_on_disconnect: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
 
 
-def order_wait(request: Request, order: WaitOrder) -> None:
+@dataclass(frozen=True)
+class StreamOrder:
+    """Let this ASGI application answer, once Django is left."""
+
+    application: Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
+
+
+def order_wait(request: Request, order: WaitOrder | StreamOrder) -> None:
     """Leaves the order; outside ASGI there is no scope, and the view's own answer (202) goes out instead."""
     scope = getattr(request._request, "scope", None)  # noqa: SLF001 - DRF's only way to Django's request
     if scope is not None:

@@ -7,6 +7,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from imagegen_project.common.serializers import StrictSerializer, TextField
+from loras.choices import KeyStyle
 from loras.models import (
     MAX_NAME_CHARACTERS,
     MAX_TRIGGER_CHARACTERS,
@@ -15,6 +16,7 @@ from loras.models import (
     Lora,
 )
 from loras.selectors import holders_by_content
+from models_registry.choices import Family
 from models_registry.errors import ModelNotFoundError
 from models_registry.selectors import checkpoint_get
 
@@ -103,6 +105,8 @@ class LoraOut(serializers.ModelSerializer[Lora]):
     """One adapter: what it is, what it fits, and where its file stands."""
 
     owner = serializers.CharField(source="owner.username", read_only=True, allow_null=True, default=None)
+    family = serializers.ChoiceField(choices=Family.choices, allow_blank=True, read_only=True)
+    key_style = serializers.ChoiceField(choices=KeyStyle.choices, allow_blank=True, read_only=True)
     error = serializers.SerializerMethodField()
     workers = serializers.SerializerMethodField()
     url = serializers.SerializerMethodField()

@@ -69,6 +69,7 @@ class LoraUploadView(APIView):
     """New adapters from files."""
 
     parser_classes = (MultiPartParser,)
+    throttle_scope = "uploads"
 
     @extend_schema(operation_id="loras_upload", request=LoraUploadIn, responses={202: LoraOut})
     def post(self, request: Request) -> Response:

@@ -66,9 +66,7 @@ def load_pipeline(folder: Path = WEIGHTS, *, device: str = "cpu") -> StableDiffu
     if not (folder / "model_index.json").is_file():
         message = f"no model in {folder}: train one with python -m models_registry.builtin.train"
         raise FileNotFoundError(message)
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True
-    )
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 

@@ -51,9 +51,7 @@ def train_adapters(
 ) -> None:
     """Train adapters, `minutes` each, and write them to `out`; what the run has finished is kept."""
     for style in styles:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            model, dtype=torch.float32, local_files_only=True
-        )
+        pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32, local_files_only=True)
         pipeline.to(device)
         write_adapter(
             pipeline,

@@ -10,7 +10,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def variables() -> set[str]:
     """The variables that `env.py` reads."""
     return set(
-        re.findall(r'_env\.\w+\(\s*"([A-Z_]+)"', (REPOSITORY / "imagegen_project" / "env.py").read_text())
+        re.findall(
+            r'_(?:env\.\w+|secret)\(\s*"([A-Z0-9_]+)"',
+            (REPOSITORY / "imagegen_project" / "env.py").read_text(),
+        )
     )
 
 

@@ -29,16 +29,18 @@ sys.meta_path.insert(0, Blocker())
         "import django; django.setup(); from django.core.management import call_command; call_command('check')",
         "import django; django.setup(); import imagegen_project.management.commands.standalone",
         "import django; django.setup(); import generation.management.commands.task_worker",
+        "import django; django.setup(); import generation.management.commands.webhook_worker",
+        "import django; django.setup(); import generation.webhook_delivery",
         "import django; django.setup(); import loras.tasks",
     ],
-    ids=["asgi", "urls", "checks", "standalone", "task_worker", "adapter_tasks"],
+    ids=["asgi", "urls", "checks", "standalone", "task_worker", "webhook_worker", "adapter_tasks"],
 )
 def test_starts_without_torch(program: str, tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "DATA_DIR": str(tmp_path),
         "DJANGO_SETTINGS_MODULE": "imagegen_project.settings",
-        "SECRET_KEY": "only-for-this-test",
+        "SECRET_KEY": "only-for-this-test-" + "0123456789" * 4,
     }
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED + program],

@@ -14,7 +14,6 @@ from imagegen_project.embedded_folders import EmbeddedError, FolderLock
 from imagegen_project.standalone import StandaloneError
 from imagegen_project.standalone_once import OnceClient
 from imagegen_project.supervisor import StopRequestedError, Supervisor
-from models_registry.selectors import checkpoint_note, checkpoints_enabled
 
 _READY_TIMEOUT_S = 300.0
 _READY_POLL_S = 0.25
@@ -115,9 +114,6 @@ class Command(BaseCommand):
         self._say(f"  web server and workers started; first answers take a few seconds (logs: {logs})")
         self._await_ready(supervisor, host, port)
         self._say(f"Ready after {time.monotonic() - began:.1f} s.")
-        for checkpoint in checkpoints_enabled():
-            if note := checkpoint_note(checkpoint):
-                self._say(f"The model {checkpoint.id} is {note}.")
         if options["once"] is None:
             self._welcome(host, port)
             supervisor.run()

@@ -9,7 +9,7 @@ from PIL import Image
 from models_registry.builtin import DEFAULT_GUIDANCE
 from models_registry.builtin.drawing import draw_scene
 from models_registry.builtin.evaluate import draw_cases, held_out_cases, judge
-from models_registry.builtin.scenes import PALETTE, Item, Scene
+from models_registry.builtin.scenes import Item, Scene
 from tests.integration.builtin.pictures import Draw, drawer, read, values
 
 PROMPTS = [
@@ -28,7 +28,7 @@ def input_scene(size: int = 512) -> Image.Image:
 
 def test_no_guidance_follows_the_prompt_less(pipeline: Any) -> None:
     """Without guidance fewer of what held-out prompts name is in the pictures."""
-    cases = held_out_cases(24)
+    cases = held_out_cases(12)
 
     def right(guidance: float) -> int:
         drawn = draw_cases(pipeline, cases, guidance=guidance)

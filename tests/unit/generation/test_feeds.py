@@ -9,11 +9,13 @@ from uuid import UUID
 import pytest
 import redis
 from asgiref.sync import sync_to_async
+from channels.layers import get_channel_layer
 from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.db import close_old_connections
 from django.db.models.functions import Now
 
+from generation import feeds
 from generation.attempts import generation_claim
 from generation.choices import Status
 from generation.consumers import GenerationConsumer
@@ -146,13 +148,14 @@ async def test_a_last_event_that_was_never_published_hangs_nobody(generation: Ge
 
 async def test_a_flushed_redis_hangs_nobody(generation: Generation, redis_client: "redis.Redis[Any]") -> None:
     """The feed goes on with what comes, and ends with the row."""
-    task = asyncio.create_task(collect(generation.id))
-    await subscribed(generation.id)
-    await publish(generation.id, "progress", step=1)
-    redis_client.flushall()
-    await publish(generation.id, "progress", step=2)
-    await publish(generation.id, "succeeded")
-    assert types(await task) == ["snapshot", "progress", "progress", "succeeded"]
+    async with asyncio.timeout(WAIT_S), contextlib.aclosing(follow(generation.id)) as following:
+        events = [await anext(following)]  # by then the stream has been read
+        await publish(generation.id, "progress", step=1)
+        redis_client.flushall()
+        await publish(generation.id, "progress", step=2)
+        await publish(generation.id, "succeeded")
+        events += [event async for event in following]
+    assert types(events) == ["snapshot", "progress", "progress", "succeeded"]
 
 
 async def test_after_the_streams_time_a_snapshot_stands_in(
@@ -196,6 +199,31 @@ async def test_waiting_ends_with_the_job_or_the_limit(generation: Generation) ->
     assert feed_hub().feeds == {}  # nothing is followed any more
 
 
+async def test_a_lost_cancellation_leaves_no_subscription(
+    generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis' client may swallow one while it connects; the feed ends all the same."""
+    subscribing = asyncio.Event()
+
+    class LosingLayer:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(get_channel_layer(), name)
+
+        async def group_add(self, group: str, channel: str) -> None:
+            subscribing.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await get_channel_layer().group_add(group, channel)
+
+    monkeypatch.setattr(feeds, "get_channel_layer", LosingLayer)
+    task = asyncio.create_task(collect(generation.id))
+    async with asyncio.timeout(WAIT_S):
+        await subscribing.wait()
+        subscription = feed_hub().feeds[generation.id].task
+        task.cancel()
+        await asyncio.wait([task, subscription])
+
+
 def socket(user: Any, generation_id: UUID, query: str = "") -> WebsocketCommunicator:
     """A socket of this user."""
     communicator = WebsocketCommunicator(
@@ -237,5 +265,5 @@ async def test_an_overlong_message_closes_the_socket(generation: Generation, own
     await communicator.send_to(text_data="x" * 70_000)
     while (output := await communicator.receive_output(WAIT_S))["type"] != "websocket.close":
         pass
-    assert output["code"] == 1009
+    assert output["code"] == 4413
     await communicator.disconnect()

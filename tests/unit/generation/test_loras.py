@@ -29,11 +29,12 @@ REQUEST = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 2}
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(settings: Settings, tmp_path: Path) -> None:
+def _own_cache(db: None, settings: Settings, tmp_path: Path) -> None:
     settings.MODEL_CACHE_DIR = tmp_path
+    Lora.objects.filter(source=LoraSource.BUILTIN).delete()
 
 
-def make_lora(owner: User, name: str = "pastel", **values: Any) -> Lora:
+def make_lora(owner: User, name: str = "soft", **values: Any) -> Lora:
     """An adapter that is there."""
     sha256 = hashlib.sha256(name.encode()).hexdigest()
     facts: dict[str, Any] = {
@@ -65,49 +66,49 @@ def post(api: APIClient, **fields: Any) -> Any:
 
 def test_adapters_are_noted_in_their_order(api: APIClient, owner: User) -> None:
     """By name or id, with their scales; the answer shows them, and they are in use until it ends."""
-    pastel, outline = make_lora(owner), make_lora(owner, "outline")
-    response = post(api, loras=[{"lora": "outline", "scale": 0.5}, {"lora": str(pastel.id)}])
+    soft, lines = make_lora(owner), make_lora(owner, "lines")
+    response = post(api, loras=[{"lora": "lines", "scale": 0.5}, {"lora": str(soft.id)}])
     assert response.status_code == 202, response.content
     assert [(use["name"], use["scale"]) for use in response.json()["loras"]] == [
-        ("outline", 0.5),
-        ("pastel", 1.0),
+        ("lines", 0.5),
+        ("soft", 1.0),
     ]
-    assert loras_pinned() == {pastel.id, outline.id}
-    assert api.delete(f"/api/v1/loras/{pastel.id}").json()["code"] == "lora_in_use"
+    assert loras_pinned() == {soft.id, lines.id}
+    assert api.delete(f"/api/v1/loras/{soft.id}").json()["code"] == "lora_in_use"
     generation = Generation.objects.get()
     Worker.objects.all()
     succeed(generation_claim(worker=make_worker("w")) or generation)
     assert loras_pinned() == set()
-    assert Lora.objects.get(name="pastel").last_used_at is not None
+    assert Lora.objects.get(name="soft").last_used_at is not None
     again = generation_replay(generation=Generation.objects.get(), owner=owner)
-    assert [use.name for use in again.adapters.all()] == ["outline", "pastel"]
+    assert [use.name for use in again.adapters.all()] == ["lines", "soft"]
     assert api.post(f"/api/v1/generations/{again.id}/cancel").status_code == 200
-    assert api.delete(f"/api/v1/loras/{pastel.id}").status_code == 204
-    assert [use.name for use in again.adapters.all()] == ["outline", "pastel"], "the name stays"
+    assert api.delete(f"/api/v1/loras/{soft.id}").status_code == 204
+    assert [use.name for use in again.adapters.all()] == ["lines", "soft"], "the name stays"
 
 
 def test_the_shorthand_is_one_adapter_more(api: APIClient, owner: User) -> None:
     """`lora_path` with `lora_scale`, beside `loras`."""
     make_lora(owner)
-    make_lora(owner, "outline")
-    body = post(api, loras=[{"lora": "outline"}], lora_path="pastel", lora_scale=0.25).json()
-    assert [(use["name"], use["scale"]) for use in body["loras"]] == [("outline", 1.0), ("pastel", 0.25)]
+    make_lora(owner, "lines")
+    body = post(api, loras=[{"lora": "lines"}], lora_path="soft", lora_scale=0.25).json()
+    assert [(use["name"], use["scale"]) for use in body["loras"]] == [("lines", 1.0), ("soft", 0.25)]
 
 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({"loras": [{"lora": "none"}]}, "loras.0.lora"),
-        ({"loras": [{"lora": "pastel", "scale": 2.1}]}, "loras.0.scale"),
-        ({"loras": [{"lora": "pastel", "scale": -0.1}]}, "loras.0.scale"),
+        ({"loras": [{"lora": "soft", "scale": 2.1}]}, "loras.0.scale"),
+        ({"loras": [{"lora": "soft", "scale": -0.1}]}, "loras.0.scale"),
         ({"loras": [{"scale": 1}]}, "loras.0.lora"),
-        ({"loras": [{"lora": "pastel", "weight": 1}]}, "loras.0.weight"),
-        ({"loras": "pastel"}, "loras"),
-        ({"loras": [{"lora": "pastel"}, {"lora": "pastel"}]}, "loras"),
-        ({"loras": [{"lora": "pastel"}] * 9}, "loras"),
+        ({"loras": [{"lora": "soft", "weight": 1}]}, "loras.0.weight"),
+        ({"loras": "soft"}, "loras"),
+        ({"loras": [{"lora": "soft"}, {"lora": "soft"}]}, "loras"),
+        ({"loras": [{"lora": "soft"}] * 9}, "loras"),
         ({"lora_path": "none"}, "lora_path"),
         ({"lora_path": "../../etc/passwd"}, "lora_path"),
-        ({"lora_path": "pastel", "lora_scale": 3}, "lora_scale"),
+        ({"lora_path": "soft", "lora_scale": 3}, "lora_scale"),
         ({"lora_scale": 1}, "lora_scale"),
     ],
 )
@@ -125,13 +126,13 @@ def test_somebody_else_s_adapter_does_not_exist(api: APIClient, owner: User, str
     lora = make_lora(owner)
     assert post(client_of(stranger), loras=[{"lora": str(lora.id)}]).status_code == 400
     Lora.objects.update(shared=True)
-    assert post(client_of(stranger), loras=[{"lora": "pastel"}]).status_code == 202
+    assert post(client_of(stranger), loras=[{"lora": "soft"}]).status_code == 202
 
 
 def test_another_family_is_refused_before_anything_is_queued(api: APIClient, owner: User) -> None:
     """422, with both families."""
     make_lora(owner, family="sdxl")
-    response = post(api, loras=[{"lora": "pastel"}])
+    response = post(api, loras=[{"lora": "soft"}])
     assert (response.status_code, response.json()["code"]) == (422, "lora_incompatible")
     assert "XL" in response.json()["detail"]
     assert "built-in" in response.json()["detail"]
@@ -142,10 +143,10 @@ def test_a_broken_or_disabled_adapter_is_refused(api: APIClient, owner: User) ->
     """409, with the reason."""
     lora = make_lora(owner)
     Lora.objects.update(enabled=False)
-    assert post(api, loras=[{"lora": "pastel"}]).json()["code"] == "lora_unavailable"
+    assert post(api, loras=[{"lora": "soft"}]).json()["code"] == "lora_unavailable"
     Lora.objects.update(enabled=True)
     lora_break(lora=lora, problem=DownloadProblem.UNUSABLE, detail="It has holes.")
-    response = post(api, loras=[{"lora": "pastel"}])
+    response = post(api, loras=[{"lora": "soft"}])
     assert (response.status_code, "holes" in response.json()["detail"]) == (409, True)
 
 

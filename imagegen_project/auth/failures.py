@@ -1,0 +1,97 @@
+"""Slows down who tries credentials: counts failures by address and by token, in Redis, for a minute.
+
+An address over the limit is refused before its credential is looked at, so it costs neither the database nor the Hub
+anything. A token that worked from anywhere within the hour is still looked at: who shares an address with a guesser
+(an office, a proxy that TRUSTED_PROXIES does not name) is not locked out. Without Redis nobody is refused.
+"""
+
+import logging
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.utils.crypto import salted_hmac
+from django_redis import get_redis_connection
+from redis.exceptions import RedisError
+
+from imagegen_project.auth.errors import TooManyFailuresError
+
+logger = logging.getLogger(__name__)
+
+WINDOW_S = 60
+WORKED_S = 3600
+_PREFIX = "imagegen:auth"
+
+
+def client_address(*, peer: str, forwarded_for: str) -> str:
+    """Who a request is from: the peer, or what the outermost of TRUSTED_PROXIES proxies saw."""
+    hops = [hop.strip() for hop in forwarded_for.split(",") if hop.strip()]
+    if not settings.TRUSTED_PROXIES or not hops:
+        return peer
+    return hops[-min(settings.TRUSTED_PROXIES, len(hops))]
+
+
+def address_of(request: HttpRequest) -> str:
+    """Who a Django request is from."""
+    meta = request.META
+    return client_address(
+        peer=meta.get("REMOTE_ADDR", ""), forwarded_for=meta.get("HTTP_X_FORWARDED_FOR", "")
+    )
+
+
+def failures_check(*, address: str, credential: str) -> None:
+    """Lets a try with a credential pass, or raises TooManyFailuresError."""
+    if not settings.AUTH_FAILURES:
+        return
+    name = _name(credential)
+    try:
+        of_address, of_token, worked = _redis().mget(
+            _failed("address", address), _failed("token", name), f"{_PREFIX}:worked:{name}"
+        )
+    except (RedisError, OSError) as error:
+        _open(error)
+        return
+    limit = settings.AUTH_FAILURES
+    if int(of_token or 0) >= limit or (int(of_address or 0) >= limit and worked is None):
+        raise TooManyFailuresError(retry_after_s=WINDOW_S)
+
+
+def failure_note(*, address: str, credential: str) -> None:
+    """Counts a credential that was refused."""
+    if not settings.AUTH_FAILURES:
+        return
+    try:
+        pipe = _redis().pipeline()
+        for key in (_failed("address", address), _failed("token", _name(credential))):
+            pipe.set(key, 0, ex=WINDOW_S, nx=True)
+            pipe.incr(key)
+        pipe.execute()
+    except (RedisError, OSError) as error:
+        _open(error)
+
+
+def success_note(*, credential: str) -> None:
+    """Remembers a token that worked."""
+    if not settings.AUTH_FAILURES:
+        return
+    try:
+        _redis().set(f"{_PREFIX}:worked:{_name(credential)}", 1, ex=WORKED_S, nx=True)
+    except (RedisError, OSError) as error:
+        _open(error)
+
+
+def _redis() -> Any:
+    return get_redis_connection("default")
+
+
+def _failed(kind: str, name: str) -> str:
+    return f"{_PREFIX}:failed:{kind}:{name}"
+
+
+def _name(credential: str) -> str:
+    """Redis never sees a credential, nor what could be made one without SECRET_KEY."""
+    return salted_hmac("imagegen.failures", credential, algorithm="sha256").hexdigest()
+
+
+def _open(error: Exception) -> None:
+    logger.debug("failures not counted", extra={"reason": type(error).__name__})

@@ -1,0 +1,92 @@
+"""Backup and restore, with the commands that README.md gives."""
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test import Client
+from pytest_django import Settings
+
+from generation.attempts import generation_claim
+from generation.models import GeneratedImage, Generation
+from generation.services import generation_create
+from imagegen_project import env
+from imagegen_project.auth.services import token_create
+from imagegen_project.embedded import EmbeddedPostgres
+from models_registry.models import Checkpoint
+from tests.unit.generation.conftest import make_worker
+from tests.unit.generation.helpers import succeed
+
+pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+
+
+def database_url() -> str:
+    """The database of the suite as a command takes it."""
+    values = connection.settings_dict
+    host = quote(str(values["HOST"]), safe="")
+    port = f"&port={values['PORT']}" if values["PORT"] else ""
+    return f"postgresql://{values['USER']}:{quote(values['PASSWORD'])}@/{values['NAME']}?host={host}{port}"
+
+
+def run(name: str, *arguments: str) -> None:
+    """One of PostgreSQL's programs."""
+    programs = EmbeddedPostgres(env.DATA_DIR)._programs  # of the server's own version
+    command = [str(programs / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_was_wiped_comes_back(settings: Settings, tmp_path: Path) -> None:
+    """Rows, tokens and pictures, which still match their SHA-256."""
+    media, backup = tmp_path / "media", tmp_path / "backup"
+    backup.mkdir()
+    settings.MEDIA_ROOT = media
+    owner = User.objects.create_user("ada")
+    token = token_create(user=owner, expires_in=None)
+    worker = make_worker("w1")
+    for colour in ("red", "blue"):
+        generation_create(
+            owner=owner,
+            checkpoint=Checkpoint.objects.get(id="builtin"),
+            prompt=colour,
+            width=256,
+            height=256,
+            num_inference_steps=4,
+            guidance_scale=4.0,
+            timeout_s=60,
+        )
+        claimed = generation_claim(worker=worker)
+        assert claimed is not None
+        assert succeed(claimed, colour=colour)
+    expected = {str(row.generation_id): row.sha256 for row in GeneratedImage.objects.all()}
+    assert len(expected) == 2
+
+    dump = backup / "imagegen.dump"
+    run("pg_dump", "--format=custom", f"--file={dump}", database_url())
+    shutil.copytree(media, backup / "media")
+
+    with connection.cursor() as cursor:
+        cursor.execute("DROP SCHEMA public CASCADE")
+        cursor.execute("CREATE SCHEMA public")
+    shutil.rmtree(media)
+
+    run("pg_restore", "--exit-on-error", "--no-owner", f"--dbname={database_url()}", str(dump))
+    shutil.copytree(backup / "media", media)
+
+    assert Generation.objects.count() == 2
+    client = Client(headers={"Authorization": f"Bearer {token}"})
+    for generation_id, sha256 in expected.items():
+        picture = client.get(f"/api/v1/generations/{generation_id}/images/0").content
+        assert hashlib.sha256(picture).hexdigest() == sha256
+
+
+@pytest.mark.parametrize("command", ["pg_dump --format=custom", "pg_restore --exit-on-error --no-owner"])
+def test_the_documented_commands_are_these(command: str) -> None:
+    assert command in README

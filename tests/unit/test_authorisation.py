@@ -1,0 +1,274 @@
+"""Who may call what: every route of the URLconf, as nobody, its object's owner, another user and staff.
+
+A new route fails here until it has a row.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+from uuid import uuid4
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import get_resolver
+from django.urls.resolvers import URLPattern, URLResolver
+
+from generation.attempts import generation_claim
+from generation.choices import CommandKind
+from generation.models import Generation, Worker, WorkerCommand
+from generation.services import generation_create
+from imagegen_project.auth.services import token_create
+from loras.choices import LoraState
+from loras.models import Lora
+from models_registry.models import Checkpoint
+from tests.unit.generation.conftest import make_worker
+from tests.unit.generation.helpers import succeed
+
+pytestmark = pytest.mark.django_db
+
+Access = Literal["everyone", "users", "owner", "staff", "nobody"]
+Identity = Literal["anonymous", "owner", "other", "staff"]
+IDENTITIES: tuple[Identity, ...] = ("anonymous", "owner", "other", "staff")
+
+# What each may expect: a number, or None for "let through", whatever the request then lacks.
+EXPECTED: Mapping[Access, tuple[int | None, int | None, int | None, int | None]] = {
+    "everyone": (None, None, None, None),
+    "users": (401, None, None, None),
+    "owner": (401, None, 404, None),
+    "staff": (401, 403, 403, None),
+    "nobody": (404, 404, 404, 404),
+}
+
+NATIVE: dict[str, Access] = {
+    "GET ": "users",
+    "POST generate/txt2img": "users",
+    "POST txt2img": "users",
+    "POST generate/img2img": "users",
+    "POST img2img": "users",
+    "GET capabilities": "users",
+    "GET generations": "users",
+    "POST generations": "users",
+    "GET generations/{generation_id}": "owner",
+    "DELETE generations/{generation_id}": "owner",
+    "POST generations/{generation_id}/cancel": "owner",
+    "POST generations/{generation_id}/retry": "owner",
+    "POST generations/{generation_id}/replay": "owner",
+    "GET generations/{generation_id}/receipt": "owner",
+    "GET generations/{generation_id}/result": "owner",
+    "GET generations/{generation_id}/images/{index}": "owner",
+    "GET generations/{generation_id}/input": "owner",
+    "GET generations/{generation_id}/mask": "owner",
+    "GET models": "everyone",
+    "GET models/{name}": "everyone",
+    "POST models/load": "users",
+    "POST models/unload": "users",
+    "GET models/orders/{order_id}": "users",
+    "GET loras": "users",
+    "GET loras/list": "users",
+    "GET loras/{lora_id}": "owner",
+    "DELETE loras/{lora_id}": "owner",
+    "POST loras/load": "users",
+    "POST loras/unload": "users",
+    "POST loras/upload": "users",
+    "POST webhook-secret": "users",
+    "POST tickets": "users",
+}
+A1111 = [
+    *("sd-models", "samplers", "schedulers", "upscalers", "latent-upscale-modes", "sd-vae", "scripts"),
+    *("loras", "progress", "options"),
+]
+OTHERS: dict[str, Access] = {
+    "GET ": "everyone",
+    "GET health": "everyone",
+    "GET health/ready": "everyone",
+    "GET metrics": "staff",
+    "GET api/schema": "everyone",
+    "GET api/docs": "everyone",
+    "GET accounts/login/": "everyone",
+    "POST accounts/login/": "everyone",
+    "POST accounts/logout/": "everyone",
+    "POST v1/images/generations": "users",
+    "POST v1/images/edits": "users",
+    "GET v1/images/results/{generation_id}": "owner",
+    "GET v1/images/": "nobody",
+    "POST hf/{name}": "users",
+    "GET hf/{name}/health": "everyone",
+    "GET hf/{name}/info": "everyone",
+    "GET hf/results/{generation_id}": "owner",
+    "GET hf/": "nobody",
+    "POST sdapi/v1/txt2img": "users",
+    "POST sdapi/v1/img2img": "users",
+    "POST sdapi/v1/interrupt": "users",
+    "POST sdapi/v1/options": "users",
+    "GET sdapi/v1/results/{generation_id}": "owner",
+    "GET sdapi/v1/": "nobody",
+    **{f"GET sdapi/v1/{name}": "users" for name in A1111},
+}
+MATRIX: dict[str, Access] = {
+    f"{key.partition(' ')[0]} {mount}{key.partition(' ')[2]}": access
+    for mount in ("api/v1/", "v1/")
+    for key, access in NATIVE.items()
+} | OTHERS
+
+_PARAMETER = re.compile(r"\(\?P<(\w+)>(?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
+_LOOK_AHEAD = re.compile(r"\(\?!(?:[^()]|\([^()]*\))*\)")
+METHODS = ("get", "post", "put", "patch", "delete")
+# Redirects and login forms answer more methods than they are made for.
+GENERIC = {"index": ("get",), "login": ("get", "post"), "logout": ("post",)}
+
+
+def routes(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, URLPattern]]:
+    """Every route as a readable template."""
+    for pattern in patterns:
+        text = prefix + str(pattern.pattern)
+        if isinstance(pattern, URLResolver):
+            yield from routes(pattern.url_patterns, text)
+        else:
+            template = _PARAMETER.sub(r"{\1}", _LOOK_AHEAD.sub("", text))
+            yield template.replace("^", "").replace("/?", "").replace("$", ""), pattern
+
+
+def methods_of(pattern: URLPattern) -> tuple[str, ...]:
+    """The methods that a route is made for."""
+    if pattern.name in GENERIC:
+        return GENERIC[pattern.name]
+    view: Any = pattern.callback
+    if actions := getattr(view, "actions", None):
+        return tuple(actions)
+    cls = getattr(view, "view_class", None) or getattr(view, "cls", None)
+    return tuple(method for method in METHODS if hasattr(cls, method)) or ("get",)
+
+
+def endpoints() -> set[str]:
+    """`METHOD template` of everything but the admin pages."""
+    return {
+        f"{method.upper()} {template}"
+        for template, pattern in routes(get_resolver().url_patterns)
+        if not template.startswith("admin/")
+        for method in methods_of(pattern)
+    }
+
+
+def test_the_matrix_has_every_endpoint() -> None:
+    """And no other."""
+    assert set(MATRIX) == endpoints()
+
+
+class World:
+    """Two users, a member of staff, and one of everything that belongs to the first."""
+
+    def __init__(self) -> None:
+        self.owner = User.objects.create_user("ada")
+        users = {
+            "owner": self.owner,
+            "other": User.objects.create_user("bob"),
+            "staff": User.objects.create_user("eve", is_staff=True),
+        }
+        self.headers: dict[str, dict[str, str]] = {"anonymous": {}}
+        for name, user in users.items():
+            token = token_create(user=user, expires_in=None)
+            self.headers[name] = {"Authorization": f"Bearer {token}"}
+        self.worker: Worker = make_worker("w1")
+
+    def address(self, template: str) -> str:
+        """A template with the ids of fresh objects."""
+        values = {
+            "generation_id": lambda: self.generation().id,
+            "order_id": lambda: self.order().order_id,
+            "lora_id": lambda: self.lora().id,
+            "index": lambda: 0,
+            "name": lambda: "builtin",
+        }
+        return "/" + re.sub(r"\{(\w+)\}", lambda found: str(values[found[1]]()), template)
+
+    def generation(self) -> Generation:
+        """One that has ended, with a picture."""
+        generation_create(
+            owner=self.owner,
+            checkpoint=Checkpoint.objects.get(id="builtin"),
+            prompt="a red circle",
+            width=256,
+            height=256,
+            num_inference_steps=4,
+            guidance_scale=4.0,
+            timeout_s=60,
+        )
+        claimed = generation_claim(worker=self.worker)
+        assert claimed is not None
+        assert succeed(claimed)
+        return claimed
+
+    def order(self) -> WorkerCommand:
+        """A load that its worker has not begun."""
+        builtin = Checkpoint.objects.get(id="builtin")
+        return WorkerCommand.objects.create(
+            worker=self.worker, kind=CommandKind.LOAD, checkpoint=builtin, requested_by=self.owner
+        )
+
+    def lora(self) -> Lora:
+        """A private adapter."""
+        return Lora.objects.create(
+            name=f"style-{uuid4().hex[:8]}",
+            owner=self.owner,
+            family="sd1",
+            rank=4,
+            alpha=4.0,
+            sha256=uuid4().hex * 2,
+            state=LoraState.PRESENT,
+        )
+
+
+@pytest.fixture
+def world(settings: Any, tmp_path: Any) -> World:
+    settings.MEDIA_ROOT = tmp_path / "media"
+    return World()
+
+
+def call(world: World, endpoint: str, identity: Identity) -> Any:
+    """An empty request: whoever may call gets an answer about what it lacks."""
+    method, template = endpoint.split(" ", 1)
+    body = {} if method == "GET" else {"data": "{}", "content_type": "application/json"}
+    return getattr(Client(), method.lower())(world.address(template), headers=world.headers[identity], **body)
+
+
+@pytest.mark.parametrize("endpoint", sorted(MATRIX))
+def test_who_may_call(world: World, endpoint: str) -> None:
+    """Somebody else's things are not found, whatever is asked of them."""
+    for identity, expected in zip(IDENTITIES, EXPECTED[MATRIX[endpoint]], strict=True):
+        response = call(world, endpoint, identity)
+        if expected is None:
+            allowed = response.status_code not in (401, 403) and response.status_code < 500
+            # What the owner's object or the empty request has none of (an input picture) is missing for all.
+            missing = response.status_code == 404 and not endpoint.endswith(("/input", "/mask", "1/img2img"))
+            assert allowed, (identity, response.content)
+            assert not missing, (identity, response.content)
+        else:
+            assert response.status_code == expected, (identity, response.content)
+        if response.status_code == 401:
+            assert response["WWW-Authenticate"]
+
+
+ADMIN = sorted(
+    re.sub(r"<\w+:\w+>", "1", template)
+    for template, _ in routes(get_resolver().url_patterns)
+    if template.startswith("admin/")
+    and not re.match(r"admin/(log(in|out)/$|jsi18n/$|\(\?P<app_label>)", template)
+)
+
+
+@pytest.mark.parametrize("identity", ["anonymous", "owner"])
+def test_admin_pages_are_for_staff(world: World, identity: Identity) -> None:
+    """Everyone else is sent to the login page, or refused; a token opens none."""
+    assert len(ADMIN) > 30
+    client = Client()
+    if identity == "owner":
+        client.force_login(world.owner)
+    for path in ADMIN:
+        for response in (
+            client.get(f"/{path}"),
+            client.post(f"/{path}", {}),
+            Client().get(f"/{path}", headers=world.headers["staff"]),
+        ):
+            to_login = response.status_code == 302 and response["Location"].startswith("/admin/login/")
+            assert to_login or response.status_code in (401, 403, 405), (path, response.status_code)

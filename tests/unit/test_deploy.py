@@ -1,0 +1,243 @@
+"""The container files: valid by their schemas, and about this service as it is."""
+
+import json
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from django.core.management import get_commands
+from django.urls import resolve
+from prometheus_client import CollectorRegistry, generate_latest
+
+from generation.metrics import ServiceCollector
+from generation.models import Generation
+from imagegen_project.common.counters import PROCESS_REGISTRY
+from tests.unit.test_environment import variables
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
+DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
+USER = "10001"
+
+
+def secret_variables() -> set[str]:
+    """The variables that can be files."""
+    source = (REPOSITORY / "imagegen_project" / "env.py").read_text()
+    return {f"{name}_FILE" for name in re.findall(r'_secret\("([A-Z0-9_]+)"\)', source)}
+
+
+KNOWN = variables() | secret_variables()
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    """The Compose file, its merge keys resolved."""
+    loaded: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+    return loaded
+
+
+def own(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The services that run this project's images."""
+    return {name: service for name, service in compose["services"].items() if "build" in service}
+
+
+def test_compose_is_valid(compose: dict[str, Any]) -> None:
+    """By the Compose specification's schema."""
+    schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
+    jsonschema.validate(compose, schema)
+
+
+def test_compose_names_what_exists(compose: dict[str, Any]) -> None:
+    """Variables, secrets, volumes, services, targets and commands."""
+    targets = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, flags=re.MULTILINE))
+    for name, service in own(compose).items():
+        assert set(service["environment"]) <= KNOWN, name
+        assert service["build"]["target"] in targets, name
+        assert set(service["depends_on"]) <= set(compose["services"]), name
+        if "command" in service:
+            assert service["command"][2] in get_commands(), name
+    for name, service in compose["services"].items():
+        assert set(service.get("secrets", [])) <= set(compose["secrets"]), name
+        named = {volume.split(":")[0] for volume in service.get("volumes", [])}
+        assert {volume for volume in named if not volume.startswith("./")} <= set(compose["volumes"]), name
+        for path in (volume for volume in named if volume.startswith("./")):
+            assert (REPOSITORY / path).exists(), path
+
+
+def test_every_part_of_the_service_is_composed(compose: dict[str, Any]) -> None:
+    """With a GPU by default, without one on request."""
+    commands = {service["command"][2] for service in own(compose).values() if "command" in service}
+    assert commands == {"migrate", "task_worker", "webhook_worker"}
+    [device] = compose["services"]["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert compose["services"]["worker-cpu"]["profiles"] == ["cpu"]
+    assert "deploy" not in compose["services"]["worker-cpu"]
+    assert {"models_cache", "hf_cache", "logs", "media", "pgdata"} <= set(compose["volumes"])
+
+
+def test_composed_containers_are_confined(compose: dict[str, Any]) -> None:
+    """A root file system that cannot be written, no capability, no new privilege, no secret in a variable."""
+    for name, service in own(compose).items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not secret_variables() & {f"{variable}_FILE" for variable in service["environment"]} - {
+            "DATABASE_URL_FILE",
+            "REDIS_URL_FILE",
+        }, name
+    for secret in compose["secrets"].values():
+        assert secret["file"].startswith("./secrets/")
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-cpu"])
+def test_a_composed_worker_may_end_its_job(compose: dict[str, Any], name: str) -> None:
+    """It is killed well after its own grace is over."""
+    service = compose["services"][name]
+    assert int(service["stop_grace_period"].rstrip("s")) >= int(service["environment"]["WORKER_GRACE_S"]) + 15
+
+
+def test_the_image_is_confined() -> None:
+    """It runs as an ordinary user, from a base that can be chosen; nothing is built where it runs."""
+    stages = dict(
+        re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE, flags=re.MULTILINE | re.DOTALL)
+    )
+    assert f"USER {USER}:{USER}" in stages["runtime"]
+    assert "tini" in stages["runtime"]
+    for name in ("web", "worker"):
+        assert "USER" not in stages[name]
+        assert "RUN" not in stages[name]
+        assert "HEALTHCHECK" in stages[name]
+    assert not re.search(r"^(ENV|ARG) \S*(SECRET|TOKEN|PASSWORD)", DOCKERFILE, flags=re.MULTILINE)
+    ignored = (REPOSITORY / ".dockerignore").read_text().split()
+    assert {".env", "secrets/", ".git/", ".imagegen/"} <= set(ignored)
+
+
+def documents() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every manifest, with its file's name."""
+    kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
+    for name in kustomization["resources"]:
+        for document in yaml.safe_load_all((KUBERNETES / name).read_text()):
+            yield name, document
+
+
+DOCUMENTS = list(documents())
+WORKLOADS = [document for _, document in DOCUMENTS if "template" in document.get("spec", {})]
+SETTINGS = dict(line.split("=", 1) for line in (KUBERNETES / "imagegen.env").read_text().split())
+
+
+@pytest.mark.parametrize(
+    "document",
+    [document for _, document in DOCUMENTS if "keda" not in document["apiVersion"]],
+    ids=lambda document: f"{document['kind']}-{document['metadata']['name']}",
+)
+def test_manifests_are_valid(document: dict[str, Any]) -> None:
+    """By Kubernetes's own schemas; unknown fields count as errors."""
+    kubernetes_validate.validate(document, "1.31", strict=True)
+
+
+def test_every_manifest_is_applied() -> None:
+    listed = {name for name, _ in DOCUMENTS} | {"kustomization.yaml"}
+    assert {path.name for path in KUBERNETES.glob("*.yaml")} == listed
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload["metadata"]["name"])
+def test_pods_are_confined_and_complete(workload: dict[str, Any]) -> None:
+    """They run as the image's user, mount what they declare, and start what exists."""
+    pod = workload["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert str(pod["securityContext"]["runAsUser"]) == USER
+    declared = {volume["name"] for volume in pod["volumes"]}
+    for container in [*pod.get("initContainers", []), *pod["containers"]]:
+        assert {mount["name"] for mount in container["volumeMounts"]} == declared
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert container["args"][2] in get_commands()
+        assert {"memory"} <= set(container["resources"]["limits"])
+    if workload["kind"] == "Deployment":
+        labels = workload["spec"]["template"]["metadata"]["labels"]
+        assert workload["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        assert "migrations" in pod["initContainers"][0]["args"]
+
+
+def test_probes_ask_routes_that_exist() -> None:
+    probes = [
+        container[kind]["httpGet"]["path"]
+        for workload in WORKLOADS
+        for container in workload["spec"]["template"]["spec"]["containers"]
+        for kind in ("readinessProbe", "livenessProbe")
+        if "httpGet" in container.get(kind, {})
+    ]
+    assert len(probes) == 2
+    assert all(resolve(path) for path in probes)
+
+
+def test_a_pod_of_a_worker_may_end_its_job() -> None:
+    [worker] = [workload for workload in WORKLOADS if workload["metadata"]["name"] == "worker"]
+    grace = worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace >= int(SETTINGS["WORKER_GRACE_S"]) + 15
+
+
+def test_the_settings_of_kubernetes_exist() -> None:
+    """And their secrets are those that the instructions make."""
+    assert set(SETTINGS) <= KNOWN
+    made = set(re.findall(r"--from-literal=(\w+)=", (KUBERNETES / "README.md").read_text()))
+    files_used = {Path(value).name for name, value in SETTINGS.items() if name.endswith("_FILE")}
+    assert files_used == made
+
+
+def test_workers_are_scaled_by_the_queue() -> None:
+    """KEDA asks the table that there is."""
+    [scaled] = [document for _, document in DOCUMENTS if document["kind"] == "ScaledObject"]
+    names = [workload["metadata"]["name"] for workload in WORKLOADS]
+    assert scaled["spec"]["scaleTargetRef"]["name"] in names
+    [trigger] = scaled["spec"]["triggers"]
+    assert (
+        f"FROM {Generation._meta.db_table} WHERE status IN ('queued', 'running')"
+        in trigger["metadata"]["query"]
+    )
+    [authentication] = [document for _, document in DOCUMENTS if document["kind"] == "TriggerAuthentication"]
+    assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
+
+
+def test_the_dashboard_asks_for_metrics_that_exist(db: None) -> None:
+    """Each expression names metrics of `/metrics`, and each panel the provisioned source."""
+    assert resolve("/metrics")  # what a web process measures is declared with its routes
+    registry = CollectorRegistry()
+    registry.register(ServiceCollector())
+    registry.register(PROCESS_REGISTRY)
+    exposed = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), flags=re.MULTILINE))
+    folder = REPOSITORY / "deploy" / "monitoring" / "grafana"
+    source = yaml.safe_load((folder / "provisioning" / "datasources" / "prometheus.yml").read_text())
+    dashboard = json.loads((folder / "dashboards" / "imagegen.json").read_text())
+    for panel in dashboard["panels"]:
+        assert panel["datasource"]["uid"] == source["datasources"][0]["uid"]
+        for target in panel["targets"]:
+            asked = set(re.findall(r"\b(?:imagegen|process)_\w+", target["expr"]))
+            known = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}
+            assert known <= exposed | {"imagegen"}, target["expr"]
+
+
+def test_prometheus_scrapes_what_is_served(compose: dict[str, Any]) -> None:
+    settings = yaml.safe_load((REPOSITORY / "deploy" / "monitoring" / "prometheus.yml").read_text())
+    [job] = settings["scrape_configs"]
+    assert resolve(job["metrics_path"]).url_name == "metrics"
+    secret = Path(job["authorization"]["credentials_file"])
+    assert secret.name in compose["services"]["prometheus"]["secrets"]
+    assert own(compose)["web"]["environment"]["METRICS_TOKEN_FILE"] == str(secret)
+    assert job["dns_sd_configs"][0]["names"] == ["web"]
+
+
+def test_make_lists_what_an_operator_needs() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
+    wanted = (
+        "help install demo test lint format typecheck check bench chaos build run logs stop clean image-size"
+    )
+    assert set(wanted.split()) <= targets
