@@ -50,9 +50,8 @@ def main() -> None:
         service = Service(Path(folder) / "data", **NO_LIMITS)
         try:
             service.wait_ready()
-            done = subprocess.run(
-                command(service, seconds=arguments.seconds), check=False
-            )  # noqa: S603 - made above
+            words = command(service, seconds=arguments.seconds)
+            done = subprocess.run(words, check=False)  # noqa: S603 - made above
         finally:
             service.end(SIGTERM)
     sys.exit(done.returncode)

@@ -164,6 +164,7 @@ def _generation_store(
     """Writes the row, its input pictures (by the field that names the file) and its adapters, all or nothing."""
     generation.request_id = request_id.get()
     unowned: list[str] = []
+    committing = False
     try:
         for field, data in pictures.items():
             name = input_name(generation.id, _INPUTS[field])
@@ -181,8 +182,11 @@ def _generation_store(
             transaction.on_commit(partial(_generation_announce, generation))
             if generation.checkpoint.state != DiskState.PRESENT:
                 checkpoint_request_download(checkpoint=generation.checkpoint)
+            committing = True
     except (OperationalError, InterfaceError):
-        raise  # it may have been committed: the orphan sweep knows later
+        if not committing:  # else it may be stored: the orphan sweep knows later
+            files_delete(unowned)
+        raise
     except BaseException:
         files_delete(unowned)
         raise

@@ -20,6 +20,7 @@ STEPS = 100
 SLOW_STEP_S = 0.25
 BAR_S = 1.0
 SLOW = {"prompt": "a slow square", "steps": STEPS}
+BESIDE = SLOW | {"steps": 40}
 # Long enough that most cancels come while it draws.
 QUICK = {"steps": 8}
 
@@ -41,7 +42,7 @@ class Cancels:
         neighbours: list[str] = []
         for number in range(times):
             if not beside or neighbour.get(beside)["status"] in ENDS:
-                beside = neighbour.create(f"beside-{number}", **SLOW)
+                beside = neighbour.create(f"beside-{number}", **BESIDE)
                 neighbours.append(beside)
                 neighbour.wait(beside, "running", *ENDS)
             job_id = mine.create(f"slow-{number}", **SLOW)

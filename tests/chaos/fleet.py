@@ -22,7 +22,9 @@ from imagegen_project import embedded_paths
 from tests.integration.service import REPOSITORY, SAFETY_S, Service, environment
 
 FAILPOINTS = Path(__file__).parent / "failpoints"
-RETRY_PAUSE_S = 0.2
+RETRY_PAUSE_S = 0.5
+# Asking costs the machine more than drawing does.
+POLL_S = 0.25
 ENDS = ("succeeded", "failed", "canceled")
 
 _MAKE_USERS = """
@@ -78,7 +80,7 @@ class Client:
         deadline = time.monotonic() + SAFETY_S
         while (body := self.get(job_id))["status"] not in (statuses or ENDS):
             assert time.monotonic() < deadline, body
-            time.sleep(0.05)
+            time.sleep(POLL_S)
         return body
 
 
@@ -204,8 +206,10 @@ class Fleet:
         return self._signal(_is_postgres, signal.SIGQUIT, "postgres crashed")
 
     def _signal(self, is_wanted: Callable[[list[str]], bool], number: signal.Signals, did: str) -> str:
-        sent = [process.send_signal(number) for process in self.processes(is_wanted)]
-        return did if sent else f"nobody there ({did})"
+        found = list(self.processes(is_wanted))
+        for process in found:
+            process.send_signal(number)
+        return did if found else f"nobody there ({did})"
 
 
 def _is_postgres(line: list[str]) -> bool:

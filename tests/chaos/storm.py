@@ -8,12 +8,12 @@ import hashlib
 import os
 import random
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
@@ -39,7 +39,7 @@ WORKERS = 2
 RECOVERY_S = 30.0
 # A file without a row is left over when it is that old.
 ORPHAN_AGE_S = 3600
-WATCH_EVERY_S = 0.2
+LOOK_EVERY_S = 0.5
 CANCEL_SHARE = 0.15
 PAUSE_S = 2.0
 # Of a death, whenever a process comes to a transition, once each has had its certain one.
@@ -87,31 +87,23 @@ class Storm:
     minutes: float
     created: dict[str, Client] = field(default_factory=dict)
     canceled: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
-    starts: dict[tuple[UUID, int], float] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)
     deaths: list[tuple[str, float, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.began = time.monotonic()
-        self.over = threading.Event()
         self.followers = Followers(self.fleet.url)
 
     def run(self) -> None:
         """The storm, the calm behind it, and the look around."""
         self.fleet.arm(*TRANSITIONS)
-        with ThreadPoolExecutor(len(self.fleet.clients) + 2) as pool:
-            watching = pool.submit(self._watch)
+        with ThreadPoolExecutor(len(self.fleet.clients) + 1) as pool:
             raging = pool.submit(self._rage)
             users = [pool.submit(self._use, number) for number in range(len(self.fleet.clients))]
-            try:
-                for user in users:
-                    user.result()
-                raging.result()
-                self._settle()
-            finally:
-                self.over.set()
-            watching.result()
+            for busy in (*users, raging):
+                busy.result()
+        self._settle()
         followed = self.followers.results()
         self.followers.close()
         self._inspect(followed)
@@ -189,13 +181,6 @@ class Storm:
         self.deaths = self.fleet.deaths()
         _say(f"{time.monotonic() - self.began:6.1f} s  {happened}; {dict(rows)}")
 
-    def _watch(self) -> None:
-        """Notes when each attempt started: a row only knows its latest."""
-        while not self.over.wait(WATCH_EVERY_S):
-            for row in self._rows_or_none():
-                if row.started_at is not None:
-                    self.starts.setdefault((row.id, row.attempt), row.started_at.timestamp())
-
     def _rows(self) -> list[Row]:
         return [Row(*values) for values in self.fleet.service.sql(_ROWS)]
 
@@ -217,7 +202,7 @@ class Storm:
             if time.monotonic() > deadline:
                 self.wrong.append("not everything ended")
                 return
-            time.sleep(WATCH_EVERY_S)
+            time.sleep(LOOK_EVERY_S)
         self._note("everything ended")
 
     # Afterwards
@@ -234,7 +219,7 @@ class Storm:
             self._inspect_feed(seen, rows[seen.job_id])
         self._tidy(rows)
         self._inspect_pictures(rows)
-        self._measure(rows)
+        self._measure(rows, followed)
 
     def _check(self, holds: object, what: str) -> None:
         if not holds:
@@ -301,17 +286,21 @@ class Storm:
         files = {str(path.relative_to(media)) for path in media.rglob("*") if path.is_file()}
         self._check(files == named, f"left over: {sorted(files - named)}, missing: {sorted(named - files)}")
 
-    def _measure(self, rows: dict[str, Row]) -> None:
-        """How long each job waited, from its worker's death to its next start."""
+    def _measure(self, rows: dict[str, Row], followed: list[Followed]) -> None:
+        """How long each job waited, from its worker's death to its next start that is known."""
         died = {str(pid): at for _, at, pid in self.deaths}
-        for row in rows.values():
+        for seen in followed:
+            row = rows[seen.job_id]
+            starts = {
+                event["attempt"]: _seconds(event["at"]) for event in seen.events if event["type"] == "started"
+            }
             if row.started_at is not None:
-                self.starts[row.id, row.attempt] = row.started_at.timestamp()
+                starts[row.attempt] = row.started_at.timestamp()
             for entry in row.attempt_log:
                 death = died.get(entry["worker"].rpartition("-")[2])
-                start = self.starts.get((row.id, entry["attempt"] + 1))
-                if death is not None and start is not None:
-                    self.recoveries.append(start - death)
+                later = [start for attempt, start in starts.items() if attempt > entry["attempt"]]
+                if death is not None and later:
+                    self.recoveries.append(min(later) - death)
 
     def report(self) -> str:
         """What happened, in a few lines."""
@@ -325,6 +314,10 @@ class Storm:
             *(f"WRONG: {what}" for what in self.wrong),
         ]
         return "\n".join(lines)
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def _say(line: str) -> None:

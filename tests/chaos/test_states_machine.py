@@ -13,7 +13,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-import redis
 from django.contrib.auth.models import User
 from django.db.models.functions import Now
 from django_redis import get_redis_connection
@@ -359,9 +358,7 @@ class Lives(RuleBasedStateMachine):
 
 
 @pytest.mark.django_db(transaction=True, serialized_rollback=True)
-def test_whatever_happens_the_rules_hold(
-    settings: Settings, tmp_path: Path, redis_client: "redis.Redis[Any]"
-) -> None:
+def test_whatever_happens_the_rules_hold(settings: Settings, tmp_path: Path) -> None:
     """Rows, files, entries, messages and feeds, after each of some thousand moves."""
     settings.MAX_ATTEMPTS = MAX_ATTEMPTS
     settings.MEDIA_ROOT = tmp_path / "media"

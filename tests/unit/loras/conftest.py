@@ -11,6 +11,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from pytest_django import Settings
 from rest_framework.test import APIClient
 
+from loras.choices import LoraSource
 from loras.models import Lora
 from loras.processing import lora_process
 from loras.services import lora_upload
@@ -31,7 +32,8 @@ def folder(settings: Settings, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def owner(db: None) -> User:
-    """The user whose adapters the tests make."""
+    """The user whose adapters the tests make, the only ones there are: those that ship with the project are gone."""
+    Lora.objects.filter(source=LoraSource.BUILTIN).delete()
     return User.objects.create_user("ada")
 
 
