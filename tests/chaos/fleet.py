@@ -165,7 +165,8 @@ class Fleet:
         """The service's own children whose command line is wanted."""
         for process in psutil.Process(self.service.process.pid).children():
             with suppress(psutil.Error):
-                if is_wanted(process.cmdline()):
+                line = process.cmdline()
+                if line and is_wanted(line):  # who has just died has none
                     yield process
 
     def kill_worker(self) -> str:
@@ -176,7 +177,8 @@ class Fleet:
         victim = random.choice(workers)
         with (self.points / "deaths").open("a") as deaths:
             deaths.write(f"anywhere {time.time()} {victim.pid}\n")
-        victim.kill()
+        with suppress(psutil.NoSuchProcess):
+            victim.kill()
         return "a worker killed"
 
     def kill_web(self) -> str:
@@ -208,7 +210,8 @@ class Fleet:
     def _signal(self, is_wanted: Callable[[list[str]], bool], number: signal.Signals, did: str) -> str:
         found = list(self.processes(is_wanted))
         for process in found:
-            process.send_signal(number)
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
         return did if found else f"nobody there ({did})"
 
 

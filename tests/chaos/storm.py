@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from tests.chaos.fleet import ENDS, Client, Fleet, fleet
 from tests.chaos.follower import Followed, Followers
@@ -46,12 +46,12 @@ PAUSE_S = 2.0
 CHANCE = "0.005"
 SAY_EVERY_S = 10.0
 # Few different requests: equal ones must draw equal pictures, however often they were interrupted.
-REQUESTS = tuple(
+REQUESTS: tuple[dict[str, Any], ...] = tuple(
     {"prompt": f"a {colour} circle", "seed": seed, "num_images": 1 + seed % 2, "steps": 2 + seed % 3}
     for seed, colour in enumerate(("red", "green", "blue", "yellow"))
 )
 # Long enough to be canceled while it runs.
-LONG = {"prompt": "a slow square", "seed": 9, "num_images": 1, "steps": 40}
+LONG: dict[str, Any] = {"prompt": "a slow square", "seed": 9, "num_images": 1, "steps": 40}
 
 _ROWS = """
     SELECT id, status, attempt, started_at, num_images, seed, prompt, num_inference_steps, attempt_log,
@@ -85,7 +85,7 @@ class Storm:
     fleet: Fleet
     jobs: int
     minutes: float
-    created: dict[str, Client] = field(default_factory=dict)
+    created: set[str] = field(default_factory=set)
     canceled: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)
@@ -117,9 +117,7 @@ class Storm:
         pause = 60 * self.minutes / max(1, len(share))
         for index in share:
             is_long = index % 10 == 0
-            job_id = client.create(f"job-{index}", **(LONG if is_long else REQUESTS[index % len(REQUESTS)]))
-            self.created[job_id] = client
-            self.followers.follow(job_id, client.headers)
+            job_id = self._create(client, LONG if is_long else REQUESTS[index % len(REQUESTS)])
             if is_long:
                 client.wait(job_id, "running", *ENDS)
                 self._cancel(client, job_id)
@@ -127,6 +125,12 @@ class Storm:
                 time.sleep(chosen.random())
                 self._cancel(client, job_id)
             time.sleep(2 * chosen.random() * pause)
+
+    def _create(self, client: Client, fields: dict[str, Any]) -> str:
+        job_id = client.create(uuid4().hex, **fields)
+        self.created.add(job_id)
+        self.followers.follow(job_id, client.headers)
+        return job_id
 
     def _cancel(self, client: Client, job_id: str) -> None:
         self.canceled[job_id] = client.cancel(job_id)
@@ -162,17 +166,15 @@ class Storm:
         self._note(disaster())
 
     def _provoke(self) -> None:
-        """Draws, and cancels what runs, until nobody has a death ahead."""
+        """Gives all workers something to draw and something to cancel, until nobody has a death ahead."""
         client = self.fleet.clients[0]
         began = time.monotonic()
         while self.fleet.armed() and time.monotonic() - began < SAFETY_S:
-            for fields in (REQUESTS[1], LONG):
-                job_id = client.create(f"provoked-{len(self.created)}-{time.monotonic()}", **fields)
-                self.created[job_id] = client
-                self.followers.follow(job_id, client.headers)
-                client.wait(job_id, "running", *ENDS)
-            self._cancel(client, job_id)
-            client.wait(job_id)
+            *quick, long = (self._create(client, fields) for fields in (*REQUESTS[:WORKERS], LONG))
+            client.wait(long, "running", *ENDS)
+            self._cancel(client, long)
+            for job_id in (*quick, long):
+                client.wait(job_id)
 
     def _note(self, happened: str) -> None:
         rows = Counter(row.status for row in self._rows_or_none())
@@ -210,7 +212,7 @@ class Storm:
     def _inspect(self, followed: list[Followed]) -> None:
         rows = {str(row.id): row for row in self._rows()}
         self.deaths = self.fleet.deaths()
-        self._check(rows.keys() == self.created.keys(), "a row for every request, and no other")
+        self._check(rows.keys() == self.created, "a row for every request, and no other")
         self._check(not self.fleet.armed(), f"somebody died at every transition, not at {self.fleet.armed()}")
         self._check(500 not in self.fleet.answers, f"no answer is a bare 500: {self.fleet.answers}")
         for row in rows.values():
