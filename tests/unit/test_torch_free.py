@@ -30,7 +30,6 @@ sys.meta_path.insert(0, Blocker())
         "import django; django.setup(); import imagegen_project.management.commands.standalone",
         "import django; django.setup(); import generation.management.commands.task_worker",
         "import django; django.setup(); import generation.management.commands.webhook_worker",
-        "import django; django.setup(); import generation.webhook_delivery",
         "import django; django.setup(); import loras.tasks",
     ],
     ids=["asgi", "urls", "checks", "standalone", "task_worker", "webhook_worker", "adapter_tasks"],
