@@ -7,6 +7,7 @@ from django.contrib.auth.models import User
 
 from generation.choices import ACTIVE
 from generation.models import Generation, GenerationLora
+from loras.errors import LoraUnavailableError
 from loras.models import Lora
 from loras.services import lora_load, lora_request, lora_touch
 
@@ -36,12 +37,13 @@ def adapters_store(generation: Generation, wishes: Sequence[LoraWish], *, owner:
 
 
 def adapters_again(original: Generation) -> list[LoraWish]:
-    """What a retry or replay asks for: the same adapters, less those that are gone."""
-    return [
-        LoraWish(use.scale, lora=use.lora)
-        for use in original.adapters.select_related("lora")
-        if use.lora is not None
-    ]
+    """What a retry or replay asks for: the same adapters. Raises LoraUnavailableError when one has been deleted."""
+    wishes = []
+    for use in original.adapters.select_related("lora"):
+        if use.lora is None:
+            raise LoraUnavailableError(f"The adapter {use.name} has been deleted.", param="loras")
+        wishes.append(LoraWish(use.scale, lora=use.lora))
+    return wishes
 
 
 def adapters_needed() -> Iterable[object]:

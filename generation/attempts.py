@@ -150,12 +150,14 @@ def attempt_succeed(
     except BaseException:
         files_delete(names)
         raise
-    if not moved:
+    # An earlier call's commit may have come to light only now: then the pictures are the row's.
+    if not moved and not _ended_before(generation):
         files_delete(names)
+        return False
+    generation.refresh_from_db()
     if moved:
-        generation.refresh_from_db()
         generation_log(generation)
-    return moved
+    return True
 
 
 def _ended_before(generation: Generation) -> bool:

@@ -2,9 +2,7 @@
 
 from typing import Final
 
-from imagegen_project.common.queues import GENERATIONS_QUEUE as GENERATIONS_QUEUE
-from imagegen_project.common.queues import entries_push, entries_waiting
-from imagegen_project.common.queues import queue_get as queue_get
+from imagegen_project.common.queues import GENERATIONS_QUEUE, entries_push, entries_waiting
 
 # By dotted name: the web process must never import the worker's module.
 RUN_NEXT: Final = "generation.worker.run_next"

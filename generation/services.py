@@ -219,7 +219,8 @@ def _generation_again(original: Generation, *, owner: User, **changes: Any) -> G
 def generation_retry(*, generation: Generation, owner: User) -> Generation:
     """A new generation with the same resolved request, linked to the ended one.
 
-    Raises GenerationActiveError, or InputNotFoundError when the storage has lost an input picture.
+    Raises GenerationActiveError, InputNotFoundError when the storage has lost an input picture, or
+    LoraUnavailableError when one of its adapters has been deleted.
     """
     if not generation.is_terminal:
         raise GenerationActiveError("Only a generation that has ended can be retried; cancel it first.")
@@ -231,7 +232,8 @@ def generation_retry(*, generation: Generation, owner: User) -> Generation:
 def generation_replay(*, generation: Generation, owner: User) -> Generation:
     """Runs a receipt again, alone; when it succeeds, `pixels_match` says whether it drew the same pixels.
 
-    Raises NoReceiptError unless the original succeeded, InputNotFoundError when the storage has lost an input picture.
+    Raises NoReceiptError unless the original succeeded, InputNotFoundError when the storage has lost an input picture,
+    or LoraUnavailableError when one of its adapters has been deleted.
     """
     if generation.receipt is None:
         raise NoReceiptError("Only a generation that succeeded can be replayed.")

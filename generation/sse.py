@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
@@ -21,17 +21,12 @@ from generation.feeds import feed_hub, follow
 from generation.selectors import generation_get
 from imagegen_project.auth.errors import challenge
 from imagegen_project.auth.websocket import SocketAuthMiddleware
+from imagegen_project.common.asgi import Application, Receive, Scope, Send, hung_up
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.problems import PROBLEM_CONTENT_TYPE, problem_of, problem_response
 from imagegen_project.common.routers import UUID_REGEX
 from imagegen_project.common.waiting import REQUEST_ID_KEY
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 logger = logging.getLogger("imagegen.request")
 
@@ -65,7 +60,7 @@ async def stream_send(
     }
     await send({"type": "http.response.start", "status": 200, "headers": _encoded(fields)})
     await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
-    gone = asyncio.create_task(_hung_up(receive))
+    gone = asyncio.create_task(hung_up(receive))
     async with contextlib.aclosing(items):
         try:
             await _send_items(send, items, gone)
@@ -94,11 +89,6 @@ async def _send_items(send: Send, items: AsyncGenerator[bytes, None], gone: "asy
         # A generator that is still asked for its next item cannot be closed.
         coming.cancel()
         await asyncio.gather(coming, return_exceptions=True)
-
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

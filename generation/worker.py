@@ -36,11 +36,12 @@ from generation.engine.memory import device_name, total_and_free_mb
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
 from generation.publisher import Publisher
-from generation.queueing import GENERATIONS_QUEUE, RUN_NEXT, queue_get, worker_wake
+from generation.queueing import RUN_NEXT, worker_wake
 from generation.runner import HAND_BACK, Run, failure_code, model_ref, run_generation
 from generation.selectors import generation_next
 from generation.watchdog import watchdog_disarm
 from imagegen_project.common.context import job_id, request_id, username
+from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
 from loras.files import lora_path
 from loras.models import Lora
 from models_registry.choices import DiskState

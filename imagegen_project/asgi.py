@@ -4,8 +4,7 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, cast
+from typing import cast
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "imagegen_project.settings")
 
@@ -23,6 +22,7 @@ from generation.services import generations_abandon  # noqa: E402
 from generation.sse import EventStreams  # noqa: E402
 from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware  # noqa: E402
 from imagegen_project.bodies import in_pieces, keep_bodies_on_disk  # noqa: E402
+from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send, hung_up  # noqa: E402
 from imagegen_project.common.executors import run_in_socket_executor  # noqa: E402
 from imagegen_project.common.problems import problem_response  # noqa: E402
 from imagegen_project.common.waiting import (  # noqa: E402
@@ -34,12 +34,6 @@ from imagegen_project.common.waiting import (  # noqa: E402
 )
 from imagegen_project.metrics import Metered  # noqa: E402
 from imagegen_project.slow_readers import cut_slow_readers  # noqa: E402
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Where files are uploaded, and what a form may add to one.
 UPLOAD_PATHS = re.compile(r"/(?:api/)?v1/loras/upload/?|/admin/loras/lora/add/")
@@ -139,13 +133,8 @@ def _capped(receive: Receive, limit: int) -> Receive:
 
 async def _wait(order: WaitOrder, receive: Receive) -> bool:
     """Waits for the generation's end or the limit; False when the client hung up first."""
-
-    async def hung_up() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
     end = asyncio.create_task(wait_for_end(order.feed_ids, seconds=order.seconds))
-    gone = asyncio.create_task(hung_up())
+    gone = asyncio.create_task(hung_up(receive))
     await asyncio.wait((end, gone), return_when=asyncio.FIRST_COMPLETED)
     for task in (end, gone):
         task.cancel()

@@ -5,14 +5,12 @@ an upload would lie in memory whole. So the queue gets the open file instead, an
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
 from io import BytesIO
 from typing import IO, Any
 
 from daphne.http_protocol import WebRequest
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
+from imagegen_project.common.asgi import Message, Receive
 
 PIECE_BYTES = 64 * 1024
 

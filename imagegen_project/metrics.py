@@ -1,7 +1,6 @@
 """`/metrics` for Prometheus, and what a web process measures of its own requests and sockets."""
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from django.conf import settings
@@ -20,14 +19,9 @@ from rest_framework.views import APIView
 
 from generation.metrics import ServiceCollector
 from imagegen_project.auth.authentication import BearerAuthentication
+from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send
 from imagegen_project.common.counters import PROCESS_REGISTRY
 from imagegen_project.middleware import ROUTE_KEY
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # Nginx's number for a client that hung up before its answer.

@@ -1,10 +1,8 @@
 """ASGI middleware: who opens a socket, and from which page."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from typing import Any, TypeAlias
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from django.conf import settings
@@ -20,14 +18,9 @@ from imagegen_project.auth.failures import client_address, failure_note, failure
 from imagegen_project.auth.identity import hub_identity
 from imagegen_project.auth.services import user_for_hub_identity
 from imagegen_project.auth.tickets import ticket_redeem
+from imagegen_project.common.asgi import Application, Receive, Scope, Send
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.executors import run_in_socket_executor
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SUBPROTOCOL = "bearer"
 CLOSE_FORBIDDEN_ORIGIN = 4403
@@ -46,7 +39,7 @@ class SocketAuthMiddleware:
     `scope["accepted_subprotocol"]` is what the consumer must accept with, or None.
     """
 
-    def __init__(self, app: AsgiApp) -> None:
+    def __init__(self, app: Application) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,7 +106,7 @@ class OriginMiddleware:
     Pages of the same host and of CSRF_TRUSTED_ORIGINS may; a client without an Origin header is no browser.
     """
 
-    def __init__(self, app: AsgiApp) -> None:
+    def __init__(self, app: Application) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

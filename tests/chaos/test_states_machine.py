@@ -39,7 +39,7 @@ from generation.contracts import TERMINAL_EVENTS
 from generation.errors import GenerationActiveError, GenerationEndedError
 from generation.events import event_decode, stream_key
 from generation.models import GeneratedImage, Generation, Worker
-from generation.queueing import GENERATIONS_QUEUE, queue_get, queue_length
+from generation.queueing import queue_length
 from generation.retention import ORPHAN_AGE, storage_reconcile
 from generation.selectors import generations_claimable
 from generation.services import (
@@ -49,6 +49,7 @@ from generation.services import (
     generation_retry,
 )
 from generation.sweep import sweep
+from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
 from models_registry.models import Checkpoint
 from tests.unit.generation.conftest import make_worker
 from tests.unit.generation.helpers import drawn_picture, succeed

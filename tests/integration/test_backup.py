@@ -3,6 +3,8 @@
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -43,6 +45,21 @@ def run(name: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@contextmanager
+def wiped_database() -> Iterator[None]:
+    """An empty schema for the block to fill; the tests that follow get the old one when it does not."""
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER SCHEMA public RENAME TO put_aside")
+        cursor.execute("CREATE SCHEMA public")
+        try:
+            yield
+        except BaseException:
+            cursor.execute("DROP SCHEMA public CASCADE")
+            cursor.execute("ALTER SCHEMA put_aside RENAME TO public")
+            raise
+        cursor.execute("DROP SCHEMA put_aside CASCADE")
+
+
 def test_what_was_wiped_comes_back(settings: Settings, tmp_path: Path) -> None:
     """Rows, tokens and pictures, which still match their SHA-256."""
     media, backup = tmp_path / "media", tmp_path / "backup"
@@ -72,12 +89,9 @@ def test_what_was_wiped_comes_back(settings: Settings, tmp_path: Path) -> None:
     run("pg_dump", "--format=custom", f"--file={dump}", database_url())
     shutil.copytree(media, backup / "media")
 
-    with connection.cursor() as cursor:
-        cursor.execute("DROP SCHEMA public CASCADE")
-        cursor.execute("CREATE SCHEMA public")
     shutil.rmtree(media)
-
-    run("pg_restore", "--exit-on-error", "--no-owner", f"--dbname={database_url()}", str(dump))
+    with wiped_database():
+        run("pg_restore", "--exit-on-error", "--no-owner", f"--dbname={database_url()}", str(dump))
     shutil.copytree(backup / "media", media)
 
     assert Generation.objects.count() == 2

@@ -107,20 +107,16 @@ def test_tiled_decoding_gives_nearly_the_same_picture(pipeline: Any) -> None:
     """AutoencoderTiny assumes three halvings when it tiles; with the right sizes set, tiles join without seams."""
     import torch
 
-    from models_registry.builtin import set_tile_sizes
+    from generation.engine.pipelines import in_tiles
 
     drawn = torch.from_numpy(values(input_scene(768))).permute(2, 0, 1)[None].float() / 127.5 - 1
     vae = pipeline.vae
-    set_tile_sizes(vae)
     with torch.no_grad():
         latents = vae.encode(drawn).latents
         whole = vae.decode(latents).sample
-        vae.enable_tiling()
-        try:
+        with in_tiles(vae):
             tiled_latents = vae.encode(drawn).latents
             tiled = vae.decode(latents).sample
-        finally:
-            vae.disable_tiling()
     assert (tiled_latents - latents).abs().mean() < 0.02
     assert (tiled - whole).abs().mean() < 0.01
     assert (tiled - whole).abs().max() < 0.5

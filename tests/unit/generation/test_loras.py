@@ -87,6 +87,23 @@ def test_adapters_are_noted_in_their_order(api: APIClient, owner: User) -> None:
     assert [use.name for use in again.adapters.all()] == ["lines", "soft"], "the name stays"
 
 
+def test_nothing_is_tried_again_without_an_adapter_that_is_gone(
+    api: APIClient, owner: User, worker: Worker
+) -> None:
+    """Neither as a retry nor as a replay: it would be another picture."""
+    lora = make_lora(owner)
+    job = post(api, loras=[{"lora": "soft"}]).json()["id"]
+    claimed = generation_claim(worker=worker)
+    assert claimed is not None
+    assert succeed(claimed)
+    assert api.delete(f"/api/v1/loras/{lora.id}").status_code == 204
+    for action in ("retry", "replay"):
+        response = api.post(f"/api/v1/generations/{job}/{action}")
+        assert (response.status_code, response.json()["code"]) == (409, "lora_unavailable")
+        assert "soft" in response.json()["detail"]
+    assert Generation.objects.count() == 1
+
+
 def test_the_shorthand_is_one_adapter_more(api: APIClient, owner: User) -> None:
     """`lora_path` with `lora_scale`, beside `loras`."""
     make_lora(owner)

@@ -16,9 +16,10 @@ from generation.attempts import generation_claim
 from generation.choices import CommandKind
 from generation.models import Worker
 from generation.orders import order_create
-from generation.queueing import queue_get, worker_wake
+from generation.queueing import worker_wake
 from generation.runner import CANCELED, TIMEOUT, Run
 from generation.selectors import live_workers
+from imagegen_project.common.queues import queue_get
 from models_registry.models import Checkpoint
 from tests.unit.generation.conftest import GenerationMaker, make_worker
 from tests.unit.generation.helpers import succeed

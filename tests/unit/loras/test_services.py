@@ -18,6 +18,7 @@ from loras.processing import lora_process
 from loras.selectors import lora_get
 from loras.services import lora_check_fits, lora_mark_lost, lora_request, lora_touch
 from models_registry.models import Checkpoint
+from tests.integration.service import wait_for
 from tests.unit.loras.conftest import LoraMaker
 
 
@@ -167,6 +168,13 @@ def test_pending_adapters_are_asked_for_again(
     assert asked_at(lora, monkeypatch) == (["mine"] if again else [])
 
 
+def locks_of(pid: int) -> list[Any]:
+    """What a process of PostgreSQL has locked; it lets go a moment after its client has gone."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT locktype FROM pg_locks WHERE pid = %s", [pid])
+        return cursor.fetchall()
+
+
 def test_what_somebody_has_in_hand_is_left_alone(
     make_hub: LoraMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,5 +193,7 @@ def test_what_somebody_has_in_hand_is_left_alone(
         lora_process(lora_id=lora.id)
         assert seen_to == []
         assert asked_at(lora, monkeypatch) == []
+        pid = other_process.info.backend_pid
+    wait_for(lambda: not locks_of(pid), "the end of the other process's locks")
     lora_process(lora_id=lora.id)
     assert seen_to == [lora]
