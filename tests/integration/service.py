@@ -18,7 +18,7 @@ from imagegen_project import embedded_paths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAFETY_S = 240.0
-# The suite's own servers and keys, which a fresh installation does not have.
+# The suite's own servers, keys and settings of torch processes, which a fresh installation does not have.
 _NOT_PASSED_ON = {
     "DATA_DIR",
     "DATABASE_URL",
@@ -26,6 +26,9 @@ _NOT_PASSED_ON = {
     "SECRET_KEY",
     "DJANGO_SETTINGS_MODULE",
     "MEDIA_ROOT",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "TORCH_HOME",
 }
 
 

@@ -135,7 +135,7 @@ def methods_of(pattern: URLPattern) -> tuple[str, ...]:
         return GENERIC[pattern.name]
     view: Any = pattern.callback
     if actions := getattr(view, "actions", None):
-        return tuple(actions)
+        return tuple(method for method in METHODS if method in actions)  # a first call adds "head"
     cls = getattr(view, "view_class", None) or getattr(view, "cls", None)
     return tuple(method for method in METHODS if hasattr(cls, method)) or ("get",)
 

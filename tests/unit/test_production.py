@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.test import Client
+from drf_spectacular.generators import SchemaGenerator
 
 from imagegen_project.embedded_paths import is_strong_secret
 
@@ -70,6 +72,13 @@ def test_check_deploy_says_what_is_missing(tmp_path: Path, change: dict[str, str
     manage = str(REPOSITORY / "manage.py")
     done = run(manage, "check", "--deploy", tmp_path=tmp_path, **PRODUCTION | change)
     assert [code for code in codes if code not in done.stderr] == []
+
+
+@pytest.mark.django_db
+def test_the_schema_needs_no_database(django_assert_num_queries: Any) -> None:
+    """`check --deploy` makes it too, where the service does not run yet."""
+    with django_assert_num_queries(0):
+        assert SchemaGenerator().get_schema(public=True)["paths"]
 
 
 @pytest.mark.parametrize("key", ["changeme", "x" * 60, "django-insecure-" + STRONG, STRONG[:49]])
