@@ -1,0 +1,50 @@
+"""Feeds of the running service while its Redis dies and comes back."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx2
+import psutil
+
+from tests.integration.conftest import Live
+from tests.integration.service import SAFETY_S, wait_for
+from tests.integration.test_live_feeds import assert_whole, feed
+
+FEEDS_OF_A_KIND = 25
+STEPS = 100
+
+
+async def streamed(live: Live, http: httpx2.AsyncClient, job_id: str) -> list[dict[str, Any]]:
+    """All events of a feed, as server-sent events."""
+    async with http.stream("GET", f"/api/v1/generations/{job_id}/events") as answer:
+        assert answer.status_code == 200
+        return [json.loads(line[6:]) async for line in answer.aiter_lines() if line.startswith("data: ")]
+
+
+def redis_process(live: Live) -> psutil.Process:
+    """The service's Redis."""
+    return next(process for process in live.service.family() if "redis-server" in process.cmdline()[0])
+
+
+async def test_a_redis_that_dies_leaves_no_gap_in_any_feed(live: Live) -> None:
+    """Fifty follow a job, half by sockets; all see the same events, and the last one, without being cut off."""
+    job = live.create(steps=STEPS, width=512, height=512)
+    limits = httpx2.Limits(max_connections=FEEDS_OF_A_KIND)
+    async with (
+        asyncio.timeout(SAFETY_S),
+        httpx2.AsyncClient(base_url=live.url, headers=live.headers, timeout=SAFETY_S, limits=limits) as http,
+    ):
+        sockets = [asyncio.create_task(feed(live, job["id"])) for _ in range(FEEDS_OF_A_KIND)]
+        streams = [asyncio.create_task(streamed(live, http, job["id"])) for _ in range(FEEDS_OF_A_KIND)]
+        await asyncio.to_thread(wait_for, lambda: live.get(job["id"])["step"] >= STEPS // 10, "progress")
+        killed = redis_process(live)
+        killed.kill()
+        await asyncio.to_thread(wait_for, lambda: live.http.get("/health/ready").status_code == 200, "Redis")
+        assert redis_process(live).pid != killed.pid
+        assert live.get(job["id"])["status"] == "running", "the job is to outlast the restart"
+        feeds = await asyncio.gather(*sockets, *streams)
+    stored = await feed(live, job["id"], "?after=0")
+    for events in feeds:
+        assert_whole(events, steps=STEPS)
+        assert events[1:] == stored
