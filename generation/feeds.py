@@ -101,8 +101,10 @@ class FeedHub:
             self.watch = asyncio.create_task(self._watch())
         try:
             # Reading the stream before the subscription stands could miss what comes between.
+            # Not wait_for: before Python 3.12 it swallows a cancellation that comes as its wait ends.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(feed.subscribed.wait(), timeout=SUBSCRIBE_S)
+                async with asyncio.timeout(SUBSCRIBE_S):
+                    await feed.subscribed.wait()
             yield queue
         finally:
             feed.followers.discard(queue)
@@ -113,7 +115,7 @@ class FeedHub:
     async def stream(self, generation_id: UUID, after: int) -> list[Event]:
         """The stored events after a sequence number; none while Redis is away."""
         try:
-            entries: Any = await self.redis.xrange(stream_key(generation_id), min=_behind(after))
+            entries = await self._stored(generation_id, _behind(after), "+")
         except (RedisError, OSError):
             return []
         return [event_decode(entry_id, fields) for entry_id, fields in entries]
@@ -121,10 +123,17 @@ class FeedHub:
     async def is_over(self, generation_id: UUID, after: int) -> bool:
         """Whether the stored event with this number is the terminal one."""
         try:
-            entries: Any = await self.redis.xrange(stream_key(generation_id), f"{after}-0", f"{after}-0")
+            entries = await self._stored(generation_id, f"{after}-0", f"{after}-0")
         except (RedisError, OSError):
             return False
         return any(event_decode(*entry)["type"] in TERMINAL_EVENTS for entry in entries)
+
+    async def _stored(self, generation_id: UUID, first: str, last: str) -> Any:
+        # In a task of its own: Redis' client loses a cancellation that comes while it connects, and the follower of a
+        # socket that went away would stay for ever.
+        return await asyncio.shield(
+            asyncio.ensure_future(self.redis.xrange(stream_key(generation_id), first, last))
+        )
 
     async def _watch(self) -> None:
         """Re-reads quiet feeds until there is none left."""

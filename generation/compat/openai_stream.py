@@ -14,7 +14,8 @@ from generation.feeds import follow
 from generation.models import Generation
 from generation.results import generation_result
 from generation.selectors import generation_get
-from generation.sse import Receive, Scope, Send, event_bytes, stream_send
+from generation.sse import event_bytes, stream_send
+from imagegen_project.common.asgi import Receive, Scope, Send
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.problems import problem_of

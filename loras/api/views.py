@@ -45,10 +45,9 @@ class LoraViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewS
 
     def get_serializer_context(self) -> dict[str, Any]:
         """With the workers that hold each file, read once for a whole list."""
-        context = super().get_serializer_context()
-        if getattr(self, "swagger_fake_view", False):  # the schema is made without a database
-            return context
-        return {**context, "holders": holders_by_content()}
+        # The schema is made without a database.
+        holders = {} if getattr(self, "swagger_fake_view", False) else holders_by_content()
+        return {**super().get_serializer_context(), "holders": holders}
 
     def get_object(self) -> Lora:
         """One of them. Raises LoraNotFoundError."""

@@ -267,3 +267,21 @@ async def test_an_overlong_message_closes_the_socket(generation: Generation, own
         pass
     assert output["code"] == 4413
     await communicator.disconnect()
+
+
+async def test_whoever_leaves_is_gone(generation: Generation) -> None:
+    """Whatever it waited for at that moment, a connection to Redis for instance: a lost cancellation is a leak."""
+
+    async def follow_it() -> None:
+        async for _ in follow(generation.id):
+            pass
+
+    for moment in range(100):
+        follower = asyncio.create_task(follow_it())
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        await feed_hub().redis.connection_pool.disconnect()
+        follower.cancel()
+        await asyncio.wait([follower], timeout=WAIT_S)
+        assert follower.cancelled(), moment
+    assert generation.id not in feed_hub().feeds
