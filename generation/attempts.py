@@ -226,16 +226,27 @@ def attempt_cancel(*, generation: Generation) -> bool:
     return _ended(generation, moved=moved)
 
 
-def attempt_hand_back(*, generation: Generation) -> bool:
-    """Puts the generation back into the queue, for another worker or a later start."""
-    return generation_move(
-        generation_id=generation.id,
-        to=Status.QUEUED,
-        fence=generation.attempt,
-        worker=None,
-        step=0,
-        attempt_log=attempt_log_with(generation, "handed_back"),
-    )
+def attempt_hand_back(*, generation: Generation) -> Status | None:
+    """Puts the generation back into the queue, for another worker or a later start, or ends it where a cancel waits.
+
+    Returns what it is then; None when it was no longer this attempt's.
+    """
+    with transaction.atomic():
+        mine = Generation.objects.filter(pk=generation.pk, attempt=generation.attempt, status=Status.RUNNING)
+        row = mine.select_for_update().first()
+        if row is None:
+            return None
+        if row.cancel_requested_at is not None:
+            return Status.CANCELED if attempt_cancel(generation=generation) else None
+        generation_move(
+            generation_id=generation.id,
+            to=Status.QUEUED,
+            fence=generation.attempt,
+            worker=None,
+            step=0,
+            attempt_log=attempt_log_with(generation, "handed_back"),
+        )
+    return Status.QUEUED
 
 
 def attempt_log_with(generation: Generation, reason: str) -> list[dict[str, Any]]:

@@ -2,7 +2,12 @@
 
 from typing import Final
 
-from imagegen_project.common.queues import GENERATIONS_QUEUE, entries_push, entries_waiting
+from imagegen_project.common.queues import (
+    GENERATIONS_QUEUE,
+    entries_drop,
+    entries_push,
+    entries_waiting,
+)
 
 # By dotted name: the web process must never import the worker's module.
 RUN_NEXT: Final = "generation.worker.run_next"
@@ -16,3 +21,8 @@ def worker_wake(*, entries: int = 1) -> bool:
 def queue_length() -> int:
     """How many entries wait. Raises RedisError."""
     return entries_waiting(GENERATIONS_QUEUE)
+
+
+def queue_shorten(length: int) -> int:
+    """Drops the newest entries beyond so many; returns how many. Raises RedisError."""
+    return entries_drop(GENERATIONS_QUEUE, keep=length)

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.core.files.storage import default_storage
@@ -51,6 +51,8 @@ _CODES = {
     EngineUnsafe: ErrorCode.UNSAFE,
     EngineRefused: ErrorCode.WOULD_BE_ADJUSTED,
 }
+
+Outcome = TypeVar("Outcome")
 
 CANCELED, TIMEOUT, LOST, HAND_BACK = "canceled", "timeout", "lost", "hand_back"
 
@@ -156,7 +158,7 @@ def _receipt(batch: Batch, result: BatchResult, checkpoint: Checkpoint) -> dict[
     }
 
 
-def _persist(write: Callable[[], bool]) -> bool:
+def _persist(write: Callable[[], Outcome]) -> Outcome:
     """Makes a write, again while the database is away. Raises its error when it stays away."""
     for pause in WRITE_PAUSES_S:
         try:
@@ -297,9 +299,14 @@ def _stopped(run: Run, publisher: Publisher, reason: str) -> Status | None:
     if reason == TIMEOUT:
         detail = f"It ran longer than its timeout_s of {generation.timeout_s} s."
         return _failed(run, publisher, ErrorCode.TIMEOUT, detail)
+    end: Status | None = None
     if reason == CANCELED and _persist(lambda: attempts.attempt_cancel(generation=generation)):
+        end = Status.CANCELED
+    elif reason == HAND_BACK:
+        end = _persist(lambda: attempts.attempt_hand_back(generation=generation))
+    if end is Status.CANCELED:
         publisher.send(generation.id, "canceled", attempt=generation.attempt)
-        return Status.CANCELED
-    if reason == HAND_BACK and _persist(lambda: attempts.attempt_hand_back(generation=generation)):
+        return end
+    if end is Status.QUEUED:
         publisher.send(generation.id, "queued", attempt=generation.attempt, reason="handed_back")
     return None

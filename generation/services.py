@@ -243,6 +243,8 @@ def generation_replay(*, generation: Generation, owner: User) -> Generation:
 def generation_cancel(*, generation: Generation) -> Generation:
     """Cancels: a queued one at once, a running one within a second or one step. Raises GenerationEndedError."""
     with transaction.atomic():
+        # Held, so that a worker which is handing it back either sees the cancel or is done.
+        list(Generation.objects.select_for_update().filter(pk=generation.pk))
         if generation_move(
             generation_id=generation.id,
             to=Status.CANCELED,

@@ -1,7 +1,7 @@
 """Putting right what a crash left behind; safe when many run at once.
 
 Takes back generations whose lease ran out, keeps RQ entries at least as many as rows that wait for a worker or a
-download, and forgets workers that have been silent for an hour.
+download (and not many more), and forgets workers that have been silent for an hour.
 """
 
 import logging
@@ -23,7 +23,7 @@ from generation.events import event_publish
 from generation.measures import LEASES_EXPIRED, SWEEP_ACTIONS
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
-from generation.queueing import queue_length, worker_wake
+from generation.queueing import queue_length, queue_shorten, worker_wake
 from generation.selectors import WORKER_ALIVE, generations_claimable
 from generation.services import generation_move
 from generation.webhooks import webhooks_restore
@@ -38,6 +38,8 @@ from models_registry.services import checkpoint_request_download, downloads_rest
 logger = logging.getLogger(__name__)
 
 FORGET_WORKER = timedelta(hours=1)
+# Entries that may wait beyond the rows; each costs a worker one empty look.
+SURPLUS_ENTRIES = 100
 
 
 def sweep() -> None:
@@ -136,12 +138,15 @@ def downloads_request() -> None:
 
 
 def entries_restore() -> int:
-    """Pushes the RQ entries that are missing (a flushed Redis, a crash before the push); returns how many."""
+    """Pushes the RQ entries that are missing (a flushed Redis, a crash before the push); returns how many.
+
+    Drops the newest where there are many more than rows: those of jobs that were canceled while no worker lived.
+    """
     queued = generations_claimable().count()
-    if not queued:
-        return 0
     try:
         missing = queued - queue_length()
+        if -missing > SURPLUS_ENTRIES:
+            SWEEP_ACTIONS.add("entries_dropped", amount=queue_shorten(queued + SURPLUS_ENTRIES))
     except (RedisError, OSError):
         return 0
     if missing > 0:

@@ -37,3 +37,12 @@ def entries_waiting(queue_name: str) -> int:
     """How many entries wait in a queue. Raises RedisError."""
     length: int = queue_get(queue_name).count
     return length
+
+
+def entries_drop(queue_name: str, *, keep: int) -> int:
+    """Drops waiting entries but the oldest `keep`, a thousand at most; returns how many. Raises RedisError."""
+    queue = queue_get(queue_name)
+    entries = queue.get_jobs(offset=keep, length=1000)
+    for entry in entries:
+        entry.delete()
+    return len(entries)

@@ -21,7 +21,7 @@ from generation.attempts import (
 from generation.choices import ALLOWED_FROM, TERMINAL, ErrorCode, Kind, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
 from generation.models import MAX_SEED, Generation, Worker
-from generation.queueing import queue_length
+from generation.queueing import queue_length, worker_wake
 from generation.services import (
     generation_cancel,
     generation_delete,
@@ -29,7 +29,8 @@ from generation.services import (
     generation_replay,
     generation_retry,
 )
-from generation.sweep import entries_restore, leases_take_back, sweep
+from generation.sweep import SURPLUS_ENTRIES, entries_restore, leases_take_back, sweep
+from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
 from tests.unit.generation.conftest import GenerationMaker, make_worker
 from tests.unit.generation.helpers import succeed
 
@@ -219,6 +220,16 @@ def test_a_handed_back_job_is_claimed_again(make: GenerationMaker, worker: Worke
     assert claimed(worker).attempt == 2
 
 
+def test_a_handed_back_job_that_somebody_canceled_ends(make: GenerationMaker, worker: Worker) -> None:
+    """Rather than wait for a worker that would end it at once."""
+    make()
+    generation = claimed(worker)
+    generation_cancel(generation=generation)
+    assert attempt_hand_back(generation=generation) == Status.CANCELED
+    generation.refresh_from_db()
+    assert (generation.status, generation.attempt) == (Status.CANCELED, 1)
+
+
 def test_seed_minus_one_is_resolved_at_creation(make: GenerationMaker) -> None:
     """A recorded random seed, another each time."""
     seeds = {make(seed=-1).seed for _ in range(5)}
@@ -289,6 +300,20 @@ def test_the_sweep_restores_missing_entries(make: GenerationMaker) -> None:
     for _ in range(3):
         sweep()
     assert queue_length() == 3
+
+
+def test_the_sweep_drops_a_heap_of_entries(make: GenerationMaker) -> None:
+    """What canceled jobs left while no worker lived; the rows keep theirs, and the oldest stay."""
+    for _ in range(2):
+        make()
+    worker_wake(entries=SURPLUS_ENTRIES + 2)
+    oldest = queue_get(GENERATIONS_QUEUE).get_job_ids()[:2]
+    assert entries_restore() == 0
+    assert queue_length() == SURPLUS_ENTRIES + 2, "these may be on their way to rows"
+    worker_wake(entries=50)
+    assert entries_restore() == 0
+    assert queue_length() == SURPLUS_ENTRIES + 2
+    assert queue_get(GENERATIONS_QUEUE).get_job_ids()[:2] == oldest
 
 
 def test_creation_pushes_one_entry_once_committed(
