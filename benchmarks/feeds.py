@@ -1,16 +1,17 @@
-"""Measures many sockets on one web process: `python -m benchmarks.feeds [--sockets N] [--jobs N] [--seconds N]`.
+"""Measures many feeds on one web process: `python -m benchmarks.feeds [--sockets N] [--jobs N] [--streams N]`.
 
 Starts `standalone` in a throw-away folder, opens the sockets on jobs that wait, publishes events to every job at a
 steady rate from a process of its own, and prints, as a Markdown table: whether every socket got every event in order,
-the delay from publishing to receipt, the highest rate at which the 99th percentile stays within 250 ms, and what a
-socket that does not read does to the others. Everything stays on this machine.
+the delay from publishing to receipt, the highest rate at which the 99th percentile stays within 250 ms, what becomes of
+a socket that does not read and of the others meanwhile, and the threads that server-sent events take. The service,
+Redis, the publisher and the sockets' other ends all share this machine.
 """
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import statistics
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +30,27 @@ from tqdm import tqdm
 from tests.integration.service import REPOSITORY, Service, environment
 
 GOAL_MS = 250.0
+RATES = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 OPEN_AT_ONCE = 50
+SETTLE_S = 3.0
 QUICK = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 1}
 UNLIMITED = {"MAX_QUEUED_PER_USER": "100000", "MAX_QUEUED": "100000"}
-# Runs in a process of its own: jobs, events a second of each, and seconds come as JSON.
+# What fills the buffers towards a client that does not read: the largest previews there are, to one job.
+HEAVY_RATE, HEAVY_BYTES = 40.0, 20_000
+# Runs in a process of its own: jobs, events a second of each, seconds, and the size of previews come as JSON.
 PUBLISHER = """
 import asyncio, json, sys, time
 import django
 django.setup()
 from generation.events import event_append, event_notify
 order = json.loads(sys.argv[1])
+facts = dict(total_steps=1, percent=0.0, preview="x" * order["preview_bytes"] or None)
 async def main():
     pause = 1 / (order["rate"] * len(order["jobs"]))
     began, number = time.perf_counter(), 0
     while time.perf_counter() - began < order["seconds"]:
         job = order["jobs"][number % len(order["jobs"])]
-        event = event_append(job, "progress", attempt=1, step=number, total_steps=1, percent=0.0, preview=None)
-        await event_notify(event)
+        await event_notify(event_append(job, "progress", attempt=1, step=number, **facts))
         number += 1
         await asyncio.sleep(max(0, began + number * pause - time.perf_counter()))
     print(json.dumps({"events": number, "took": time.perf_counter() - began}))
@@ -59,6 +65,7 @@ class Bench:
         self.service = service
         self.headers = {"Authorization": f"Bearer {(service.data_dir / 'token').read_text().strip()}"}
         self.address = f"127.0.0.1:{service.port}"
+        self.web = next(process for process in service.family() if "daphne" in process.cmdline())
         worker = next(process for process in service.family() if "gpu_worker" in process.cmdline())
         worker.send_signal(signal.SIGSTOP)  # the jobs are to wait
         with httpx2.Client(base_url=f"http://{self.address}", headers=self.headers) as http:
@@ -70,25 +77,26 @@ class Bench:
         """Opens all sockets, some at a time, and reads what they begin with."""
 
         async def one(number: int) -> Any:
-            job = self.jobs[number % len(self.jobs)]
-            address = f"ws://{self.address}/ws/generations/{job}/?after=0"
+            address = f"ws://{self.address}/ws/generations/{self._job(number)}/?after=0"
             opened = await websockets.connect(address, additional_headers=self.headers, open_timeout=60)
             await opened.recv()
             return opened
 
-        with tqdm(total=self.wanted, desc="sockets", file=sys.stderr) as bar:
-            for start in range(0, self.wanted, OPEN_AT_ONCE):
-                numbers = range(start, min(start + OPEN_AT_ONCE, self.wanted))
-                self.sockets += await asyncio.gather(*map(one, numbers))
-                bar.update(len(numbers))
+        for numbers in _some("sockets", self.wanted):
+            self.sockets += await asyncio.gather(*map(one, numbers))
 
-    async def run(self, rate: float, seconds: float) -> dict[str, float]:
-        """Publishes at this many events a second and job; what arrived."""
+    def _job(self, number: int) -> str:
+        return str(self.jobs[number % len(self.jobs)])
+
+    async def run(self, rate: float, seconds: float, *, heavy: bool = False) -> dict[str, float]:
+        """Publishes at this many events a second and job; what arrived.
+
+        `heavy`: many large ones to the first job, too.
+        """
         delays: list[float] = []
         gaps = 0
-        counts = [0] * len(self.sockets)
 
-        async def read(number: int, source: Any) -> None:
+        async def read(source: Any) -> None:
             nonlocal gaps
             last = 0
             async for message in source:
@@ -96,26 +104,31 @@ class Bench:
                 delays.append(time.time() * 1000 - event["seq"] / 1000)
                 gaps += last not in {0, event["prev"]}
                 last = event["seq"]
-                counts[number] += 1
 
-        readers = [asyncio.create_task(read(number, source)) for number, source in enumerate(self.sockets)]
-        published = await self._publish(rate, seconds)
-        await asyncio.sleep(3)
+        readers = [asyncio.create_task(read(source)) for source in self.sockets]
+        orders = [self._publish(self.jobs, rate, seconds)]
+        if heavy:
+            orders.append(self._publish(self.jobs[:1], HEAVY_RATE, seconds, preview_bytes=HEAVY_BYTES))
+        published, *more = await asyncio.gather(*orders)
+        await asyncio.sleep(SETTLE_S)
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
         delays.sort()
+        followers = len(self.sockets) / len(self.jobs)
         return {
             "rate": published["events"] / published["took"] / len(self.jobs),
-            "wanted": published["events"] / len(self.jobs) * len(self.sockets),
-            "received": float(sum(counts)),
+            "wanted": followers * sum(part["events"] for part in (published, *more)),
+            "received": float(len(delays)),
             "gaps": float(gaps),
             "median": statistics.median(delays),
             "p99": delays[int(0.99 * (len(delays) - 1))],
         }
 
-    async def _publish(self, rate: float, seconds: float) -> dict[str, float]:
-        order = json.dumps({"jobs": self.jobs, "rate": rate, "seconds": seconds})
+    async def _publish(
+        self, jobs: list[str], rate: float, seconds: float, *, preview_bytes: int = 0
+    ) -> dict[str, float]:
+        order = {"jobs": jobs, "rate": rate, "seconds": seconds, "preview_bytes": preview_bytes}
         variables = {
             "DATA_DIR": str(self.service.data_dir),
             "DJANGO_SETTINGS_MODULE": "imagegen_project.settings",
@@ -124,7 +137,7 @@ class Bench:
             sys.executable,
             "-c",
             PUBLISHER,
-            order,
+            json.dumps(order),
             cwd=REPOSITORY,
             env=environment() | variables,
             stdout=subprocess.PIPE,
@@ -133,56 +146,88 @@ class Bench:
         found: dict[str, float] = json.loads(output.splitlines()[-1])
         return found
 
-    def idle_reader(self) -> socket.socket:
-        """A socket that follows a job and never reads."""
-        client = socket.create_connection(("127.0.0.1", self.service.port))
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.sendall(
-            (
-                f"GET /ws/generations/{self.jobs[0]}/ HTTP/1.1\r\nHost: {self.address}\r\nUpgrade: websocket\r\n"
-                f"Connection: Upgrade\r\nSec-WebSocket-Key: {'A' * 22}==\r\nSec-WebSocket-Version: 13\r\n"
-                f"Authorization: {self.headers['Authorization']}\r\n\r\n"
-            ).encode()
-        )
-        return client
+    async def run_beside_idle(self, seconds: float) -> tuple[dict[str, float], bool]:
+        """A heavy run beside a socket that does not read: what arrived at the others, and whether it was cut off."""
+        with socket.create_connection(("127.0.0.1", self.service.port)) as idle:
+            idle.sendall(
+                (
+                    f"GET /ws/generations/{self.jobs[0]}/ HTTP/1.1\r\nHost: {self.address}\r\n"
+                    f"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: {'A' * 22}==\r\n"
+                    f"Sec-WebSocket-Version: 13\r\nAuthorization: {self.headers['Authorization']}\r\n\r\n"
+                ).encode()
+            )
+            found = await self.run(1.0, seconds, heavy=True)
+            cut = select.poll()
+            cut.register(idle, 0)  # nothing but errors and hang-ups
+            return found, bool(cut.poll(0))
+
+    async def count_threads(self, streams: int) -> int:
+        """The most threads of the web process while so many event streams are open."""
+
+        async def one(number: int) -> asyncio.StreamWriter:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.service.port)
+            path = f"/api/v1/generations/{self._job(number)}/events"
+            authorization = self.headers["Authorization"]
+            writer.write(
+                f"GET {path} HTTP/1.1\r\nHost: {self.address}\r\nAuthorization: {authorization}\r\n\r\n".encode()
+            )
+            await reader.readuntil(b"event: snapshot")
+            return writer
+
+        writers: list[asyncio.StreamWriter] = []
+        most = 0
+        for numbers in _some("streams", streams):
+            writers += await asyncio.gather(*map(one, numbers))
+            most = max(most, self.web.num_threads())
+        for writer in writers:
+            writer.close()
+        return most
 
     async def close(self) -> None:
         """Closes all sockets."""
         await asyncio.gather(*(source.close() for source in self.sockets), return_exceptions=True)
 
 
-async def measure(bench: Bench, seconds: float) -> list[tuple[str, str]]:
+def _some(what: str, count: int) -> Iterable[range]:
+    """Numbers up to the count, some at a time, under a progress bar."""
+    with tqdm(total=count, desc=what, file=sys.stderr) as bar:
+        for start in range(0, count, OPEN_AT_ONCE):
+            numbers = range(start, min(start + OPEN_AT_ONCE, count))
+            yield numbers
+            bar.update(len(numbers))
+
+
+def _whole(found: dict[str, float]) -> str:
+    return f"{found['received']:.0f} of {found['wanted']:.0f}, {found['gaps']:.0f} gaps"
+
+
+async def measure(bench: Bench, seconds: float, streams: int) -> list[tuple[str, str]]:
     """All measurements, as rows."""
+    load = os.getloadavg()[0]
+    threads = await bench.count_threads(streams)
     await bench.open()
     steady = await bench.run(1.0, seconds)
-    rows = [
-        ("sockets, jobs", f"{len(bench.sockets)}, {len(bench.jobs)}"),
-        (
-            "events received, of those published to followed jobs",
-            f"{steady['received']:.0f} of {steady['wanted']:.0f}",
-        ),
-        ("gaps in a socket's order", f"{steady['gaps']:.0f}"),
-        ("delay at one event a second and job, median", f"{steady['median']:.0f} ms"),
-        ("delay at one event a second and job, 99th percentile", f"{steady['p99']:.0f} ms"),
-    ]
     highest = steady
-    for rate in (1.5, 2.0, 3.0, 4.0, 6.0, 8.0):
+    for rate in RATES:
         found = await bench.run(rate, seconds / 2)
-        if found["p99"] > GOAL_MS:
+        if found["p99"] > GOAL_MS or found["received"] < found["wanted"] or found["gaps"]:
             break
         highest = found
-    rows.append(
+    beside, is_cut = await bench.run_beside_idle(seconds)
+    await bench.close()
+    return [
+        ("sockets, jobs; the machine's load before", f"{len(bench.sockets)}, {len(bench.jobs)}; {load:.1f}"),
+        ("events received at one a second and job", _whole(steady)),
+        ("delay, median and 99th percentile", f"{steady['median']:.0f} and {steady['p99']:.0f} ms"),
         (
             f"highest rate with a 99th percentile within {GOAL_MS:.0f} ms",
             f"{highest['rate']:.1f} events a second and job"
             f" ({highest['rate'] * len(bench.sockets):.0f} messages a second), {highest['p99']:.0f} ms",
-        )
-    )
-    with contextlib.closing(bench.idle_reader()):
-        beside = await bench.run(1.0, seconds / 2)
-    rows.append(("the same beside a socket that does not read, 99th percentile", f"{beside['p99']:.0f} ms"))
-    await bench.close()
-    return rows
+        ),
+        ("a socket that does not read, on a job with large events", "cut off" if is_cut else "still there"),
+        ("the others meanwhile", f"{_whole(beside)}, 99th percentile {beside['p99']:.0f} ms"),
+        (f"threads of the web process, {streams} event streams open", f"{threads}"),
+    ]
 
 
 def main() -> None:
@@ -192,6 +237,7 @@ def main() -> None:
     )
     parser.add_argument("--sockets", type=int, default=1000, help="open sockets (default: 1000)")
     parser.add_argument("--jobs", type=int, default=100, help="jobs that they follow (default: 100)")
+    parser.add_argument("--streams", type=int, default=500, help="open event streams (default: 500)")
     parser.add_argument("--seconds", type=float, default=20, help="length of the first run (default: 20)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -199,11 +245,11 @@ def main() -> None:
         try:
             service.wait_ready()
             bench = Bench(service, sockets=arguments.sockets, jobs=arguments.jobs)
-            rows = asyncio.run(measure(bench, arguments.seconds))
+            rows = asyncio.run(measure(bench, arguments.seconds, arguments.streams))
         finally:
-            worker = [process for process in service.family() if "gpu_worker" in process.cmdline()]
-            for process in worker:
-                os.kill(process.pid, signal.SIGCONT)
+            for process in service.family():
+                if "gpu_worker" in process.cmdline():
+                    process.send_signal(signal.SIGCONT)
             service.end(signal.SIGTERM)
     lines = [f"| {what} | {measured} |" for what, measured in rows]
     sys.stdout.write("\n".join(["| what | measured |", "| --- | --- |", *lines, ""]))
