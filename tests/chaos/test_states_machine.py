@@ -215,16 +215,21 @@ class Lives(RuleBasedStateMachine):
 
     @rule(claim=claims, how=st.sampled_from((Status.FAILED, Status.CANCELED, Status.QUEUED)))
     def give_up(self, claim: Generation, how: Status) -> None:
-        """For a reason, for a cancel, or because the worker drains."""
+        """For a reason, for a cancel, or because the worker drains; what was canceled is not handed back."""
+        life, handing_back = self._held(claim), how is Status.QUEUED
+        if handing_back and life is not None and life.cancel_requested:
+            how = Status.CANCELED
         with self._ends(claim, how) as own:
             if how is Status.FAILED:
                 own(
                     attempts.attempt_fail(generation=copy.copy(claim), code=ErrorCode.TIMEOUT, detail="Slow.")
                 )
-            elif how is Status.CANCELED:
+            elif how is Status.CANCELED and not handing_back:
                 own(attempts.attempt_cancel(generation=copy.copy(claim)))
             else:
-                own(attempts.attempt_hand_back(generation=copy.copy(claim)))
+                left = attempts.attempt_hand_back(generation=copy.copy(claim))
+                assert left in (None, how)
+                own(left is not None)
 
     @rule(claim=consumes(claims))
     def die_beside_its_files(self, claim: Generation) -> None:
