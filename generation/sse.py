@@ -13,8 +13,6 @@ from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
 
-from uuid_utils.compat import uuid7
-
 from generation.choices import TERMINAL
 from generation.errors import GenerationNotFoundError
 from generation.feeds import feed_hub, follow
@@ -22,14 +20,19 @@ from generation.selectors import generation_get
 from imagegen_project.auth.errors import challenge
 from imagegen_project.auth.websocket import SocketAuthMiddleware
 from imagegen_project.common.asgi import Application, Receive, Scope, Send, hung_up
+from imagegen_project.common.context import request_id
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.problems import PROBLEM_CONTENT_TYPE, problem_of, problem_response
 from imagegen_project.common.routers import UUID_REGEX
 from imagegen_project.common.waiting import REQUEST_ID_KEY
+from imagegen_project.connections import ConnectionContext, answer_before
+from imagegen_project.middleware import ROUTE_KEY
 
 logger = logging.getLogger("imagegen.request")
 
+ROUTE = "api:generation-events"
+EVENT_STREAM = "text/event-stream"
 HEARTBEAT_S = 15.0
 HEARTBEAT = b": still here\n\n"
 MAX_SEQ = 2**53
@@ -51,11 +54,12 @@ async def stream_send(
     headers: Mapping[str, str] | None = None,
 ) -> None:
     """Sends items as they come, with a comment whenever it is quiet, until they end or the client hangs up."""
+    request_id.set(scope[REQUEST_ID_KEY])  # a stream that Django ordered is out of its request's context
     fields = {
-        "Content-Type": "text/event-stream",
+        "Content-Type": EVENT_STREAM,
         "Cache-Control": "no-store",
         "X-Accel-Buffering": "no",  # a proxy must not collect events
-        "X-Request-Id": scope.get(REQUEST_ID_KEY, "") or uuid7().hex,
+        "X-Request-Id": scope[REQUEST_ID_KEY],
         **(headers or {}),
     }
     await send({"type": "http.response.start", "status": 200, "headers": _encoded(fields)})
@@ -100,12 +104,24 @@ class EventStreams:
 
     def __init__(self, application: Application) -> None:
         self.application = application
-        self.streams = SocketAuthMiddleware(_serve)
+        self.streams = ConnectionContext(_admit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one HTTP request."""
-        door = self.streams if _PATH.fullmatch(scope["path"]) else self.application
-        await door(scope, receive, send)
+        if not _PATH.fullmatch(scope["path"]):
+            await self.application(scope, receive, send)
+            return
+        scope[ROUTE_KEY] = ROUTE
+        await self.streams(scope, receive, send)
+
+
+async def _admit(scope: Scope, receive: Receive, send: Send) -> None:
+    """Only under a known host, and over HTTPS where that is wanted: before any credential is looked at."""
+    response = answer_before(scope)
+    if response is None:
+        await _authenticated(scope, receive, send)
+    else:
+        await _answer(scope, send, response.status_code, response.content, dict(response.headers))
 
 
 async def _serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,17 +132,17 @@ async def _serve(scope: Scope, receive: Receive, send: Send) -> None:
     after = _after(scope)
     error: DomainError | None = scope["auth_error"]
     if scope["method"] != "GET":
-        await _refuse(send, 405, "method_not_allowed", "Only GET.", {"Allow": "GET"})
+        await _refuse(scope, send, 405, "method_not_allowed", "Only GET.", {"Allow": "GET"})
     elif error is not None:
         problem = problem_of(error)
-        await _refuse(send, problem["status"], problem["code"], problem["detail"], error.headers)
+        await _refuse(scope, send, problem["status"], problem["code"], problem["detail"], error.headers)
     elif not user.is_authenticated:
         shown = any(name == b"authorization" for name, _ in scope["headers"])
         code = "invalid_token" if shown else "not_authenticated"
         sentence = "Send a token that is known here, or a fresh ticket."
-        await _refuse(send, 401, code, sentence, {"WWW-Authenticate": challenge(presented=shown)})
+        await _refuse(scope, send, 401, code, sentence, {"WWW-Authenticate": challenge(presented=shown)})
     elif after is False:
-        await _refuse(send, 400, "bad_request", "Last-Event-ID and after are numbers of events.")
+        await _refuse(scope, send, 400, "bad_request", "Last-Event-ID and after are numbers of events.")
     else:
         await _stream(scope, receive, send, generation_id, after)
 
@@ -138,15 +154,13 @@ async def _stream(scope: Scope, receive: Receive, send: Send, generation_id: UUI
             generation_get, user=scope["user"], generation_id=generation_id
         )
     except GenerationNotFoundError as error:
-        await _refuse(send, error.http_status, error.code, error.detail)
+        await _refuse(scope, send, error.http_status, error.code, error.detail)
         return
     if after and generation.status in TERMINAL and await feed_hub().is_over(generation_id, after):
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        await _answer(scope, send, 204, b"", {})
         return
     headers = {"X-Job-Id": str(generation_id)}
     await stream_send(scope, receive, send, _events(generation_id, after), headers=headers)
-    logger.info("stream", extra={"path": scope["path"], "user": scope["user"].get_username()})
 
 
 async def _events(generation_id: UUID, after: int | None) -> AsyncGenerator[bytes, None]:
@@ -168,9 +182,17 @@ def _after(scope: Scope) -> Any:
 
 
 async def _refuse(
-    send: Send, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None
+    scope: Scope, send: Send, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None
 ) -> None:
-    response = problem_response(status, code, detail)
+    content = problem_response(status, code, detail).content
     fields = {"Content-Type": PROBLEM_CONTENT_TYPE, **(headers or {})}
+    await _answer(scope, send, status, content, fields)
+
+
+async def _answer(scope: Scope, send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    fields = {**headers, "X-Request-Id": scope[REQUEST_ID_KEY]}
     await send({"type": "http.response.start", "status": status, "headers": _encoded(fields)})
-    await send({"type": "http.response.body", "body": response.content})
+    await send({"type": "http.response.body", "body": body})
+
+
+_authenticated = SocketAuthMiddleware(_serve)

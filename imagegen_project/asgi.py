@@ -32,6 +32,7 @@ from imagegen_project.common.waiting import (  # noqa: E402
     StreamOrder,
     WaitOrder,
 )
+from imagegen_project.connections import ConnectionContext  # noqa: E402
 from imagegen_project.metrics import Metered  # noqa: E402
 from imagegen_project.slow_readers import cut_slow_readers  # noqa: E402
 
@@ -191,6 +192,8 @@ cut_slow_readers()
 application = ProtocolTypeRouter(
     {
         "http": Metered(EventStreams(RequestGate(cast(Application, django_application)))),
-        "websocket": Metered(OriginMiddleware(SocketAuthMiddleware(URLRouter(websocket_urlpatterns)))),
+        "websocket": Metered(
+            ConnectionContext(OriginMiddleware(SocketAuthMiddleware(URLRouter(websocket_urlpatterns))))
+        ),
     }
 )

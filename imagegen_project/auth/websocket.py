@@ -19,6 +19,7 @@ from imagegen_project.auth.identity import hub_identity
 from imagegen_project.auth.services import user_for_hub_identity
 from imagegen_project.auth.tickets import ticket_redeem
 from imagegen_project.common.asgi import Application, Receive, Scope, Send
+from imagegen_project.common.context import username
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.executors import run_in_socket_executor
 
@@ -47,6 +48,7 @@ class SocketAuthMiddleware:
         scope = dict(scope, user=AnonymousUser(), auth_error=None, accepted_subprotocol=None)
         try:
             scope["user"] = await _user(scope) or AnonymousUser()
+            username.set(scope["user"].get_username())
         except AuthenticationFailed:
             pass
         except DomainError as error:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -24,4 +25,6 @@ def _call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 async def run_in_socket_executor(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Runs a blocking call that may use the database, in one of a few threads."""
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(SOCKET_EXECUTOR, partial(_call, function, *args, **kwargs))
+    call = partial(_call, function, *args, **kwargs)
+    # The thread's log lines belong to the same request, job and user.
+    return await loop.run_in_executor(SOCKET_EXECUTOR, copy_context().run, call)

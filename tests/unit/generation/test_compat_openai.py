@@ -16,6 +16,7 @@ from generation.events import event_append, event_notify
 from generation.models import Generation, Worker
 from generation.services import generation_cancel
 from imagegen_project.common.executors import run_in_socket_executor
+from imagegen_project.common.waiting import REQUEST_ID_KEY
 from tests.unit.generation.compat_helpers import finish, made, nothing_stored, warned
 from tests.unit.generation.conftest import GenerationMaker
 from tests.unit.generation.drawn import PICTURE, decoded, encoded, gradient, text_of, upload
@@ -233,7 +234,7 @@ async def streamed(stream: ImageStream) -> list[tuple[str, dict[str, Any]]]:
         return await asyncio.Event().wait()
 
     async with asyncio.timeout(20):
-        await stream({"type": "http"}, receive, send)
+        await stream({"type": "http", REQUEST_ID_KEY: "abc"}, receive, send)
     events = []
     for block in sent.decode().split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))

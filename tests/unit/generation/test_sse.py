@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
+from pytest_django import Settings
 
 from generation import sse
 from generation.events import event_append, event_notify
@@ -15,6 +16,9 @@ from generation.sse import EventStreams, stream_send
 from imagegen_project.auth.services import token_create
 from imagegen_project.auth.tickets import ticket_create
 from imagegen_project.common.executors import run_in_socket_executor
+from imagegen_project.common.waiting import REQUEST_ID_KEY
+from imagegen_project.logs import ContextFilter
+from imagegen_project.middleware import ROUTE_KEY
 from tests.unit.generation.compat_helpers import finish
 from tests.unit.generation.conftest import GenerationMaker
 
@@ -67,6 +71,7 @@ async def nothing_inside(scope: Any, receive: Any, send: Any) -> None:
 
 def scope_of(path: str, *, query: str = "", method: str = "GET", **headers: str) -> dict[str, Any]:
     """A request."""
+    headers = {"host": "testserver"} | headers
     fields = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     return {
         "type": "http",
@@ -194,6 +199,48 @@ async def test_somebody_elses_stream_is_not_there(generation: Generation, strang
         assert (answer.status, json.loads(answer.body)["code"]) == (404, "generation_not_found")
 
 
+async def test_the_route_is_known_to_metrics(generation: Generation) -> None:
+    scope, answer = scope_of(url(generation)), Answer()
+    await EventStreams(nothing_inside)(scope, asyncio.Event().wait, answer.send)
+    assert (answer.status, scope[ROUTE_KEY]) == (401, "api:generation-events")
+
+
+@pytest.mark.parametrize("given", ["abc.1", "not one"])
+async def test_a_stream_has_one_request_id(
+    generation: Generation, bearer: str, given: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The given one, if it is one: in the answer, in problems, and in the log."""
+    caplog.handler.addFilter(ContextFilter())
+    await publish(generation, "canceled")
+    answer = await get(url(generation), authorization=bearer, x_request_id=given)
+    told = answer.headers["x-request-id"]
+    assert (told == given) == (given == "abc.1")
+    line = next(record for record in caplog.records if record.message == "stream")
+    facts = vars(line)
+    assert (facts["request_id"], facts["user"], facts["status"]) == (told, generation.owner.username, 200)
+    refused = await get(url(generation), x_request_id="abc.1")
+    assert json.loads(refused.body)["request_id"] == refused.headers["x-request-id"] == "abc.1"
+
+
+async def test_plain_http_is_redirected_where_django_would(
+    generation: Generation, bearer: str, settings: Settings
+) -> None:
+    """Before the credential is looked at; not where the proxy says that it was HTTPS."""
+    await publish(generation, "canceled")
+    settings.SECURE_SSL_REDIRECT = True
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    answer = await get(url(generation), query="after=1", authorization=bearer)
+    assert answer.status == 301
+    assert answer.headers["location"] == f"https://testserver{url(generation)}?after=1"
+    answer = await get(url(generation), authorization=bearer, x_forwarded_proto="https")
+    assert answer.status == 200
+
+
+async def test_unknown_hosts_are_refused(generation: Generation, bearer: str) -> None:
+    answer = await get(url(generation), authorization=bearer, host="evil.example")
+    assert (answer.status, json.loads(answer.body)["code"]) == (400, "bad_request")
+
+
 async def test_everything_else_goes_inside(generation: Generation) -> None:
     assert (await get(f"/api/v1/generations/{generation.id}")).status == 418
 
@@ -219,7 +266,7 @@ async def test_silence_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     async def receive() -> Any:
         return await asyncio.Event().wait()
 
-    sending = asyncio.create_task(stream_send({}, receive, answer.send, items()))
+    sending = asyncio.create_task(stream_send({REQUEST_ID_KEY: "abc"}, receive, answer.send, items()))
     async with asyncio.timeout(WAIT_S):
         while answer.body.count(sse.HEARTBEAT) < 4:
             answer.grown.clear()

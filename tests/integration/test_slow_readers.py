@@ -1,0 +1,91 @@
+"""Clients that follow a feed of the running service and do not read it."""
+
+import asyncio
+import contextlib
+import json
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from imagegen_project.slow_readers import EVENTS_LIMIT_BYTES
+from tests.integration.conftest import Live
+from tests.integration.service import REPOSITORY, SAFETY_S, environment, wait_for
+from tests.integration.test_live_feeds import feed
+
+LARGE_EVENTS = 1500
+# As the worker would publish them, with the largest previews there are.
+PUBLISH = """
+import asyncio, sys
+import django
+django.setup()
+from generation.events import event_append, event_notify
+async def main():
+    for number in range({count}):
+        await event_notify(event_append(sys.argv[1], "progress", attempt=0, step=number, preview="x" * 20_000))
+asyncio.run(main())
+"""
+UPGRADE = f"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {'A' * 22}=="
+
+
+@pytest.fixture
+def job_id(live: Live) -> Iterator[str]:
+    """A job that waits behind another one."""
+    jobs = [live.create(steps=100, width=1024, height=1024, num_images=4)["id"] for _ in range(2)]
+    live.wait(jobs[0], "running")
+    yield jobs[1]
+    for made in reversed(jobs):
+        live.http.post(f"/api/v1/generations/{made}/cancel")
+
+
+def publish(live: Live, job_id: str) -> None:
+    """Many large events, to everyone who follows."""
+    variables = {
+        "DATA_DIR": str(live.service.data_dir),
+        "DJANGO_SETTINGS_MODULE": "imagegen_project.settings",
+    }
+    subprocess.run(
+        [sys.executable, "-c", PUBLISH.format(count=LARGE_EVENTS), job_id],
+        env=environment() | variables | {"FEED_MAX_EVENTS": str(2 * LARGE_EVENTS)},
+        cwd=REPOSITORY,
+        check=True,
+    )
+
+
+def opened(live: Live, path: str, *more: str) -> socket.socket:
+    """A connection on which this was asked for, and the first bytes of the answer were read."""
+    client = socket.create_connection(("127.0.0.1", live.service.port), timeout=SAFETY_S)
+    host = f"Host: 127.0.0.1:{live.service.port}"
+    lines = (f"GET {path} HTTP/1.1", host, f"Authorization: Bearer {live.token}", *more, "\r\n")
+    client.sendall("\r\n".join(lines).encode())
+    assert client.recv(12) in (b"HTTP/1.1 101", b"HTTP/1.1 200")
+    return client
+
+
+def is_cut(client: socket.socket) -> bool:
+    """Whether the other end has thrown the connection away, though there is more to read."""
+    poll = select.poll()
+    poll.register(client, 0)  # nothing but errors and hang-ups
+    return bool(poll.poll(0))
+
+
+async def test_who_does_not_read_is_cut_off_and_others_are_not(live: Live, job_id: str) -> None:
+    """By socket and by event stream; a reader gets every event meanwhile."""
+    reader = asyncio.create_task(feed(live, job_id, "?after=0"))
+    with (
+        contextlib.closing(opened(live, f"/ws/generations/{job_id}/", UPGRADE)) as by_socket,
+        contextlib.closing(opened(live, f"/api/v1/generations/{job_id}/events")) as by_stream,
+    ):
+        await asyncio.to_thread(publish, live, job_id)
+        await asyncio.to_thread(wait_for, lambda: is_cut(by_socket) and is_cut(by_stream), "cut")
+    live.http.post(f"/api/v1/generations/{job_id}/cancel")
+    events = await reader
+    assert [event["step"] for event in events if event["type"] == "progress"] == list(range(LARGE_EVENTS))
+    assert events[-1]["type"] == "canceled"
+    log = live.service.data_dir / "logs" / "web.log"
+    cut = [json.loads(line) for line in log.read_text().splitlines() if '"slow reader cut off"' in line]
+    assert {line["path"].split("/")[1] for line in cut} == {"ws", "api"}
+    assert all(EVENTS_LIMIT_BYTES < line["bytes_behind"] < 2 * EVENTS_LIMIT_BYTES for line in cut)

@@ -1,0 +1,64 @@
+"""Sockets in the log: one line each, under one request id."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from imagegen_project.common.context import request_id
+from imagegen_project.common.executors import run_in_socket_executor
+from imagegen_project.connections import ConnectionContext
+from imagegen_project.logs import ContextFilter
+
+
+async def socket(messages: list[Any], headers: list[Any] | None = None) -> list[str]:
+    """Opens a socket to which these messages are sent; the request ids of the application and its threads."""
+    found: list[str] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        found.append(request_id.get())
+        found.append(await run_in_socket_executor(request_id.get))
+        for message in messages:
+            await send(message)
+
+    async def nothing(*_: Any) -> None:
+        pass
+
+    scope = {"type": "websocket", "path": "/ws/x", "query_string": b"ticket=x", "headers": headers or []}
+    await ConnectionContext(application)(scope, nothing, nothing)
+    return found
+
+
+ACCEPT = {"type": "websocket.accept"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "outcome"),
+    [
+        ([ACCEPT, {"type": "websocket.close", "code": 4404}], {"status": 101, "code": 4404}),
+        ([ACCEPT], {"status": 101}),
+        ([{"type": "websocket.close"}], {"status": 403, "code": 1000}),
+    ],
+    ids=["closed", "hung up", "refused"],
+)
+async def test_a_socket_has_one_line(
+    messages: list[Any], outcome: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """How it went, and no ticket."""
+    caplog.set_level(logging.INFO)
+    await socket(messages)
+    facts = vars(next(record for record in caplog.records if record.message == "socket"))
+    assert {name: facts[name] for name in ("status", "code") if name in facts} == outcome
+    assert facts["path"] == "/ws/x"
+
+
+async def test_a_socket_has_one_request_id(caplog: pytest.LogCaptureFixture) -> None:
+    """The given one or a new one; in its threads, too."""
+    caplog.set_level(logging.INFO)
+    caplog.handler.addFilter(ContextFilter())
+    given = await socket([], [(b"x-request-id", b"abc.1")])
+    assert set(given) == {"abc.1"}
+    made, *others = await socket([], [(b"x-request-id", b"no id")])
+    assert made
+    assert set(others) == {made}
+    assert [vars(record)["request_id"] for record in caplog.records] == ["abc.1", made]
