@@ -22,6 +22,7 @@ from generation.measures import generation_measure
 from generation.models import GeneratedImage, Generation, Worker
 from generation.selectors import QUEUE_ORDER, generations_claimable
 from generation.services import files_delete, generation_move
+from models_registry.selectors import checkpoints_here
 
 logger = logging.getLogger("imagegen.generation")
 
@@ -56,8 +57,9 @@ def lease_end() -> Any:
     return Now() + timedelta(seconds=settings.LEASE_S)
 
 
-def _best_queued(resident: Sequence[str]) -> Generation | None:
-    rows = generations_claimable().select_for_update(skip_locked=True, of=("self",)).order_by(*QUEUE_ORDER)
+def _best_queued(worker: Worker, resident: Sequence[str]) -> Generation | None:
+    mine = generations_claimable(device_class=worker.device_class).filter(checkpoint__in=checkpoints_here())
+    rows = mine.select_for_update(skip_locked=True, of=("self",)).order_by(*QUEUE_ORDER)
     first = rows.first()
     if first is None:
         return None
@@ -67,7 +69,7 @@ def _best_queued(resident: Sequence[str]) -> Generation | None:
         return first
     if timezone.now() - first.created_at > RESIDENT_FIRST:
         return first
-    equals = generations_claimable().filter(priority=first.priority).order_by(*QUEUE_ORDER)
+    equals = mine.filter(priority=first.priority).order_by(*QUEUE_ORDER)
     window = list(equals.values_list("id", flat=True)[:LOOK_AHEAD])
     return rows.filter(checkpoint_id__in=resident, id__in=window).first() or first
 
@@ -75,11 +77,12 @@ def _best_queued(resident: Sequence[str]) -> Generation | None:
 def generation_claim(*, worker: Worker, resident: Sequence[str] = ()) -> Generation | None:
     """Takes the best queued generation for this worker, or None; safe when many claim at once.
 
-    That is the first of the highest priority whose files are present, owners taking turns; or one of the next few of
+    That is the first of the highest priority whose files are on this host, and which asks for no other class of
+    devices, owners taking turns; or one of the next few of
     that priority whose checkpoint is `resident` already, as long as the first has not waited for long.
     """
     with transaction.atomic():
-        queued = _best_queued(resident)
+        queued = _best_queued(worker, resident)
         if queued is None:
             return None
         waited = timezone.now() - queued.created_at

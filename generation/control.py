@@ -7,12 +7,14 @@ from typing import Any, Protocol
 from django.db.models.functions import Now
 
 from generation.attempts import attempt_renew
-from generation.choices import CommandStatus, WorkerStatus
+from generation.choices import CommandKind, CommandStatus, WorkerStatus
 from generation.models import Worker, WorkerCommand
 from generation.periodic import SWEEP_EVERY_S, periodically
 from generation.runner import CANCELED, LOST, Run
 from generation.selectors import commands_due
 from generation.sweep import sweep
+from models_registry.choices import DiskState
+from models_registry.selectors import checkpoint_is_here
 
 TICK_S = 0.5
 
@@ -90,6 +92,7 @@ class ControlThread:
                 "hostname": worker.hostname,
                 "pid": worker.pid,
                 "device": worker.device,
+                "device_class": worker.device_class,
                 "status": self.runtime.status(),
                 "memory_total_mb": total,
                 "memory_free_mb": free,
@@ -100,6 +103,16 @@ class ControlThread:
 
     def _take_commands(self) -> None:
         for command in commands_due(self.runtime.worker):
+            if _waits_for_files(command):
+                continue
             taken = WorkerCommand.objects.filter(pk=command.pk, status=CommandStatus.PENDING)
             if taken.update(status=CommandStatus.RUNNING):
                 self.runtime.command_submit(command)
+
+
+def _waits_for_files(command: WorkerCommand) -> bool:
+    """Whether it is a load of what another host has, and this one is to get."""
+    checkpoint = command.checkpoint
+    if command.kind != CommandKind.LOAD or checkpoint is None or checkpoint.state != DiskState.PRESENT:
+        return False
+    return not checkpoint_is_here(checkpoint)

@@ -38,12 +38,22 @@ class Worker(models.Model):
     hostname = models.CharField(max_length=200)
     pid = models.PositiveIntegerField()
     device = models.CharField(max_length=120, blank=True)
+    device_class = models.CharField(
+        max_length=32, blank=True, db_default="", help_text="Its DEVICE_CLASS; generations may ask for one."
+    )
     status = models.CharField(max_length=16, choices=WorkerStatus.choices, default=WorkerStatus.STARTING)
     memory_total_mb = models.PositiveIntegerField(default=0)
     memory_free_mb = models.PositiveIntegerField(default=0)
     resident_models = ArrayField(models.CharField(max_length=64), default=list, blank=True)
     cached_models = models.JSONField(
         default=list, blank=True, help_text="Each model's id, tier (resident, warm, loading) and bytes."
+    )
+    models_on_disk = ArrayField(
+        models.CharField(max_length=64),
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text="Models whose files its host has.",
     )
     leaked_mb = models.PositiveIntegerField(
         default=0, help_text="Memory beyond the cached models, compared with the first one loaded, MiB."
@@ -106,6 +116,9 @@ class Generation(models.Model):
         default=0, help_text="Steps between two previews in the feed; 0: none."
     )
     strict = models.BooleanField(default=False, help_text="Refuse what would have to be adjusted.")
+    device_class = models.CharField(
+        max_length=32, blank=True, db_default="", help_text="Which workers may run it; empty: all of them."
+    )
     timeout_s = models.PositiveIntegerField()
     priority = models.SmallIntegerField(default=0, help_text="Higher ones run first.")
     webhook_url = models.CharField(max_length=MAX_WEBHOOK_URL_CHARACTERS, blank=True)

@@ -1,6 +1,11 @@
-"""RQ entries for the GPU workers: each says "there is work"."""
+"""RQ entries for the GPU workers: each says "there is work".
+
+Every class of devices has a queue of its own, beside the one of workers without a class; a worker listens to one.
+"""
 
 from typing import Final
+
+from django.conf import settings
 
 from imagegen_project.common.queues import (
     GENERATIONS_QUEUE,
@@ -13,16 +18,35 @@ from imagegen_project.common.queues import (
 RUN_NEXT: Final = "generation.worker.run_next"
 
 
-def worker_wake(*, entries: int = 1) -> bool:
-    """Pushes entries for the GPU workers; False when Redis is unreachable (the sweep pushes them later)."""
-    return entries_push(GENERATIONS_QUEUE, RUN_NEXT, entries=entries)
+def device_classes() -> tuple[str, ...]:
+    """The classes of workers there may be; "" is that of workers without one."""
+    return ("", *settings.DEVICE_CLASSES)
 
 
-def queue_length() -> int:
-    """How many entries wait. Raises RedisError."""
-    return entries_waiting(GENERATIONS_QUEUE)
+def queue_name(device_class: str) -> str:
+    """The queue of a class of workers."""
+    return f"{GENERATIONS_QUEUE}.{device_class}" if device_class else GENERATIONS_QUEUE
 
 
-def queue_shorten(length: int) -> int:
+def worker_wake(*, device_class: str = "") -> None:
+    """Pushes an entry for the workers of a class, or for each class where any may run it.
+
+    What is lost while Redis is unreachable, the sweep pushes later.
+    """
+    for name in (device_class,) if device_class else device_classes():
+        entries_push(queue_name(name), RUN_NEXT)
+
+
+def workers_wake(*, device_class: str, entries: int) -> None:
+    """Pushes entries for the workers of one class."""
+    entries_push(queue_name(device_class), RUN_NEXT, entries=entries)
+
+
+def queue_length(device_class: str = "") -> int:
+    """How many entries wait for the workers of a class. Raises RedisError."""
+    return entries_waiting(queue_name(device_class))
+
+
+def queue_shorten(device_class: str, length: int) -> int:
     """Drops the newest entries beyond so many; returns how many. Raises RedisError."""
-    return entries_drop(GENERATIONS_QUEUE, keep=length)
+    return entries_drop(queue_name(device_class), keep=length)

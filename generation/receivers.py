@@ -52,8 +52,8 @@ def downloading(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
 @receiver(checkpoint_ready)
 def arrived(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
     """Wakes workers for those that waited."""
-    waiting = Generation.objects.filter(status=Status.QUEUED, checkpoint=checkpoint).count()
-    worker_wake(entries=waiting)
+    for generation in _waiting(checkpoint):
+        worker_wake(device_class=generation.device_class)
 
 
 @receiver(pinned_loras)
@@ -82,7 +82,8 @@ def adapter_arrived(*, lora: Lora, **kwargs: Any) -> None:
             lora_check_fits(lora=lora, checkpoint=generation.checkpoint)
         except DomainError as error:
             _end(generation, ErrorCode.LORA_INCOMPATIBLE, error.detail)
-    worker_wake(entries=waiting.count())
+        else:
+            worker_wake(device_class=generation.device_class)
 
 
 @receiver(lora_failed)

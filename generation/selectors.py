@@ -16,6 +16,7 @@ from generation.models import A1111Options, GeneratedImage, Generation, Generati
 from loras.choices import PENDING, LoraState
 from loras.models import Lora
 from models_registry.choices import DiskState
+from models_registry.selectors import checkpoints_here
 
 # A worker renews its row every half second; this much silence means that it is gone.
 WORKER_ALIVE = timedelta(seconds=15)
@@ -76,16 +77,22 @@ def live_workers() -> QuerySet[Worker]:
 QUEUE_ORDER = ("-priority", "turn", "id")
 
 
-def generations_claimable() -> QuerySet[Generation]:
-    """The queued generations that could run now: the files of their checkpoint and adapters are there."""
+def generations_claimable(*, device_class: str | None = None) -> QuerySet[Generation]:
+    """The queued generations that could run now: the files of their checkpoint and adapters are there.
+
+    With a `device_class`, those that a worker of that class may run.
+    """
     missing = GenerationLora.objects.filter(generation=OuterRef("pk")).exclude(lora__state=LoraState.PRESENT)
     queued = Generation.objects.filter(status=Status.QUEUED, checkpoint__state=DiskState.PRESENT)
+    if device_class is not None:
+        queued = queued.filter(device_class__in={"", device_class})
     return queued.exclude(Exists(missing))
 
 
-def generation_next() -> Generation | None:
+def generation_next(*, device_class: str | None = None) -> Generation | None:
     """The generation that would be claimed next, without claiming it."""
-    return generations_claimable().select_related("checkpoint").order_by(*QUEUE_ORDER).first()
+    rows = generations_claimable(device_class=device_class).filter(checkpoint__in=checkpoints_here())
+    return rows.select_related("checkpoint").order_by(*QUEUE_ORDER).first()
 
 
 def commands_due(worker: Worker) -> QuerySet[WorkerCommand]:

@@ -52,6 +52,7 @@ _REQUEST_FIELDS = (
     "preview_every",
     "strict",
     "timeout_s",
+    "device_class",
     "total_steps",
 )
 # Input pictures, by the field that names their file.
@@ -113,6 +114,7 @@ def generation_create(
     mask_image: bytes | None = None,
     loras: Sequence[LoraWish] = (),
     priority: int = 0,
+    device_class: str = "",
     webhook_url: str = "",
     webhook_events: Sequence[str] = (),
     cancel_on_disconnect: bool = False,
@@ -146,6 +148,7 @@ def generation_create(
             reproducible=reproducible,
             warnings=warnings or [],
             priority=priority,
+            device_class=device_class,
             webhook_url=webhook_url,
             webhook_events=list(webhook_events),
             cancel_on_disconnect=cancel_on_disconnect,
@@ -202,7 +205,7 @@ def _admit(generation: Generation) -> None:
 
 def _generation_announce(generation: Generation) -> None:
     event_publish(generation.id, "queued", attempt=0, total_steps=generation.total_steps)
-    worker_wake()
+    worker_wake(device_class=generation.device_class)
 
 
 def _generation_again(original: Generation, *, owner: User, **changes: Any) -> Generation:

@@ -23,7 +23,7 @@ from generation.events import event_publish
 from generation.measures import LEASES_EXPIRED, SWEEP_ACTIONS
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
-from generation.queueing import queue_length, queue_shorten, worker_wake
+from generation.queueing import device_classes, queue_length, queue_shorten, worker_wake, workers_wake
 from generation.selectors import WORKER_ALIVE, generations_claimable
 from generation.services import generation_move
 from generation.webhooks import webhooks_restore
@@ -92,7 +92,8 @@ def _take_back(generation: Generation) -> bool:
     transaction.on_commit(partial(LEASES_EXPIRED.add, to.value))
     logger.warning("lease taken back", extra={"job_id": str(generation.id), "attempt": generation.attempt})
     transaction.on_commit(partial(event_publish, generation.id, event, attempt=generation.attempt, **data))
-    transaction.on_commit(worker_wake if to is Status.QUEUED else partial(_log_ended, generation.id))
+    wake = partial(worker_wake, device_class=generation.device_class)
+    transaction.on_commit(wake if to is Status.QUEUED else partial(_log_ended, generation.id))
     return True
 
 
@@ -142,15 +143,20 @@ def entries_restore() -> int:
 
     Drops the newest where there are many more than rows: those of jobs that were canceled while no worker lived.
     """
-    queued = generations_claimable().count()
+    return sum(_entries_restore(device_class) for device_class in device_classes())
+
+
+def _entries_restore(device_class: str) -> int:
+    queued = generations_claimable(device_class=device_class).count()
     try:
-        missing = queued - queue_length()
+        missing = queued - queue_length(device_class)
         if -missing > SURPLUS_ENTRIES:
-            SWEEP_ACTIONS.add("entries_dropped", amount=queue_shorten(queued + SURPLUS_ENTRIES))
+            dropped = queue_shorten(device_class, queued + SURPLUS_ENTRIES)
+            SWEEP_ACTIONS.add("entries_dropped", amount=dropped)
     except (RedisError, OSError):
         return 0
     if missing > 0:
         logger.info("entries restored", extra={"entries": missing})
-        worker_wake(entries=missing)
+        workers_wake(device_class=device_class, entries=missing)
         SWEEP_ACTIONS.add("entries_restored", amount=missing)
     return max(0, missing)

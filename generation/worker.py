@@ -36,18 +36,18 @@ from generation.engine.memory import device_name, total_and_free_mb
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
 from generation.publisher import Publisher
-from generation.queueing import RUN_NEXT, worker_wake
+from generation.queueing import RUN_NEXT, queue_name, worker_wake
 from generation.runner import HAND_BACK, Run, failure_code, model_ref, run_generation
 from generation.selectors import generation_next
 from generation.watchdog import watchdog_disarm
 from imagegen_project.common.context import job_id, request_id, username
-from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
+from imagegen_project.common.queues import queue_get
 from loras.files import lora_path
 from loras.models import Lora
 from models_registry.choices import DiskState
 from models_registry.errors import ModelNotFoundError
 from models_registry.models import Checkpoint
-from models_registry.selectors import checkpoint_default, safety_classifier_folder
+from models_registry.selectors import checkpoint_default, checkpoints_here, safety_classifier_folder
 from models_registry.services import checkpoint_mark_broken
 
 logger = logging.getLogger(__name__)
@@ -99,6 +99,7 @@ class GpuRuntime:
                 "hostname": socket.gethostname(),
                 "pid": os.getpid(),
                 "device": device_name(self.engine.device),
+                "device_class": settings.DEVICE_CLASS,
                 "status": WorkerStatus.STARTING,
                 "memory_total_mb": total,
                 "memory_free_mb": free,
@@ -112,7 +113,7 @@ class GpuRuntime:
         """Loads the default checkpoint in the pipeline thread and starts the control thread."""
         self._control.start()
         self._pipeline.submit(self._preload)
-        worker_wake()  # rows that were queued while no worker lived
+        worker_wake(device_class=self.worker.device_class)  # rows that were queued while no worker lived
 
     def close(self) -> None:
         """Ends the threads and takes the worker's row away."""
@@ -197,6 +198,7 @@ class GpuRuntime:
         return {
             "resident_models": [model.id for model in models if model.tier == "resident"],
             "cached_models": [asdict(model) for model in models],
+            "models_on_disk": checkpoints_here(),
             "leaked_mb": self._leaked_mb,
         }
 
@@ -204,7 +206,7 @@ class GpuRuntime:
         """While a job runs, reads the model of the next one into host memory."""
         if self.run is None or self.draining.is_set():
             return
-        upcoming = generation_next()
+        upcoming = generation_next(device_class=self.worker.device_class)
         known = {model.id for model in self.engine.models()}
         if upcoming is not None and upcoming.checkpoint_id not in known:
             self.engine.prefetch(model_ref(upcoming.checkpoint))
@@ -322,7 +324,7 @@ def gpu_worker_run(*, name: str = "") -> None:
     """Runs a GPU worker in this process until it is told to stop."""
     global _runtime  # noqa: PLW0603 - RQ can only call a module's function
     _runtime = GpuRuntime(name=name)
-    queue = queue_get(GENERATIONS_QUEUE)
+    queue = queue_get(queue_name(settings.DEVICE_CLASS))
     # RQ's own name for it is random: one that a killed process left behind would refuse a second birth for 90 s.
     worker = GpuWorker([queue], connection=queue.connection, serializer=queue.serializer)
     worker.runtime = _runtime

@@ -5,6 +5,7 @@ be parsed stops the start with a message that names the variable.
 """
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -38,6 +39,14 @@ def _with_password(url: str, password: str) -> str:
     if not password or not host or ":" in user:
         return url
     return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}"))
+
+
+def _device_class(name: str) -> str:
+    """A class of devices, which becomes part of a queue's name. Raises ValueError."""
+    if not re.fullmatch(r"[a-z0-9-]{1,32}", name):
+        message = f"DEVICE_CLASSES holds names of small letters, digits and dashes, not {name!r}."
+        raise ValueError(message)
+    return name
 
 
 # For root the embedded PostgreSQL makes every folder above its own traversable: keep it out of /root.
@@ -105,6 +114,9 @@ MODEL_CACHE_RAM_MB: int = _env.int("MODEL_CACHE_RAM_MB", 0, validate=_AT_LEAST_Z
 LORA_CACHE_VRAM_MB: int = _env.int("LORA_CACHE_VRAM_MB", 1024, validate=_AT_LEAST_ONE)
 TORCH_HOME: Path = _env.path("TORCH_HOME", DATA_DIR / "torch")
 TORCH_THREADS: int = _env.int("TORCH_THREADS", 0, validate=_AT_LEAST_ZERO)
+# Kinds of workers that generations may ask for, and the one of this host's workers.
+DEVICE_CLASSES: list[str] = _env.list("DEVICE_CLASSES", [], subcast=_device_class)
+DEVICE_CLASS: str = _env.str("DEVICE_CLASS", "", validate=validate.OneOf(("", *DEVICE_CLASSES)))
 CUDA_VISIBLE_DEVICES: str = _env.str("CUDA_VISIBLE_DEVICES", "")
 
 # Safety filter

@@ -138,7 +138,10 @@ RQ_QUEUES = {
         "SERIALIZER": "rq.serializers.JSONSerializer",
         "REDIS_CLIENT_KWARGS": {"socket_connect_timeout": 2},
     }
-    for name in ("generations", "downloads", "webhooks")
+    for name in (
+        *("generations", "downloads", "webhooks"),
+        *(f"generations.{device_class}" for device_class in env.DEVICE_CLASSES),
+    )
 }
 
 AUTHENTICATION_BACKENDS = ["imagegen_project.auth.backends.PatientModelBackend"]
@@ -312,6 +315,8 @@ SAFETY_MODEL = env.SAFETY_MODEL
 SAFETY_LABELS = env.SAFETY_LABELS
 SAFETY_THRESHOLD = env.SAFETY_THRESHOLD
 TORCH_THREADS = env.TORCH_THREADS
+DEVICE_CLASSES = env.DEVICE_CLASSES
+DEVICE_CLASS = env.DEVICE_CLASS
 DEFAULT_TIMEOUT_S = env.DEFAULT_TIMEOUT_S
 MAX_TIMEOUT_S = env.MAX_TIMEOUT_S
 MAX_ATTEMPTS = env.MAX_ATTEMPTS

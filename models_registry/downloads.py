@@ -131,6 +131,61 @@ def checkpoint_prefetch(*, checkpoint: Checkpoint, on_progress: OnProgress | Non
     return True
 
 
+def copy_bring(*, checkpoint: Checkpoint) -> None:
+    """Brings the files of a present checkpoint, which another host has, to this one: those that its row names.
+
+    Raises DownloadFailedError, DownloadStoppedError, or DownloadLostError when another process of this host is at it.
+    """
+    final = checkpoint_folder(checkpoint)
+    with _alone(checkpoint):
+        if final.is_dir():
+            return
+        repository = repository_read(name=checkpoint.repository, revision=checkpoint.revision)
+        staging = _staging(final, repository)
+        named = {path: repository.files.get(path) for path in checkpoint.files}
+        chosen = [
+            file for path, file in named.items() if file and file.size == checkpoint.files[path]["size"]
+        ]
+        if len(chosen) < len(named):
+            detail = f"{repository.name} is not what it was when another host downloaded it."
+            raise DownloadFailedError(DownloadProblem.CHECKSUM_MISMATCH, detail)
+        staging.mkdir(exist_ok=True)
+        _check_disk(staging, chosen)
+        for file in chosen:
+            sha256 = _file_bring(repository, file, staging, _stop_when_told)
+            if sha256 != checkpoint.files[file.path]["sha256"]:
+                detail = f"{file.path} of {repository.name} is not what another host downloaded."
+                raise DownloadFailedError(DownloadProblem.CHECKSUM_MISMATCH, detail)
+        _put_in_place(staging, final, checkpoint.files)
+    logger.info("checkpoint copied", extra={"model_id": checkpoint.pk, "bytes": checkpoint.size_bytes})
+
+
+def _stop_when_told(size: int) -> None:
+    if _stopping.is_set():
+        raise DownloadStoppedError
+
+
+def _staging(final: Path, repository: Repository) -> Path:
+    """Where files gather; those that are in place already, of a smaller choice for instance, come along."""
+    staging = final.with_name(f".staging-{repository.commit}")
+    if final.is_dir() and not staging.exists():
+        final.rename(staging)
+    return staging
+
+
+def _file_bring(
+    repository: Repository, file: RemoteFile, staging: Path, on_size: Callable[[int], None]
+) -> str:
+    """The SHA-256 of one verified file; it is downloaded unless it is there from an earlier attempt."""
+    target = staging / file.path
+    try:
+        if target.is_file():
+            return file_verify(target, file)
+    except DownloadFailedError:
+        target.unlink(missing_ok=True)
+    return file_fetch(repository=repository, file=file, target=target, on_size=on_size)
+
+
 def download_run(*, checkpoint: Checkpoint, on_progress: OnProgress | None = None) -> None:
     """Carries a claimed download out; afterwards the row says `present`, or `broken` and why.
 
@@ -214,8 +269,7 @@ class _Download:
         row.revision, row.gated = repository.commit, repository.gated
         self._note(revision=repository.commit, gated=repository.gated)
         final = checkpoint_folder(row)
-        staging = final.with_name(f".staging-{repository.commit}")
-        self._take_over(final, staging)
+        staging = _staging(final, repository)
         chosen = self._choose(repository, staging)
         row.size_bytes = sum(file.size for file in chosen)
         self._note(size_bytes=row.size_bytes)
@@ -228,11 +282,6 @@ class _Download:
             raise
         _put_in_place(staging, final, manifest)
         return manifest
-
-    def _take_over(self, final: Path, staging: Path) -> None:
-        """Files that are in place already, of an earlier run whose row is gone or of a smaller choice, come along."""
-        if final.is_dir() and not staging.exists():
-            final.rename(staging)
 
     def _choose(self, repository: Repository, staging: Path) -> list[RemoteFile]:
         index = repository.files.get(INDEX)
@@ -251,15 +300,8 @@ class _Download:
         )
 
     def _bring(self, repository: Repository, file: RemoteFile, staging: Path) -> dict[str, Any]:
-        """One file, verified; downloaded unless it is there from an earlier attempt."""
-        target = staging / file.path
-        try:
-            sha256 = file_verify(target, file) if target.is_file() else ""
-        except DownloadFailedError:
-            sha256 = ""
-        if not sha256:
-            target.unlink(missing_ok=True)
-            sha256 = file_fetch(repository=repository, file=file, target=target, on_size=self._count)
+        """One file for the manifest."""
+        sha256 = _file_bring(repository, file, staging, self._count)
         self._whole += file.size
         self._count(0)
         return {"size": file.size, "sha256": sha256}

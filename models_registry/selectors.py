@@ -49,6 +49,16 @@ def checkpoint_folder(checkpoint: Checkpoint) -> Path:
     return cache / checkpoint.id / (checkpoint.revision or "unpinned")
 
 
+def checkpoint_is_here(checkpoint: Checkpoint) -> bool:
+    """Whether this host has the checkpoint's files; the row says whether any host has."""
+    return checkpoint.state == DiskState.PRESENT and checkpoint_folder(checkpoint).is_dir()
+
+
+def checkpoints_here() -> list[str]:
+    """The ids of the present checkpoints whose files this host has."""
+    return [row.pk for row in Checkpoint.objects.filter(state=DiskState.PRESENT) if checkpoint_is_here(row)]
+
+
 def safety_classifier_folder() -> Path | None:
     """Where the classifier of `SAFETY_MODEL` lies; None when the filter is off or no classifier is named."""
     if settings.SAFETY_FILTER == "off" or not settings.SAFETY_MODEL:

@@ -52,6 +52,9 @@ class CapabilitiesOut(serializers.Serializer[Any]):
     models = serializers.ListField(child=serializers.CharField(), help_text="Ids; details at `models`.")
     families = serializers.DictField(child=FamilyOut())
     output_formats = serializers.ListField(child=serializers.CharField())
+    device_classes = serializers.ListField(
+        child=serializers.CharField(), help_text="What a generation may name in `device_class`."
+    )
     limits = LimitsOut()
     features = serializers.ListField(child=serializers.CharField())
     dialects = serializers.ListField(child=serializers.CharField())
@@ -63,6 +66,7 @@ def _capabilities() -> dict[str, Any]:
         "models": checkpoints_enabled().values_list("id", flat=True),
         "families": FAMILY_FACTS,
         "output_formats": OutputFormat.values,
+        "device_classes": settings.DEVICE_CLASSES,
         "limits": {
             "max_body_bytes": settings.MAX_BODY_BYTES,
             "max_picture_bytes": MAX_PICTURE_BYTES,

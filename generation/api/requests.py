@@ -157,6 +157,12 @@ class GenerationCreateIn(StrictSerializer):
         default=0,
         help_text="Higher ones run first; only staff may go above 0.",
     )
+    device_class = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="Only workers of this class may run it (see `capabilities`); empty: all of them.",
+    )
     webhook_url = WebhookUrlField(
         required=False, allow_blank=True, default="", help_text="Where to post what becomes of it."
     )
@@ -180,6 +186,13 @@ class GenerationCreateIn(StrictSerializer):
         if not self.context.get("prompt_required", True):
             prompt = cast(TextField, self.fields["prompt"])
             prompt.required, prompt.allow_blank, prompt.default = False, True, ""
+
+    def validate_device_class(self, value: str) -> str:
+        """One that there is. Raises ValidationError."""
+        if value and value not in settings.DEVICE_CLASSES:
+            known = ", ".join(settings.DEVICE_CLASSES) or "none"
+            raise serializers.ValidationError(f"There is no such class of workers. Known: {known}.")
+        return value
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Resolves aliases, the model, its defaults and the kind, and checks the model's limits."""

@@ -101,6 +101,7 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
             "loras",
             "timeout_s",
             "priority",
+            "device_class",
             "webhook_url",
             "webhook_events",
             "reproducible",

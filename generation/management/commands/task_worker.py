@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from django.core.management.base import BaseCommand
 
 from generation.allowlist import AllowlistedWorker
+from generation.copies import copies_bring
 from generation.periodic import SWEEP_EVERY_S, periodically
 from generation.retention import housekeeping
 from generation.sweep import sweep
@@ -50,14 +51,18 @@ class Command(BaseCommand):
         """Runs until it is told to stop."""
         cache_repair()
         stopping = threading.Event()
-        sweeper = threading.Thread(
-            target=periodically,
-            args=(_tidy,),
-            kwargs={"every_s": SWEEP_EVERY_S, "stopping": stopping},
-            name="sweep",
-            daemon=True,
-        )
-        sweeper.start()
+        threads = [
+            threading.Thread(
+                target=periodically,
+                args=(action,),
+                kwargs={"every_s": SWEEP_EVERY_S, "stopping": stopping},
+                name=name,
+                daemon=True,
+            )
+            for name, action in (("sweep", _tidy), ("copies", copies_bring))
+        ]
+        for thread in threads:
+            thread.start()
         logger.info("task worker started")
         queue = queue_get(DOWNLOADS_QUEUE)
         try:
@@ -66,4 +71,5 @@ class Command(BaseCommand):
             )
         finally:
             stopping.set()
-            sweeper.join(timeout=5)
+            for thread in threads:
+                thread.join(timeout=5)

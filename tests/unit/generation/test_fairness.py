@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from generation.attempts import attempt_hand_back, generation_claim
@@ -18,6 +20,7 @@ from generation.models import Generation, Worker
 from generation.selectors import QUEUE_ORDER, generation_next, generations_claimable
 from generation.services import generation_cancel
 from models_registry.models import Checkpoint
+from models_registry.selectors import checkpoint_folder
 from tests.unit.generation.conftest import GenerationMaker, make_worker
 from tests.unit.generation.helpers import succeed
 
@@ -111,11 +114,13 @@ def test_higher_priorities_come_first(make: GenerationMaker, worker: Worker, str
 
 
 def test_a_resident_model_overtakes_no_higher_priority_and_nobody_for_long(
-    make: GenerationMaker, worker: Worker
+    make: GenerationMaker, worker: Worker, settings: Settings, tmp_path: Path
 ) -> None:
     """Only inside a priority, only while the first has just come."""
+    settings.MODEL_CACHE_DIR = tmp_path
     Checkpoint.objects.filter(id="sd-2-1").update(state="present", revision="0" * 40)
     other = Checkpoint.objects.get(id="sd-2-1")
+    checkpoint_folder(other).mkdir(parents=True)
     make(priority=1)
     make(checkpoint=other)
     first = generation_claim(worker=worker, resident=["sd-2-1"])

@@ -21,7 +21,7 @@ from generation.attempts import (
 from generation.choices import ALLOWED_FROM, TERMINAL, ErrorCode, Kind, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
 from generation.models import MAX_SEED, Generation, Worker
-from generation.queueing import queue_length, worker_wake
+from generation.queueing import queue_length, workers_wake
 from generation.services import (
     generation_cancel,
     generation_delete,
@@ -306,11 +306,11 @@ def test_the_sweep_drops_a_heap_of_entries(make: GenerationMaker) -> None:
     """What canceled jobs left while no worker lived; the rows keep theirs, and the oldest stay."""
     for _ in range(2):
         make()
-    worker_wake(entries=SURPLUS_ENTRIES + 2)
+    workers_wake(device_class="", entries=SURPLUS_ENTRIES + 2)
     oldest = queue_get(GENERATIONS_QUEUE).get_job_ids()[:2]
     assert entries_restore() == 0
     assert queue_length() == SURPLUS_ENTRIES + 2, "these may be on their way to rows"
-    worker_wake(entries=50)
+    workers_wake(device_class="", entries=50)
     assert entries_restore() == 0
     assert queue_length() == SURPLUS_ENTRIES + 2
     assert queue_get(GENERATIONS_QUEUE).get_job_ids()[:2] == oldest

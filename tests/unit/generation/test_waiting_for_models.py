@@ -1,10 +1,11 @@
 """Generations whose checkpoint is not on disk: they wait, hear how far it is, and run or end with a reason."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django_redis import get_redis_connection
-from pytest_django import DjangoCaptureOnCommitCallbacks
+from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from generation.attempts import attempt_fail, attempt_hand_back, generation_claim
 from generation.choices import ErrorCode, Status
@@ -17,6 +18,7 @@ from generation.sweep import downloads_request, entries_restore, sweep
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, entries_waiting
 from models_registry.choices import DiskState, DownloadProblem
 from models_registry.models import Checkpoint
+from models_registry.selectors import checkpoint_folder
 from models_registry.services import checkpoint_mark_broken, download_claim, download_fail, download_succeed
 from models_registry.signals import checkpoint_progress
 from tests.unit.generation.conftest import GenerationMaker
@@ -95,11 +97,16 @@ def test_progress_reaches_every_feed_that_waits(
     assert "downloading" not in {event["type"] for event in feed(other)}
 
 
-def test_an_arrival_wakes_a_worker(waiting: Generation, make: GenerationMaker, worker: Worker) -> None:
+def test_an_arrival_wakes_a_worker(
+    waiting: Generation, worker: Worker, settings: Settings, tmp_path: Path
+) -> None:
     """An entry each."""
     claimed = download_claim()
     assert claimed is not None
-    Checkpoint.objects.filter(pk=claimed.pk).update(revision="a" * 40)
+    settings.MODEL_CACHE_DIR = tmp_path
+    claimed.revision = "a" * 40
+    claimed.save()
+    checkpoint_folder(claimed).mkdir(parents=True)
     get_redis_connection("default").flushdb()
     assert download_succeed(checkpoint=claimed, files={"model_index.json": {"size": 3, "sha256": "0"}})
     assert queue_length() == 1
