@@ -1,6 +1,5 @@
 """Prefetching for real: each family's checkpoint, processes that are killed, and a disk that is full."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from models_registry.selectors import checkpoint_folder
 from models_registry.services import checkpoint_request_download
 from tests.hub_double import HubDouble
 from tests.hub_repository import HubRepository
-from tests.integration.service import REPOSITORY, wait_for
+from tests.integration.service import REPOSITORY, environment, wait_for
 from tests.tiny_checkpoints import TINY_FAMILIES, make_tiny_checkpoint
 from tests.unit.registry.repositories import NEEDED, UNET, safetensors_bytes, write_files, write_repository
 
@@ -80,7 +79,7 @@ def start(double: HubDouble, cache: Path, *command: str) -> "subprocess.Popen[by
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / "manage.py"), *command],
         cwd=cache.parent,
-        env={**os.environ, **variables},
+        env=environment() | variables,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
