@@ -17,6 +17,7 @@ from generation.api.creation import generation_request
 from generation.choices import Kind
 from generation.compat.shapes import Shape, openai_shape
 from generation.errors import CanceledError, FailedError, IdempotencyConflictError, UnfinishedError
+from generation.idempotency import HEADER as IDEMPOTENCY_HEADER
 from generation.idempotency import Answer, answer_once
 from generation.models import Generation
 from imagegen_project.auth.authentication import BearerAuthentication
@@ -122,6 +123,8 @@ class DialectView(APIView):
     names: ClassVar[Mapping[str, str]] = {}
     invalid_status: ClassVar[int] = 400
     prompt_required: ClassVar[bool] = False
+    # Whether a job ends with a request that hangs up: where the dialect has no other way to cancel, or to ask again.
+    ends_with_request: ClassVar[bool] = False
 
     def get_exception_handler(self) -> Callable[[Exception, dict[str, Any]], Response]:
         """Errors in the dialect's shape."""
@@ -154,10 +157,12 @@ class DialectView(APIView):
         warnings: Iterable[dict[str, Any]] = (),
     ) -> Generation:
         """Stores the generation. Raises what `generation_request` does, with the dialect's names."""
+        # Whoever sends a key may come back for the picture.
+        ends = self.ends_with_request and IDEMPOTENCY_HEADER not in request.headers
         try:
             return generation_request(
                 owner=caller(request),
-                data=data,
+                data=data | {"cancel_on_disconnect": ends},
                 kinds=kinds,
                 prompt_required=self.prompt_required,
                 warnings=warnings,
@@ -203,7 +208,8 @@ class DialectView(APIView):
 
 def result_wait(request: Request, generation: Generation, render_path: str) -> WaitOrder:
     """The order to wait for a generation and then render the path, as long as `Prefer: wait` or the service says."""
-    return WaitOrder((generation.id,), Preference.of(request).wait_seconds, render_path)
+    seconds = Preference.of(request).wait_seconds
+    return WaitOrder((generation.id,), seconds, render_path, generation.cancel_on_disconnect)
 
 
 class NothingHereView(DialectView):

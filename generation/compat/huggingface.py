@@ -76,6 +76,7 @@ class HuggingFaceView(DialectView):
     """A view in this dialect."""
 
     shape = staticmethod(huggingface_shape)
+    ends_with_request = True
     names = {"image": "inputs", "prompt": "inputs"} | {
         name: f"parameters.{name}" for name in (*_FIELDS, "scheduler")
     }

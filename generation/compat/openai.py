@@ -29,6 +29,7 @@ class OpenAIView(DialectView):
 
     shape = staticmethod(openai_shape)
     prompt_required = True
+    ends_with_request = True
     names = {native: name for name, native in FIELDS.items()} | {
         "width": "size",
         "height": "size",

@@ -14,6 +14,7 @@ from generation.feeds import follow
 from generation.models import Generation
 from generation.results import generation_result
 from generation.selectors import generation_get
+from generation.services import generations_abandon
 from generation.sse import event_bytes, stream_send
 from imagegen_project.common.asgi import Receive, Scope, Send
 from imagegen_project.common.errors import DomainError
@@ -35,6 +36,7 @@ class ImageStream:
     def __init__(self, generation: Generation, *, user: User, name: str, partial_images: int) -> None:
         self.user = user
         self.generation_id = generation.id
+        self.cancels = generation.cancel_on_disconnect
         self.name = name
         self.partial_images = partial_images
         self.facts = {
@@ -45,9 +47,11 @@ class ImageStream:
         self.output_format = generation.output_format
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Streams until the job has ended or the client hangs up; the job goes on then."""
+        """Streams until the job has ended or the client hangs up, which may end the job."""
         headers = {"X-Job-Id": str(self.generation_id)}
         await stream_send(scope, receive, send, self._events(), headers=headers)
+        if self.cancels:
+            await run_in_socket_executor(generations_abandon, ids=(self.generation_id,))
 
     async def _events(self) -> AsyncGenerator[bytes, None]:
         sent = 0

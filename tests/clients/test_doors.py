@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import json
+from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import httpx2
 import openai
@@ -11,10 +13,13 @@ import pytest
 import websockets
 import webuiapi
 from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import close_session
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.integration.conftest import Live
-from tests.integration.service import SAFETY_S
+from tests.integration.service import SAFETY_S, wait_for
+from tests.integration.test_live_feeds import feed
 from tests.unit.generation.drawn import decoded
 
 REQUEST: dict[str, Any] = {
@@ -26,6 +31,12 @@ REQUEST: dict[str, Any] = {
     "seed": 11,
     "scheduler": "euler",
 }
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    close_session()
 
 
 def socket_url(live: Live, kind: str = "txt2img") -> str:
@@ -92,6 +103,47 @@ async def test_the_same_pixels_through_every_door(live: Live) -> None:
         return [image.convert("RGB").tobytes() for image in (by_hub, by_webui)]
 
     assert await asyncio.to_thread(others) == [expected, expected]
+
+
+def _by_openai(live: Live, prompt: str) -> None:
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key=live.token) as client:
+        client.images.generate(prompt=prompt, extra_body={"num_inference_steps": 100})
+
+
+def _by_huggingface(live: Live, prompt: str) -> None:
+    client = InferenceClient(model=f"{live.url}/hf/builtin", token=live.token)
+    client.text_to_image(prompt, num_inference_steps=100)
+
+
+def _by_webui(live: Live, prompt: str) -> None:
+    webui = webuiapi.WebUIApi(host="127.0.0.1", port=live.service.port, username="x", password=live.token)
+    with webui.session:
+        webui.txt2img(prompt=prompt, width=1024, height=1024, steps=100)
+
+
+@pytest.mark.parametrize(
+    ("draw", "error"),
+    [(_by_openai, openai.ConflictError), (_by_huggingface, HfHubHTTPError), (_by_webui, RuntimeError)],
+    ids=["openai", "huggingface", "a1111"],
+)
+async def test_a_job_of_each_dialect_is_native(live: Live, draw: Any, error: type[Exception]) -> None:
+    """Seen, watched and canceled through the native API; its client raises its own error."""
+    blocker = live.create(steps=100, width=1024, height=1024)["id"]
+    prompt = uuid4().hex
+    drawing = asyncio.create_task(asyncio.to_thread(draw, live, prompt))
+
+    def jobs() -> list[str]:
+        newest = live.http.get("/api/v1/generations").json()["results"]
+        return [job["id"] for job in newest if job["prompt"] == prompt]
+
+    await asyncio.to_thread(wait_for, jobs, "the job")
+    (job_id,) = jobs()
+    watching = asyncio.create_task(feed(live, job_id))
+    live.http.post(f"/api/v1/generations/{job_id}/cancel")
+    assert [event["type"] for event in await watching][-2:] == ["queued", "canceled"]
+    with pytest.raises(error):
+        await drawing
+    live.http.post(f"/api/v1/generations/{blocker}/cancel")
 
 
 async def test_large_first_messages(live: Live) -> None:

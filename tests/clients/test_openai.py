@@ -49,10 +49,15 @@ def test_generate_as_urls(live: Live, client: openai.OpenAI) -> None:
 
 
 def test_stream(client: openai.OpenAI) -> None:
-    """Partial pictures where the worker draws them; the finished one at the end."""
-    events = list(client.images.generate(**QUICK, stream=True, partial_images=1))
-    assert {event.type for event in events[:-1]} <= {"image_generation.partial_image"}
-    last = events[-1]
+    """As many partial pictures as were asked for, in order; the finished one at the end."""
+    request = QUICK | {"extra_body": {"num_inference_steps": 30}}
+    *partial, last = client.images.generate(**request, stream=True, partial_images=2)
+    for number, event in enumerate(partial):
+        assert event.type == "image_generation.partial_image"
+        assert (event.partial_image_index, event.output_format) == (number, "jpeg")
+        width, height = decoded(base64.b64decode(event.b64_json)).size
+        assert width == height > 1
+    assert len(partial) == 2
     assert last.type == "image_generation.completed"
     assert (last.size, last.output_format, last.usage.total_tokens) == ("256x256", "png", 0)
     assert decoded(base64.b64decode(last.b64_json)).size == (256, 256)
