@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 from typing import Any
@@ -9,11 +11,13 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
+import redis
 import websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from imagegen_project import embedded_paths
 from tests.integration.conftest import Live
-from tests.integration.service import SAFETY_S
+from tests.integration.service import REPOSITORY, SAFETY_S, environment
 
 WAITING = 300
 DRAWN = 5
@@ -81,6 +85,53 @@ async def test_tickets_and_subprotocols_open_sockets(live: Live) -> None:
         await feed(live, job["id"], f"?ticket={ticket}", user_agent_header=None)
     assert used.value.response.status_code == 403
     assert await feed(live, job["id"], subprotocols=["bearer", live.token])
+
+
+async def test_a_ticket_whose_time_is_over_opens_nothing(live: Live) -> None:
+    """Neither a socket nor an event stream."""
+    job = live.create()
+    with redis.Redis.from_url(embedded_paths.redis_url(live.service.data_dir)) as client:
+        for door in ("socket", "stream"):
+            ticket = live.http.post("/api/v1/tickets").json()["ticket"]
+            for key in client.scan_iter("imagegen:ticket:*"):
+                assert client.pttl(key) > 0
+                client.pexpire(key, 0)
+            if door == "socket":
+                with pytest.raises(InvalidStatus) as refused:
+                    await feed(live, job["id"], f"?ticket={ticket}", user_agent_header=None)
+                assert refused.value.response.status_code == 403
+            else:
+                url = f"{live.url}/api/v1/generations/{job['id']}/events"
+                assert httpx2.get(url, params={"ticket": ticket}).status_code == 401
+
+
+@pytest.fixture
+def stranger(live: Live) -> dict[str, str]:
+    """The headers of another user."""
+    made = subprocess.run(
+        [sys.executable, str(REPOSITORY / "manage.py"), "create_token", "stranger"],
+        env=environment() | {"DATA_DIR": str(live.service.data_dir)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {"Authorization": f"Bearer {made.stdout.split()[-1]}"}
+
+
+async def test_somebody_elses_job_is_not_there(live: Live, stranger: dict[str, str]) -> None:
+    """By socket, by streaming socket, and by event stream."""
+    job = live.create()
+    with pytest.raises(InvalidStatus) as refused:
+        await feed(live, job["id"], additional_headers=stranger)
+    assert refused.value.response.status_code == 403
+    answer = httpx2.get(f"{live.url}/api/v1/generations/{job['id']}/events", headers=stranger)
+    assert (answer.status_code, answer.json()["code"]) == (404, "generation_not_found")
+    address = f"ws://127.0.0.1:{live.service.port}/stream/generate/txt2img"
+    async with asyncio.timeout(SAFETY_S), websockets.connect(address, additional_headers=stranger) as socket:
+        await socket.send(json.dumps({"job_id": job["id"]}))
+        assert json.loads(await socket.recv())["code"] == "generation_not_found"
+        await socket.wait_closed()
+        assert socket.close_code == 4404
 
 
 @pytest.mark.parametrize(
