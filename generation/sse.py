@@ -39,6 +39,11 @@ MAX_SEQ = 2**53
 _PATH = re.compile(rf"/(?:api/)?v1/generations/(?P<generation_id>{UUID_REGEX})/events/?")
 
 
+def is_event_stream(path: str) -> bool:
+    """Whether a path is that of a generation's event stream."""
+    return _PATH.fullmatch(path) is not None
+
+
 def event_bytes(event_type: str, data: str, *, seq: int | None = None) -> bytes:
     """One event on the wire; `data` is one line."""
     number = "" if seq is None else f"id: {seq}\n"
@@ -108,7 +113,7 @@ class EventStreams:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one HTTP request."""
-        if not _PATH.fullmatch(scope["path"]):
+        if not is_event_stream(scope["path"]):
             await self.application(scope, receive, send)
             return
         scope[ROUTE_KEY] = ROUTE

@@ -24,6 +24,7 @@ from generation.sse import MAX_SEQ
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.problems import problem_of
+from imagegen_project.common.shutdown import is_ending
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
     async def disconnect(self, code: int) -> None:
         """Stops what runs for this socket, and the generation where that was asked for."""
         self._stop()
-        if self.cancels and self.job_id is not None:
+        if self.cancels and self.job_id is not None and not is_ending():
             await run_in_socket_executor(generations_abandon, ids=(self.job_id,))
 
 

@@ -25,6 +25,7 @@ from imagegen_project.bodies import in_pieces, keep_bodies_on_disk  # noqa: E402
 from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send, hung_up  # noqa: E402
 from imagegen_project.common.executors import run_in_socket_executor  # noqa: E402
 from imagegen_project.common.problems import problem_response  # noqa: E402
+from imagegen_project.common.shutdown import is_ending  # noqa: E402
 from imagegen_project.common.waiting import (  # noqa: E402
     ORDER_KEY,
     REQUEST_ID_KEY,
@@ -33,6 +34,7 @@ from imagegen_project.common.waiting import (  # noqa: E402
     WaitOrder,
 )
 from imagegen_project.connections import ConnectionContext  # noqa: E402
+from imagegen_project.drain import drain_at_shutdown  # noqa: E402
 from imagegen_project.metrics import Metered  # noqa: E402
 from imagegen_project.slow_readers import cut_slow_readers  # noqa: E402
 
@@ -87,7 +89,7 @@ class RequestGate:
         if await _wait(order, receive):
             async with self.places:
                 await self.application(_render_scope(scope, order), _empty_body(), _with_headers(send, order))
-        elif order.cancel_on_disconnect:
+        elif order.cancel_on_disconnect and not is_ending():
             await run_in_socket_executor(generations_abandon, ids=order.feed_ids)
 
 
@@ -189,6 +191,7 @@ def _empty_body() -> Receive:
 
 keep_bodies_on_disk()
 cut_slow_readers()
+drain_at_shutdown()
 application = ProtocolTypeRouter(
     {
         "http": Metered(EventStreams(RequestGate(cast(Application, django_application)))),

@@ -66,6 +66,7 @@ SECRET_KEY: str = _secret("SECRET_KEY")  # "" means the one kept in the data fol
 DEBUG: bool = _env.bool("DEBUG", False)
 ALLOWED_HOSTS: list[str] = _env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = _env.list("CSRF_TRUSTED_ORIGINS", [])
+WEB_GRACE_S: float = _env.float("WEB_GRACE_S", 10.0, validate=_AT_LEAST_ZERO)
 BEHIND_TLS: bool = _env.bool("BEHIND_TLS", False)
 METRICS_TOKEN: str = _secret("METRICS_TOKEN")
 AUTH_FAILURES: int = _env.int("AUTH_FAILURES", 30, validate=_AT_LEAST_ZERO)

@@ -126,6 +126,7 @@ def service_children(*, host: str, port: int, workers: int, logs: Path) -> Itera
         command=web_command(host=host, port=port),
         log_file=logs / "web.log",
         stage=_SERVICE_STAGE,
+        grace_s=env.WEB_GRACE_S + 5.0,
         popen_options={"env": web_environment()},
     )
     devices = [device for device in env.CUDA_VISIBLE_DEVICES.split(",") if device.strip()]

@@ -1,0 +1,61 @@
+"""Ending a web process without cutting anybody short.
+
+The server (daphne) would drop every connection at once. Here it first takes no new ones, sends away the sockets and
+event streams, whose clients come back behind the last event to whichever process is there, and waits for the answers
+that others still wait for, `WEB_GRACE_S` at most.
+"""
+
+import asyncio
+import time
+from typing import Any, Final
+
+from daphne.http_protocol import WebRequest
+from daphne.server import Server
+from daphne.ws_protocol import WebSocketProtocol
+from django.conf import settings
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from generation.sse import is_event_stream
+from imagegen_project.common.shutdown import shutdown_begin
+
+COME_AGAIN: Final = 4503  # as of a streaming socket: 4000 plus the HTTP status
+LOOK_EVERY_S: Final = 0.05
+
+
+def _answering(server: Any) -> bool:
+    """Whether a request still has to be answered."""
+    requests = (protocol for protocol in server.connections if isinstance(protocol, WebRequest))
+    return any(not request.finished and request.channel is not None for request in requests)
+
+
+async def _drain(server: Any, port: Any) -> None:
+    shutdown_begin()
+    port.stopListening()
+    for protocol in list(server.connections):
+        if isinstance(protocol, WebSocketProtocol):
+            if protocol.state == protocol.STATE_OPEN:
+                protocol.sendClose(code=COME_AGAIN)
+        elif is_event_stream(protocol.path.decode("ascii", "replace")) and protocol.application_queue:
+            protocol.application_queue.put_nowait({"type": "http.disconnect"})
+    until = time.monotonic() + settings.WEB_GRACE_S
+    while _answering(server) and time.monotonic() < until:  # noqa: ASYNC110 - the server tells nobody
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+_listening = Server.listen_success
+
+
+def _listening_until_told(server: Any, port: Any) -> None:
+    _listening(server, port)
+
+    def drain() -> "Deferred[None]":
+        return Deferred.fromFuture(asyncio.ensure_future(_drain(server, port)))
+
+    core: Any = reactor
+    core.addSystemEventTrigger("before", "shutdown", drain)
+
+
+def drain_at_shutdown() -> None:
+    """Changes how the server ends; for the web process."""
+    Server.listen_success = _listening_until_told
