@@ -17,9 +17,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from generation.sse import is_event_stream
-from imagegen_project.common.shutdown import shutdown_begin
+from imagegen_project.common.shutdown import COME_AGAIN, shutdown_begin
 
-COME_AGAIN: Final = 4503  # as of a streaming socket: 4000 plus the HTTP status
 LOOK_EVERY_S: Final = 0.05
 
 

@@ -1,5 +1,9 @@
 """Whether this web process is ending: who is cut off then has not hung up."""
 
+from typing import Final
+
+COME_AGAIN: Final = 4503  # a socket's close code; as of streaming ones, 4000 plus the HTTP status
+
 _ending = False
 
 

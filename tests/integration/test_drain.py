@@ -15,7 +15,7 @@ import pytest
 import websockets
 from websockets.exceptions import ConnectionClosed
 
-from imagegen_project.drain import COME_AGAIN
+from imagegen_project.common.shutdown import COME_AGAIN
 from tests.integration.service import SAFETY_S, Service
 
 REQUEST = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 2, "cancel_on_disconnect": True}
