@@ -43,6 +43,12 @@ ORDER_SECONDS = SharedHistogram(
     ("kind", "model", "status"),
     _SECONDS,
 )
+MODEL_SWAP_SECONDS = SharedHistogram(
+    "imagegen_model_swap_seconds",
+    "From the wish for a model to its being ready on the device, from `disk` or from host `memory`.",
+    ("model", "source"),
+    (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300),
+)
 LEASES_EXPIRED = SharedCounter(
     "imagegen_leases_expired", "Generations whose worker stopped renewing, by what became of them.", ("to",)
 )
@@ -54,6 +60,7 @@ SHARED = (
     JOB_STEP_SECONDS,
     JOB_BATCH_SIZE,
     ORDER_SECONDS,
+    MODEL_SWAP_SECONDS,
     LEASES_EXPIRED,
     SWEEP_ACTIONS,
 )

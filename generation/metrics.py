@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import DatabaseError
 from django.db.models import Case, Count, Exists, Min, OuterRef, Value, When
 from django.db.models.functions import Now
@@ -20,12 +21,7 @@ from generation.models import Generation
 from generation.selectors import live_workers
 from imagegen_project.auth.models import HubAccount
 from imagegen_project.common.counters import shared_families
-from imagegen_project.common.queues import (
-    DOWNLOADS_QUEUE,
-    GENERATIONS_QUEUE,
-    WEBHOOKS_QUEUE,
-    entries_waiting,
-)
+from imagegen_project.common.queues import entries_waiting
 from models_registry.models import Checkpoint
 
 _MIB = 1024 * 1024
@@ -152,6 +148,6 @@ def _models() -> Iterator[Metric]:
 
 def _queues() -> Iterator[Metric]:
     entries = GaugeMetricFamily("imagegen_rq_entries", "Wake-ups that wait in RQ.", labels=["queue"])
-    for queue in (GENERATIONS_QUEUE, DOWNLOADS_QUEUE, WEBHOOKS_QUEUE):
+    for queue in settings.RQ_QUEUES:
         entries.add_metric([queue], entries_waiting(queue))
     yield entries

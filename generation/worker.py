@@ -33,6 +33,7 @@ from generation.engine import (
     SafetySettings,
 )
 from generation.engine.memory import device_name, total_and_free_mb
+from generation.measures import MODEL_SWAP_SECONDS
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
 from generation.publisher import Publisher
@@ -81,6 +82,9 @@ class GpuRuntime:
         self._pipeline = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipeline")
         self._clerk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="orders")
         self.engine.cache.on_readable = lambda: self._submit(self.engine.build_waiting)
+        self.engine.cache.on_resident = lambda model_id, source, seconds: self._clerk_submit(
+            MODEL_SWAP_SECONDS.observe, seconds, model_id, source
+        )
         self._control = ControlThread(self)
         self._grace: threading.Timer | None = None
         self._loading = False
@@ -165,6 +169,11 @@ class GpuRuntime:
         """Hands work to the pipeline thread from any other; none is taken any more once the worker closes."""
         with contextlib.suppress(RuntimeError):
             self._pipeline.submit(action, *arguments)
+
+    def _clerk_submit(self, action: Callable[..., None], *arguments: Any) -> None:
+        """The same for the clerk's thread."""
+        with contextlib.suppress(RuntimeError):
+            self._clerk.submit(action, *arguments)
 
     def _preload(self) -> None:
         close_old_connections()

@@ -11,6 +11,7 @@ import gc
 import itertools
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -46,6 +47,13 @@ class CacheEntry:
     dtype: str = ""
     broken: bool = False
     waiters: list[Future[None]] = field(default_factory=list)
+    # When it was wanted on the device, and from where it comes; None while nobody does or it is there.
+    wanted: tuple[float, str] | None = None
+
+    def want(self) -> None:
+        """Notes the first wish for it on the device."""
+        if self.pipeline is None and self.wanted is None:
+            self.wanted = time.monotonic(), "disk" if self.host is None else "memory"
 
     @property
     def tier(self) -> str:
@@ -78,6 +86,8 @@ class ModelCache:
         self.with_checker = with_checker
         # Called by the reading thread when a model that somebody waits for can be built.
         self.on_readable: Callable[[], None] = lambda: None
+        # Called in the pipeline thread with a model's id, where it came from and in how many seconds.
+        self.on_resident: Callable[[str, str, float], None] = lambda model_id, source, seconds: None
         self._entries: dict[str, CacheEntry] = {}
         self._clock = itertools.count(1)
         self._lock = threading.RLock()
@@ -158,6 +168,7 @@ class ModelCache:
             if entry.pipeline is not None:
                 waiter.set_result(None)
                 return waiter
+            entry.want()
             entry.waiters.append(waiter)
             readable = entry.host is not None
         if readable:
@@ -174,6 +185,7 @@ class ModelCache:
         EngineModelUnavailable, EngineOutOfMemory.
         """
         entry = self.request(model)
+        entry.want()
         entry.pins += 1
         try:
             reading = entry.reading
@@ -232,11 +244,14 @@ class ModelCache:
             return False
         with self._lock:
             entry.pipeline, entry.build = pipeline, None
+            wanted, entry.wanted = entry.wanted, None
             entry.rack = AdapterRack(pipeline, budget_bytes=self.adapter_bytes)
             waiters, entry.waiters = entry.waiters, []
             self._shrink_warm(keep=None)
         for waiter in waiters:
             waiter.set_result(None)
+        if wanted:
+            self.on_resident(entry.model.id, wanted[1], time.monotonic() - wanted[0])
         return True
 
     def _fits(self, entry: CacheEntry) -> bool:

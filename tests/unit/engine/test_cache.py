@@ -95,6 +95,16 @@ def test_the_least_recently_used_gives_way(fresh: Engine, tiny: TinyModel) -> No
     )
 
 
+def test_it_says_how_long_a_swap_took_and_from_where(fresh: Engine, tiny: TinyModel) -> None:
+    """Once a swap: from the disk first, then from host memory; none while it stays."""
+    swaps: list[tuple[str, str]] = []
+    fresh.cache.on_resident = lambda model_id, source, seconds: swaps.append((model_id, source))
+    fresh.cache.resident_bytes = 1
+    for name in ("sd1", "sd1", "sdxl", "sd1"):
+        fresh.load(tiny(name))
+    assert swaps == [("tiny-sd1", "disk"), ("tiny-sdxl", "disk"), ("tiny-sd1", "memory")]
+
+
 def test_a_model_in_use_is_never_evicted(fresh: Engine, tiny: TinyModel) -> None:
     """What does not fit beside it waits until it is done."""
     fresh.cache.resident_bytes = 1
