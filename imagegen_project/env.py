@@ -108,6 +108,7 @@ HUB_GRACE_S: int = _env.int("HUB_GRACE_S", 900, validate=_AT_LEAST_ONE)
 # Models
 DEFAULT_MODEL_ID: str = _env.str("DEFAULT_MODEL_ID", "")
 MODEL_CACHE_DIR: Path = _env.path("MODEL_CACHE_DIR", DATA_DIR / "models")
+LORA_CACHE_DIR: Path = _env.path("LORA_CACHE_DIR", MODEL_CACHE_DIR / "loras")
 LORA_CACHE_MAX_MB: float = _env.float("LORA_CACHE_MAX_MB", 10240.0, validate=_POSITIVE)
 LORA_MAX_UPLOAD_MB: float = _env.float("LORA_MAX_UPLOAD_MB", 512.0, validate=_POSITIVE)
 MODEL_CACHE_VRAM_MB: int = _env.int("MODEL_CACHE_VRAM_MB", 0, validate=_AT_LEAST_ZERO)
