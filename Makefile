@@ -3,8 +3,12 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 MANAGE := $(BIN)/python manage.py
-# What builds and runs images: docker, or podman.
+# What builds images: docker, podman or buildah (which runs nothing, and without a container runtime wants
+# ARGS="--isolation chroot --format docker").
 DOCKER ?= docker
+IMAGES ?= imagegen-web imagegen-worker
+# Writes the image that is named next, as an archive, to standard output.
+SAVE = $(if $(findstring buildah,$(DOCKER)),$(DOCKER) push --quiet $(1) docker-archive:/dev/stdout,$(DOCKER) save $(1))
 COMPOSE ?= $(DOCKER) compose
 SOURCES := imagegen_project generation loras models_registry
 STAMP := $(VENV)/.installed
@@ -73,20 +77,22 @@ chaos: install  ## Kills and cuts off parts of a running service, and looks for 
 soak: install  ## Ten minutes of mixed load on a running service; prints errors, and whether memory grows
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
-build:  ## Builds the images imagegen-web and imagegen-worker; options in ARGS, e.g. ARGS="--build-arg TORCH_VERSION=…"
-	$(DOCKER) build $(ARGS) --target web -t imagegen-web:latest .
-	$(DOCKER) build $(ARGS) --target worker -t imagegen-worker:latest .
+build:  ## Builds the images; options in ARGS, e.g. ARGS="--build-arg TORCH_VERSION=…"
+	for image in $(IMAGES); do \
+	    $(DOCKER) build $(ARGS) --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+	        --target $${image#imagegen-} --tag $$image:latest . || exit 1; done
 
 image-size:  ## Prints the compressed sizes of the images that were built
-	@for image in imagegen-web imagegen-worker; do \
-	    printf '%s: %d MB compressed\n' $$image $$(( $$($(DOCKER) save $$image:latest | gzip -6 | wc -c) / 1000000 )); \
-	done
+	@for image in $(IMAGES); do \
+	    bytes=$$($(call SAVE,$$image:latest) | gzip -6 | wc -c); \
+	    test $$bytes -gt 1000 || exit 1; \
+	    printf '%s: %d MB compressed\n' $$image $$((bytes / 1000000)); done
 
 secrets:  ## Makes the secrets of docker-compose.yml in secrets/, those that are not there yet
 	@mkdir -p -m 700 secrets
-	@for name in postgres_password redis_password secret_key metrics_token grafana_password; do \
+	@umask 022; for name in postgres_password redis_password secret_key metrics_token grafana_password; do \
 	    test -s secrets/$$name || $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(48))' > secrets/$$name; done
-	@test -e secrets/hf_token || : > secrets/hf_token
+	@test -e secrets/hf_token || { umask 022; : > secrets/hf_token; }
 
 fidelity: install  ## Measures how well the built-in model draws what its prompts say; options in ARGS
 	$(BIN)/python -m models_registry.builtin.evaluate $(ARGS)
