@@ -2,10 +2,14 @@
 
 import json
 import re
+import shutil
+import subprocess
+import tomllib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import kubernetes_validate
@@ -17,6 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from generation.metrics import ServiceCollector
 from generation.models import Generation
+from imagegen_project import __version__, env
 from imagegen_project.common.counters import PROCESS_REGISTRY
 from tests.unit.test_environment import variables
 
@@ -40,6 +45,15 @@ def compose() -> dict[str, Any]:
     """The Compose file, its merge keys resolved."""
     loaded: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
     return loaded
+
+
+def test_settings_have_one_place(compose: dict[str, Any]) -> None:
+    """What Compose sets itself is where things are and what is secret; the rest comes from one file."""
+    for name, service in own(compose).items():
+        assert service["env_file"] == [{"path": "imagegen.env", "required": False}], name
+        assert not [value for value in service["environment"].values() if "${" in value], name
+    for ignoring, entry in ((".gitignore", "/imagegen.env"), (".dockerignore", "imagegen.env")):
+        assert entry in (REPOSITORY / ignoring).read_text().split()
 
 
 def own(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -102,6 +116,16 @@ def test_a_composed_worker_may_end_its_job(compose: dict[str, Any], name: str) -
     assert int(service["stop_grace_period"].rstrip("s")) >= int(service["environment"]["WORKER_GRACE_S"]) + 15
 
 
+def test_a_web_process_may_finish_its_answers(compose: dict[str, Any]) -> None:
+    """It is killed well after its own grace is over, which begins when its proxies had time to forget it."""
+    stop = compose["services"]["web"]["stop_grace_period"]
+    assert float(stop.rstrip("s")) >= env.WEB_GRACE_S + 5
+    [web] = [workload for workload in WORKLOADS if workload["metadata"]["name"] == "web"]
+    pod = web["spec"]["template"]["spec"]
+    _, pause = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert pod["terminationGracePeriodSeconds"] >= float(pause) + env.WEB_GRACE_S + 5
+
+
 def test_the_image_is_confined() -> None:
     """It runs as an ordinary user, from a base that can be chosen; nothing is built where it runs."""
     stages = dict(
@@ -116,6 +140,41 @@ def test_the_image_is_confined() -> None:
     assert not re.search(r"^(ENV|ARG) \S*(SECRET|TOKEN|PASSWORD)", DOCKERFILE, flags=re.MULTILINE)
     ignored = (REPOSITORY / ".dockerignore").read_text().split()
     assert {".env", "secrets/", ".git/", ".imagegen/"} <= set(ignored)
+
+
+def test_the_image_is_made_of_what_is_there() -> None:
+    """Each COPY finds its sources, in the repository or in an earlier stage, and nothing of them is ignored."""
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, flags=re.MULTILINE))
+    assert {"web", "worker"} <= stages
+    ignored = set((REPOSITORY / ".dockerignore").read_text().split())
+    for line in re.findall(r"^COPY (.*)$", DOCKERFILE, flags=re.MULTILINE):
+        *sources, _ = line.split()
+        if sources[0].startswith("--from="):
+            assert sources[0].removeprefix("--from=") in stages, line
+            continue
+        for source in sources:
+            assert (REPOSITORY / source).exists(), line
+            assert not {source.removeprefix("./"), f"{source.removeprefix('./')}/"} & ignored, line
+
+
+def test_the_image_holds_the_whole_project() -> None:
+    """Every package that is imported, and this version's number."""
+    build_app = DOCKERFILE.split(" AS build-app\n")[1].split("\nFROM ")[0]
+    copied = set(re.findall(r"^COPY (\w+) \./", build_app, flags=re.MULTILINE))
+    linted = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]
+    assert set(linted["root_packages"]) <= copied
+    assert f"ARG VERSION={__version__}\n" in DOCKERFILE
+
+
+def test_images_check_their_own_health(compose: dict[str, Any]) -> None:
+    """The web's check asks a route that exists, on the port it opens; the worker's is a command."""
+    [route] = re.findall(r"http://127\.0\.0\.1:8000(/\S+?)'", DOCKERFILE)
+    assert resolve(route)
+    assert "EXPOSE 8000" in DOCKERFILE
+    commands = set(re.findall(r'^ *CMD \["python", "manage\.py", "(\w+)"', DOCKERFILE, flags=re.MULTILINE))
+    assert commands == {"worker_alive", "gpu_worker", "web"}
+    assert commands <= set(get_commands())
+    assert [port.rpartition(":")[2] for port in own(compose)["web"]["ports"]] == ["8000"]
 
 
 def documents() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -139,6 +198,20 @@ SETTINGS = dict(line.split("=", 1) for line in (KUBERNETES / "imagegen.env").rea
 def test_manifests_are_valid(document: dict[str, Any]) -> None:
     """By Kubernetes's own schemas; unknown fields count as errors."""
     kubernetes_validate.validate(document, "1.31", strict=True)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_the_manifests_build() -> None:
+    """As `kubectl apply -k` builds them: with the settings' own name wherever they are used."""
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(KUBERNETES)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    built = list(yaml.safe_load_all(done.stdout))
+    assert len(built) == len(DOCUMENTS) + 1
+    [settings] = [document["metadata"]["name"] for document in built if document["kind"] == "ConfigMap"]
+    used = set(re.findall(r"configMapRef:\s+name: (\S+)", done.stdout))
+    assert used == {settings}
 
 
 def test_every_manifest_is_applied() -> None:
@@ -198,13 +271,28 @@ def test_workers_are_scaled_by_the_queue() -> None:
     [scaled] = [document for _, document in DOCUMENTS if document["kind"] == "ScaledObject"]
     names = [workload["metadata"]["name"] for workload in WORKLOADS]
     assert scaled["spec"]["scaleTargetRef"]["name"] in names
+    assert 1 <= scaled["spec"]["minReplicaCount"] < scaled["spec"]["maxReplicaCount"]
     [trigger] = scaled["spec"]["triggers"]
+    assert trigger["type"] == "postgresql"
+    wanted = {"host", "port", "userName", "dbName", "sslmode", "query", "targetQueryValue"}
+    assert set(trigger["metadata"]) == wanted
+    assert all(isinstance(value, str) for value in trigger["metadata"].values())
+    address = urlsplit(SETTINGS["DATABASE_URL"])
+    # From KEDA's own namespace a name of ours needs ours behind it.
+    assert trigger["metadata"]["host"] == f"{address.hostname}.imagegen.svc"
+    assert (trigger["metadata"]["userName"], trigger["metadata"]["dbName"]) == (
+        address.username,
+        address.path.lstrip("/"),
+    )
     assert (
         f"FROM {Generation._meta.db_table} WHERE status IN ('queued', 'running')"
         in trigger["metadata"]["query"]
     )
     [authentication] = [document for _, document in DOCUMENTS if document["kind"] == "TriggerAuthentication"]
     assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
+    [secret] = authentication["spec"]["secretTargetRef"]
+    assert secret["parameter"] == "password"
+    assert secret["key"] == Path(SETTINGS["DATABASE_PASSWORD_FILE"]).name
 
 
 def test_the_dashboard_asks_for_metrics_that_exist(db: None) -> None:
