@@ -20,6 +20,7 @@ from imagegen_project.common.asgi import Receive, Scope, Send
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.problems import problem_of
+from imagegen_project.common.shutdown import is_ending
 
 # Nothing is counted in tokens here; typed clients expect the fields.
 _USAGE = {
@@ -50,7 +51,7 @@ class ImageStream:
         """Streams until the job has ended or the client hangs up, which may end the job."""
         headers = {"X-Job-Id": str(self.generation_id)}
         await stream_send(scope, receive, send, self._events(), headers=headers)
-        if self.cancels:
+        if self.cancels and not is_ending():
             await run_in_socket_executor(generations_abandon, ids=(self.generation_id,))
 
     async def _events(self) -> AsyncGenerator[bytes, None]:

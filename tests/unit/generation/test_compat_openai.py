@@ -11,6 +11,7 @@ from django.contrib.auth.models import User
 from PIL import Image
 from rest_framework.test import APIClient
 
+from generation.compat import openai_stream
 from generation.compat.openai_stream import ImageStream
 from generation.events import event_append, event_notify
 from generation.models import Generation, Worker
@@ -279,3 +280,34 @@ async def test_a_stream_of_a_canceled_job_ends_with_the_error(make: GenerationMa
     stream = ImageStream(generation, user=owner, name="image_edit", partial_images=0)
     (event,) = await streamed(stream)
     assert (event[0], event[1]["error"]["code"]) == ("error", "canceled")
+
+
+@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.parametrize(
+    ("cancels", "ending", "status"),
+    [(True, False, "canceled"), (False, False, "queued"), (True, True, "queued")],
+    ids=["to end", "to go on", "cut off by this side"],
+)
+async def test_a_stream_that_is_hung_up_ends_its_job(
+    make: GenerationMaker,
+    owner: User,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    cancels: bool,
+    ending: bool,
+    status: str,
+) -> None:
+    """Where the row says so, and it was the client."""
+    monkeypatch.setattr(openai_stream, "is_ending", lambda: ending)
+    generation: Generation = await run_in_socket_executor(make, cancel_on_disconnect=cancels)
+    stream = ImageStream(generation, user=owner, name="image_generation", partial_images=0)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    await stream({"type": "http", REQUEST_ID_KEY: "abc"}, receive, send)
+    await run_in_socket_executor(generation.refresh_from_db)
+    assert generation.status == status
