@@ -21,6 +21,7 @@ from generation.publisher import Publisher
 from generation.runner import Run, run_generation
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
+from models_registry.selectors import checkpoint_folder
 from tests.unit.generation.conftest import GenerationMaker
 
 
@@ -61,7 +62,9 @@ def test_an_error_of_the_engine_ends_the_job_with_its_code(
     """In the row, with a sentence; only a checkpoint whose files are at fault is put out of use."""
     settings.MODEL_CACHE_DIR = tmp_path
     checkpoint = Checkpoint.objects.exclude(id="builtin")[0]
-    Checkpoint.objects.filter(pk=checkpoint.pk).update(state=DiskState.PRESENT, revision="a" * 40)
+    checkpoint.state, checkpoint.revision = DiskState.PRESENT, "a" * 40
+    checkpoint.save()
+    checkpoint_folder(checkpoint).mkdir(parents=True)
     make(checkpoint=checkpoint)
     claimed = generation_claim(worker=worker)
     assert claimed is not None
