@@ -214,6 +214,38 @@ def test_the_manifests_build() -> None:
     assert used == {settings}
 
 
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_models_can_lie_on_the_nodes(tmp_path: Path) -> None:
+    """The worker and the task worker beside it share the node's disk, and adapters with everybody."""
+    shutil.copytree(KUBERNETES, tmp_path / "base")
+    overlay = {"resources": ["base"], "components": ["base/components/node-models"]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    [worker] = [
+        document
+        for document in yaml.safe_load_all(done.stdout)
+        if (document["kind"], document["metadata"]["name"]) == ("Deployment", "worker")
+    ]
+    kubernetes_validate.validate(worker, "1.31", strict=True)
+    pod = worker["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes["models"] == {
+        "name": "models",
+        "hostPath": {"path": "/var/lib/imagegen/models", "type": "Directory"},
+    }
+    assert volumes["adapters"]["persistentVolumeClaim"] == {"claimName": "models"}
+    assert [container["name"] for container in pod["containers"]] == ["worker", "copies"]
+    for container in (*pod["containers"], *pod["initContainers"]):
+        mounts = {
+            mount["mountPath"]: (mount["name"], mount.get("subPath")) for mount in container["volumeMounts"]
+        }
+        assert mounts["/data/models"] == ("models", None)
+        assert mounts["/data/models/loras"] == ("adapters", "loras")
+
+
 def test_every_manifest_is_applied() -> None:
     listed = {name for name, _ in DOCUMENTS} | {"kustomization.yaml"}
     assert {path.name for path in KUBERNETES.glob("*.yaml")} == listed
