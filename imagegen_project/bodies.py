@@ -1,7 +1,9 @@
 """Large request bodies come from the disk in pieces.
 
 The server (daphne) writes them to a temporary file, and would then put all of it into the application's queue at once:
-an upload would lie in memory whole. So the queue gets the open file instead, and the gate reads it piece by piece.
+an upload would lie in memory whole. So the queue gets the open file instead, and the gate reads it piece by piece. Nor
+may the library below (Twisted) read forms for itself: nobody asks it for their fields, an upload would lie in memory
+several times, and it answers a form without parts with an empty 400 of its own.
 """
 
 import asyncio
@@ -48,9 +50,18 @@ def _process_filed(request: Any) -> Any:
     return _process(request)
 
 
+_received = WebRequest.requestReceived
+
+
+def _received_unread(request: Any, *line: bytes) -> None:
+    request._parsePOSTFormSubmission = False  # noqa: SLF001 - nothing else says so
+    _received(request, *line)
+
+
 def keep_bodies_on_disk() -> None:
     """Changes the server's handling of large bodies; for the web process, which reads them with `in_pieces`."""
     WebRequest.process = _process_filed
+    WebRequest.requestReceived = _received_unread
 
 
 def in_pieces(receive: Receive) -> Receive:

@@ -70,11 +70,11 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 def post(
-    server: Path, path: str, pieces: Iterator[bytes], length: int | None
+    server: Path, path: str, pieces: Iterator[bytes], length: int | None, **headers: str
 ) -> tuple[int, dict[str, object]]:
     """Sends a body, with its length or in chunks; the answer."""
     connection = UnixConnection(server)
-    headers = {} if length is None else {"Content-Length": str(length)}
+    headers |= {} if length is None else {"Content-Length": str(length)}
     connection.request("POST", path, body=pieces, headers=headers, encode_chunked=length is None)
     answer = connection.getresponse()
     said = answer.status, json.loads(answer.read())
@@ -99,6 +99,26 @@ def test_an_upload_of_300_megabytes_costs_little_memory(server: Path) -> None:
     assert (status, said["length"]) == (200, 300 * len(piece))
     assert int(str(said["pieces"])) > 1000
     assert int(str(said["grown_kb"])) < 50 * 1024
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=limit"}
+
+
+def test_a_form_of_300_megabytes_costs_little_memory(server: Path) -> None:
+    """As adapters are uploaded; the server reads no form for itself."""
+    piece = bytes(1024 * 1024)
+    head = b'--limit\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    pieces = [head, *[piece] * 300, b"\r\n--limit--\r\n"]
+    status, said = post(server, UPLOAD, iter(pieces), sum(map(len, pieces)), **FORM)
+    assert (status, said["length"]) == (200, sum(map(len, pieces)))
+    assert int(str(said["grown_kb"])) < 50 * 1024
+
+
+def test_a_form_without_parts_is_the_applications_to_refuse(server: Path) -> None:
+    """Not the server's, with an empty answer."""
+    body = b"--limit--\r\n"
+    status, said = post(server, "/", iter([body]), len(body), **FORM)
+    assert (status, said["length"]) == (200, len(body))
 
 
 @pytest.mark.parametrize(
