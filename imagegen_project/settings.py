@@ -175,7 +175,7 @@ REST_FRAMEWORK = {
         )
     },
     "NUM_PROXIES": env.TRUSTED_PROXIES,
-    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_FILTER_BACKENDS": ["imagegen_project.common.filters.StrictFilterBackend"],
     "DEFAULT_PAGINATION_CLASS": "imagegen_project.common.pagination.NewestFirstPagination",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "imagegen_project.common.problems.problem_exception_handler",

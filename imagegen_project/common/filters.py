@@ -6,6 +6,22 @@ from typing import Any
 import django_filters
 from django.core.exceptions import ValidationError
 from django_filters.fields import IsoDateTimeField
+from django_filters.rest_framework import DjangoFilterBackend
+from rest_framework import serializers
+from rest_framework.renderers import BrowsableAPIRenderer
+from rest_framework.request import Request
+
+
+class StrictFilterBackend(DjangoFilterBackend):
+    """Refuses a filter that is given and empty, which would narrow nothing; the browsable pages send all they have."""
+
+    def filter_queryset(self, request: Request, queryset: Any, view: Any) -> Any:
+        """The narrowed rows. Raises ValidationError that names the filters to blame."""
+        known = getattr(getattr(view, "filterset_class", None), "base_filters", {})
+        empty = [name for name in known if request.query_params.get(name) == ""]
+        if empty and not isinstance(request.accepted_renderer, BrowsableAPIRenderer):
+            raise serializers.ValidationError({name: "May not be empty." for name in empty})
+        return super().filter_queryset(request, queryset, view)
 
 
 class MomentField(IsoDateTimeField):

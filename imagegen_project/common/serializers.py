@@ -25,11 +25,15 @@ class StrictSerializer(serializers.Serializer[Any]):
                         for name in sorted(unknown, key=str)
                     }
                 )
-        if hasattr(data, "getlist"):
-            errors = {name: self._form_error(data.getlist(name), name) for name in map(str, self.fields)}
-            if any(errors.values()):
-                raise serializers.ValidationError({name: error for name, error in errors.items() if error})
+        errors = {name: self._shape_error(data, name) for name in map(str, self.fields)}
+        if any(errors.values()):
+            raise serializers.ValidationError({name: error for name, error in errors.items() if error})
         return super().to_internal_value(data)
+
+    def _shape_error(self, data: Any, name: str) -> serializers.ErrorDetail | None:
+        if hasattr(data, "getlist"):
+            return self._form_error(data.getlist(name), name)
+        return self._number_error(data.get(name), name) if isinstance(data, dict) else None
 
     def _form_error(self, values: list[Any], name: str) -> serializers.ErrorDetail | None:
         """What only a form can do wrong: DRF takes the last of several values, and a file's name for its text."""
@@ -38,6 +42,12 @@ class StrictSerializer(serializers.Serializer[Any]):
         is_file = bool(values) and isinstance(values[0], UploadedFile)
         if is_file and not isinstance(self.fields[name], serializers.FileField):
             return serializers.ErrorDetail("A file, where text is expected.", "unexpected_file")
+        return None
+
+    def _number_error(self, value: Any, name: str) -> serializers.ErrorDetail | None:
+        """A number in the place of text, which DRF would take for its digits."""
+        if isinstance(value, int | float) and isinstance(self.fields[name], serializers.CharField):
+            return serializers.ErrorDetail("Not a valid string.", "invalid")
         return None
 
 

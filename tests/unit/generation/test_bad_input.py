@@ -22,6 +22,7 @@ BAD_FIELDS: list[tuple[str, Any]] = [
     ("prompt", ["a"]),
     ("prompt", {"a": 1}),
     ("prompt", True),
+    ("prompt", 5),
     ("negative_prompt", 20_000 * "x"),
     ("negative_prompt", "\x00"),
     ("negative_prompt", None),

@@ -19,6 +19,14 @@ def test_a_limit_is_taken_up_to_the_greatest(api: APIClient, limit: str) -> None
     assert api.get(f"{BASE}?limit={limit}").status_code == 200
 
 
+@pytest.mark.parametrize("name", ["kind", "model", "created_after", "created_before"])
+def test_an_empty_filter_is_refused(api: APIClient, name: str) -> None:
+    """It would narrow nothing; a browsable page sends all that it has."""
+    refused = api.get(f"{BASE}?{name}=")
+    assert (refused.status_code, refused.json()["errors"][0]["param"]) == (400, name)
+    assert api.get(f"{BASE}?{name}=", headers={"Accept": "text/html"}).status_code == 200
+
+
 @pytest.mark.parametrize("name", ["created_after", "created_before"])
 def test_moments_of_any_offset(api: APIClient, name: str) -> None:
     """PostgreSQL takes none beyond 16 hours; such a moment exists all the same."""
