@@ -1,8 +1,9 @@
 """Calls a running service as its OpenAPI document allows, and as it does not: `python -m benchmarks.conformance`.
 
-Starts `standalone` in a throw-away folder, without limits that would only answer 429, and runs Schemathesis with all
-its checks but one until `--seconds` are over. Ends with its exit status: 0 means no server error and no answer that
-the document does not describe.
+Starts `standalone` in a throw-away folder, without limits that would only answer 429 and with the built-in model alone
+(the others would have to come from the Hub), and runs Schemathesis with all its checks but one until `--seconds` are
+over. Ends with its exit status: 0 means no server error and no answer that the document does not describe. A 504 is no
+error here: it says that a picture takes longer than a request may wait, and where to ask for it.
 """
 
 import argparse
@@ -28,11 +29,18 @@ NO_LIMITS = {
 }
 
 
-def command(service: Service, *, seconds: int) -> list[str]:
+CONFIGURATION = """
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "3xx", "4xx", "504"]
+"""
+BUILTIN_ONLY = "UPDATE models_registry_checkpoint SET enabled = false WHERE id <> 'builtin' RETURNING id"
+
+
+def command(service: Service, configuration: Path, *, seconds: int) -> list[str]:
     """Schemathesis against a service, as its local user."""
     token = (service.data_dir / "token").read_text().strip()
     return [
-        str(Path(sys.executable).with_name("schemathesis")),
+        *(str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(configuration)),
         *("run", f"http://127.0.0.1:{service.port}/api/schema?format=json"),
         *("--header", f"Authorization: Bearer {token}"),
         *("--checks", "all", "--max-time", str(seconds), "--request-timeout", "30", "--continue-on-failure"),
@@ -50,8 +58,11 @@ def main() -> None:
         service = Service(Path(folder) / "data", **NO_LIMITS)
         try:
             service.wait_ready()
-            words = command(service, seconds=arguments.seconds)
-            done = subprocess.run(words, check=False)  # noqa: S603 - made above
+            service.sql(BUILTIN_ONLY)
+            configuration = Path(folder) / "schemathesis.toml"
+            configuration.write_text(CONFIGURATION)
+            words = command(service, configuration, seconds=arguments.seconds)
+            done = subprocess.run(words, cwd=folder, check=False)  # noqa: S603 - made above
         finally:
             service.end(SIGTERM)
     sys.exit(done.returncode)

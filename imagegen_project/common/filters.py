@@ -20,7 +20,7 @@ class StrictFilterBackend(DjangoFilterBackend):
         known = getattr(getattr(view, "filterset_class", None), "base_filters", {})
         empty = [name for name in known if request.query_params.get(name) == ""]
         if empty and not isinstance(request.accepted_renderer, BrowsableAPIRenderer):
-            raise serializers.ValidationError({name: "May not be empty." for name in empty})
+            raise serializers.ValidationError(dict.fromkeys(empty, "May not be empty."))
         return super().filter_queryset(request, queryset, view)
 
 
