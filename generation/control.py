@@ -1,4 +1,7 @@
-"""The control thread of a GPU worker: leases, cancels, heartbeat, orders and the sweep, beside whatever runs."""
+"""The control threads of a GPU worker: leases, cancels, heartbeat and orders in one, the sweep in another.
+
+They run beside whatever is drawn; a sweep that has much to do delays no cancel and no lease.
+"""
 
 import threading
 import time
@@ -16,7 +19,8 @@ from generation.sweep import sweep
 from models_registry.choices import DiskState
 from models_registry.selectors import checkpoint_is_here
 
-TICK_S = 0.5
+TICK_S = 0.25
+LOOK_EVERY_S = 0.5
 
 
 class Controlled(Protocol):
@@ -41,36 +45,43 @@ class Controlled(Protocol):
         """Gets the model of the next job ready while one runs."""
 
 
-class ControlThread:
-    """Runs until stopped; its ticks are short, so a lease is renewed many times before it could run out."""
+class ControlThreads:
+    """Run until stopped; ticks are short, so a lease is renewed many times before it could run out."""
 
     def __init__(self, runtime: Controlled) -> None:
         self.runtime = runtime
         self._stopping = threading.Event()
-        self._swept = 0.0
-        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        self._looked_at = 0.0
+        self._threads = [
+            threading.Thread(
+                target=periodically,
+                args=(action,),
+                kwargs={"every_s": every_s, "stopping": self._stopping},
+                name=name,
+                daemon=True,
+            )
+            for name, action, every_s in (("control", self.tick, TICK_S), ("sweep", sweep, SWEEP_EVERY_S))
+        ]
 
     def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
+        """Starts the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Stops it after the tick in hand."""
+        """Stops them after what is in hand."""
         self._stopping.set()
-        self._thread.join(timeout=5)
-
-    def _run(self) -> None:
-        periodically(self.tick, every_s=TICK_S, stopping=self._stopping)
+        for thread in self._threads:
+            thread.join(timeout=5)
 
     def tick(self) -> None:
         """One round."""
         self._renew()
-        self._heartbeat()
-        self._take_commands()
-        self.runtime.look_ahead()
-        if time.monotonic() - self._swept >= SWEEP_EVERY_S:
-            self._swept = time.monotonic()
-            sweep()
+        if time.monotonic() - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = time.monotonic()
+            self._heartbeat()
+            self._take_commands()
+            self.runtime.look_ahead()
 
     def _renew(self) -> None:
         run = self.runtime.run

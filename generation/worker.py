@@ -23,7 +23,7 @@ from django.db.models.functions import Now
 from generation.allowlist import AllowlistedWorker
 from generation.attempts import generation_claim
 from generation.choices import CommandKind, ErrorCode, WorkerStatus
-from generation.control import ControlThread
+from generation.control import ControlThreads
 from generation.engine import (
     AdapterUse,
     Engine,
@@ -85,7 +85,7 @@ class GpuRuntime:
         self.engine.cache.on_resident = lambda model_id, source, seconds: self._clerk_submit(
             MODEL_SWAP_SECONDS.observe, seconds, model_id, source
         )
-        self._control = ControlThread(self)
+        self._control = ControlThreads(self)
         self._grace: threading.Timer | None = None
         self._loading = False
         self._leaked_mb = 0

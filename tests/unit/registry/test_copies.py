@@ -12,7 +12,7 @@ from pytest_django import Settings
 from generation import copies
 from generation.attempts import generation_claim
 from generation.choices import CommandKind
-from generation.control import ControlThread
+from generation.control import ControlThreads
 from generation.copies import copies_bring, copies_wanted
 from generation.models import Generation, Worker, WorkerCommand
 from generation.services import generation_create
@@ -114,7 +114,7 @@ def test_a_load_waits_for_the_copy(elsewhere: Checkpoint, monkeypatch: pytest.Mo
             self.worker = worker
             self.command_submit = submitted.append
 
-    control = ControlThread(Runtime())  # type: ignore[arg-type]
+    control = ControlThreads(Runtime())  # type: ignore[arg-type]
     assert copies_wanted() == []
     Worker.objects.update(hostname="here")
     assert copies_wanted() == [elsewhere]
