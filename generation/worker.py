@@ -121,9 +121,10 @@ class GpuRuntime:
 
     def close(self) -> None:
         """Ends the threads and takes the worker's row away."""
+        # First the job in hand: until it has ended or gone back, its grace runs on.
+        self._pipeline.shutdown(wait=True)
         if self._grace is not None:
             self._grace.cancel()
-        self._pipeline.shutdown(wait=True)
         self._control.stop()
         self.engine.close()
         self._clerk.shutdown(wait=True)

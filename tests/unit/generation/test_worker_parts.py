@@ -2,6 +2,9 @@
 
 import json
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -17,8 +20,9 @@ from generation.choices import CommandKind
 from generation.models import Worker
 from generation.orders import order_create
 from generation.queueing import worker_wake
-from generation.runner import CANCELED, TIMEOUT, Run
+from generation.runner import CANCELED, HAND_BACK, TIMEOUT, Run
 from generation.selectors import live_workers
+from generation.worker import GpuRuntime
 from imagegen_project.common.queues import queue_get
 from models_registry.models import Checkpoint
 from tests.unit.generation.conftest import GenerationMaker, make_worker
@@ -155,3 +159,37 @@ def test_an_ended_generation_is_one_log_line(
     assert fields.get("prompt") == ("a secret wish" if log_prompts else None)
     assert ("prompt_sha256" in fields) is not log_prompts
     json.dumps({key: value for key, value in fields.items() if isinstance(value, str | int | None)})
+
+
+class Closed:
+    """A part of a worker that only has to be ended."""
+
+    def close(self) -> None:
+        """Ends it."""
+
+    stop = close
+
+
+@pytest.mark.django_db
+def test_a_worker_that_ends_early_still_hands_its_job_back(settings: Settings, make: GenerationMaker) -> None:
+    """Where RQ leaves its loop in the middle of a job, the grace runs on: the job goes back instead of to its end."""
+    settings.WORKER_GRACE_S = 0.3
+    make()
+    runtime: Any = object.__new__(GpuRuntime)
+    runtime.worker = make_worker("w1")
+    claimed = generation_claim(worker=runtime.worker)
+    assert claimed is not None
+    runtime.run, runtime.draining = Run(claimed), threading.Event()
+    runtime.engine = runtime.publisher = runtime._control = Closed()
+    runtime._clerk, runtime._pipeline = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    steps: list[str | None] = []
+
+    def draw() -> None:
+        while len(steps) < 1000 and not (steps and steps[-1]):
+            steps.append(runtime.run.reason or None)
+            time.sleep(0.01)
+
+    runtime._pipeline.submit(draw)
+    runtime.drain()
+    runtime.close()
+    assert steps[-1] == HAND_BACK
