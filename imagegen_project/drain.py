@@ -40,9 +40,10 @@ async def _drain(server: Any, port: Any) -> None:
     until = time.monotonic() + settings.WEB_GRACE_S
     while _answering(server) and time.monotonic() < until:  # noqa: ASYNC110 - the server tells nobody
         await asyncio.sleep(LOOK_EVERY_S)
+    _cancel_all(server)
 
 
-_listening = Server.listen_success
+_listening, _cancel_all = Server.listen_success, Server.kill_all_applications
 
 
 def _listening_until_told(server: Any, port: Any) -> None:
@@ -58,3 +59,4 @@ def _listening_until_told(server: Any, port: Any) -> None:
 def drain_at_shutdown() -> None:
     """Changes how the server ends; for the web process."""
     Server.listen_success = _listening_until_told
+    Server.kill_all_applications = lambda server: None  # at the end of `_drain`, not as it begins
