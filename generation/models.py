@@ -113,22 +113,25 @@ class Generation(models.Model):
     )
     output_format = models.CharField(max_length=8, choices=OutputFormat.choices, default=OutputFormat.PNG)
     preview_every = models.PositiveIntegerField(
-        default=0, help_text="Steps between two previews in the feed; 0: none."
+        default=0, db_default=0, help_text="Steps between two previews in the feed; 0: none."
     )
     strict = models.BooleanField(default=False, help_text="Refuse what would have to be adjusted.")
     device_class = models.CharField(
         max_length=32, blank=True, db_default="", help_text="Which workers may run it; empty: all of them."
     )
     timeout_s = models.PositiveIntegerField()
-    priority = models.SmallIntegerField(default=0, help_text="Higher ones run first.")
-    webhook_url = models.CharField(max_length=MAX_WEBHOOK_URL_CHARACTERS, blank=True)
+    priority = models.SmallIntegerField(default=0, db_default=0, help_text="Higher ones run first.")
+    webhook_url = models.CharField(max_length=MAX_WEBHOOK_URL_CHARACTERS, blank=True, db_default="")
     webhook_events = ArrayField(
-        models.CharField(max_length=16, choices=WebhookEvent.choices), default=list, blank=True
+        models.CharField(max_length=16, choices=WebhookEvent.choices),
+        default=list,
+        db_default=[],
+        blank=True,
     )
     cancel_on_disconnect = models.BooleanField(
-        default=False, help_text="Cancel it when the client that waits for it hangs up."
+        default=False, db_default=False, help_text="Cancel it when the client that waits for it hangs up."
     )
-    input_bytes = models.PositiveIntegerField(default=0, help_text="Of its input pictures.")
+    input_bytes = models.PositiveIntegerField(default=0, db_default=0, help_text="Of its input pictures.")
     reproducible = models.BooleanField(default=False)
     warnings = models.JSONField(default=list, blank=True)
     retry_of = models.ForeignKey(
@@ -140,11 +143,14 @@ class Generation(models.Model):
 
     # How it goes
     turn = models.BigIntegerField(
-        default=0, help_text="Its place in its priority: owners take turns, see generation/fairness.py."
+        default=0,
+        db_default=0,
+        help_text="Its place in its priority: owners take turns, see generation/fairness.py.",
     )
     attempt = models.PositiveIntegerField(default=0)
     attempt_log = models.JSONField(
         default=list,
+        db_default=[],
         blank=True,
         help_text="What became of attempts that did not end it: attempt, worker, reason, at.",
     )
