@@ -25,7 +25,7 @@ from imagegen_project.bodies import in_pieces, keep_bodies_on_disk  # noqa: E402
 from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send, hung_up  # noqa: E402
 from imagegen_project.common.executors import run_in_socket_executor  # noqa: E402
 from imagegen_project.common.problems import problem_response  # noqa: E402
-from imagegen_project.common.shutdown import is_ending  # noqa: E402
+from imagegen_project.common.shutdown import is_ending, waits_over  # noqa: E402
 from imagegen_project.common.waiting import (  # noqa: E402
     ORDER_KEY,
     REQUEST_ID_KEY,
@@ -135,15 +135,16 @@ def _capped(receive: Receive, limit: int) -> Receive:
 
 
 async def _wait(order: WaitOrder, receive: Receive) -> bool:
-    """Waits for the generation's end or the limit; False when the client hung up first."""
+    """Waits for the generation's end, the limit or the process' last moments; False when the client hung up first."""
     end = asyncio.create_task(wait_for_end(order.feed_ids, seconds=order.seconds))
+    over = asyncio.create_task(waits_over())
     gone = asyncio.create_task(hung_up(receive))
-    await asyncio.wait((end, gone), return_when=asyncio.FIRST_COMPLETED)
-    for task in (end, gone):
+    await asyncio.wait((end, over, gone), return_when=asyncio.FIRST_COMPLETED)
+    for task in (end, over, gone):
         task.cancel()
     # A wait that broke, for instance because the database went away, ends here too: Django says so when asked again.
-    await asyncio.gather(end, gone, return_exceptions=True)
-    return not end.cancelled()
+    await asyncio.gather(end, over, gone, return_exceptions=True)
+    return not (end.cancelled() and over.cancelled())
 
 
 _REPLACED_HEADERS = (b"content-length", b"content-type", b"transfer-encoding", b"expect", b"x-request-id")

@@ -2,7 +2,8 @@
 
 The server (daphne) would drop every connection at once. Here it first takes no new ones, sends away the sockets and
 event streams, whose clients come back behind the last event to whichever process is there, and waits for the answers
-that others still wait for, `WEB_GRACE_S` at most.
+that others still wait for, `WEB_GRACE_S` at most. Jobs that last longer are no reason to be cut: when three quarters of
+it are over, who waits for one is told where to ask.
 """
 
 import asyncio
@@ -17,15 +18,23 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from generation.sse import is_event_stream
-from imagegen_project.common.shutdown import COME_AGAIN, shutdown_begin
+from imagegen_project.common.shutdown import COME_AGAIN, shutdown_begin, waits_end
 
 LOOK_EVERY_S: Final = 0.05
+# Of the grace: the part in which jobs may still end.
+PATIENCE: Final = 0.75
 
 
 def _answering(server: Any) -> bool:
     """Whether a request still has to be answered."""
     requests = (protocol for protocol in server.connections if isinstance(protocol, WebRequest))
     return any(not request.finished and request.channel is not None for request in requests)
+
+
+async def _answered(server: Any, *, until: float) -> None:
+    """Returns when every request has its answer, or the time is over."""
+    while _answering(server) and time.monotonic() < until:  # noqa: ASYNC110 - the server tells nobody
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def _drain(server: Any, port: Any) -> None:
@@ -37,9 +46,10 @@ async def _drain(server: Any, port: Any) -> None:
                 protocol.sendClose(code=COME_AGAIN)
         elif is_event_stream(protocol.path.decode("ascii", "replace")) and protocol.application_queue:
             protocol.application_queue.put_nowait({"type": "http.disconnect"})
-    until = time.monotonic() + settings.WEB_GRACE_S
-    while _answering(server) and time.monotonic() < until:  # noqa: ASYNC110 - the server tells nobody
-        await asyncio.sleep(LOOK_EVERY_S)
+    began = time.monotonic()
+    await _answered(server, until=began + PATIENCE * settings.WEB_GRACE_S)
+    waits_end()
+    await _answered(server, until=began + settings.WEB_GRACE_S)
     _cancel_all(server)
 
 

@@ -22,9 +22,9 @@ REQUEST = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 2, "c
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
+def service(tmp_path: Path, grace_s: str) -> Iterator[Service]:
     """One whose worker does nothing yet."""
-    running = Service(tmp_path / "data", WEB_GRACE_S="60")
+    running = Service(tmp_path / "data", WEB_GRACE_S=grace_s)
     try:
         running.wait_ready()
         yield running
@@ -58,6 +58,7 @@ async def streamed(http: httpx2.AsyncClient, job: str, opened: asyncio.Event) ->
     return lines
 
 
+@pytest.mark.parametrize("grace_s", ["60"])
 async def test_everybody_is_seen_to(service: Service) -> None:
     """Sockets and streams are sent away, the answers are waited for, and no job is canceled."""
     address = f"127.0.0.1:{service.port}"
@@ -96,3 +97,30 @@ async def test_everybody_is_seen_to(service: Service) -> None:
     while {status for (status,) in service.sql("SELECT status FROM generation_generation")} != {"succeeded"}:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize("grace_s", ["8"])
+async def test_who_waits_too_long_is_told_where_to_ask(service: Service) -> None:
+    """As at the end of any wait: the job has an address and goes on."""
+    headers = {"Authorization": f"Bearer {(service.data_dir / 'token').read_text().strip()}"}
+    gpu_worker, web = process_of(service, "gpu_worker"), process_of(service, "daphne")
+    gpu_worker.send_signal(SIGSTOP)
+    async with (
+        asyncio.timeout(SAFETY_S),
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{service.port}", headers=headers, timeout=60) as http,
+    ):
+        native = asyncio.create_task(
+            http.post("/api/v1/generations", json=REQUEST, headers={"Prefer": "wait=50"})
+        )
+        openai = asyncio.create_task(
+            http.post("/v1/images/generations", json={"prompt": "a red circle", "size": "256x256"})
+        )
+        while len(service.sql("SELECT 1 FROM generation_generation")) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        web.terminate()
+        assert (await native).status_code == 202
+        assert (await openai).status_code == 504
+        assert (await native).json()["id"] in (await native).headers["Location"]
+        assert (await openai).headers["X-Job-Id"]
+        await asyncio.to_thread(web.wait, SAFETY_S)
+    assert service.sql("SELECT DISTINCT status FROM generation_generation") == [("queued",)]
