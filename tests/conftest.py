@@ -19,6 +19,8 @@ from imagegen_project.embedded_folders import FolderLock
 from imagegen_project.supervisor import Supervisor
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# As a plugin its services are one each for all folders; each `conftest.py` that imports them would start its own.
+pytest_plugins = ["tests.live"]
 
 
 def pytest_unconfigure() -> None:

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.conftest import Live, live
+from tests.live import Live
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
-
-__all__ = ["live", "page"]
 
 
 @pytest.fixture

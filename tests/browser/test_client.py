@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 
 from imagegen_project import embedded_paths
-from tests.integration.conftest import Live
 from tests.integration.service import SAFETY_S
 from tests.integration.test_live_feeds import feed, web_process
+from tests.live import Live
 
 if TYPE_CHECKING:
     from playwright.async_api import Page

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Live
 from tests.integration.service import Service
+from tests.live import Live
 
 FAILPOINTS = Path(__file__).parent / "failpoints"
 

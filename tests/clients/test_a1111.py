@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import webuiapi
 
-from tests.integration.conftest import Live
 from tests.integration.service import wait_for
+from tests.live import Live
 from tests.unit.generation.drawn import PICTURE, decoded, gradient, mask_of
 
 QUICK: dict[str, Any] = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 2}

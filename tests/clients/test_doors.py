@@ -17,9 +17,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import close_session
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.integration.conftest import Live
 from tests.integration.service import SAFETY_S, wait_for
 from tests.integration.test_live_feeds import feed
+from tests.live import Live
 from tests.unit.generation.drawn import decoded
 
 REQUEST: dict[str, Any] = {

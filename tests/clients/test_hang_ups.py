@@ -5,8 +5,8 @@ import socket
 from typing import Any
 from uuid import uuid4
 
-from tests.integration.conftest import Live
 from tests.integration.service import wait_for
+from tests.live import Live
 
 SMALL = {"width": 256, "height": 256}
 # Path, body without the prompt, the prompt's name, more headers.

@@ -8,7 +8,7 @@ import httpx2
 import openai
 import pytest
 
-from tests.integration.conftest import Live
+from tests.live import Live
 from tests.unit.generation.drawn import PICTURE, decoded
 from tests.unit.generation.test_compat_openai import hole
 

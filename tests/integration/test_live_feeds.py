@@ -16,8 +16,8 @@ import websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from imagegen_project import embedded_paths
-from tests.integration.conftest import Live
 from tests.integration.service import REPOSITORY, SAFETY_S, environment
+from tests.live import Live
 
 WAITING = 300
 DRAWN = 5

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.hub_double import HubDouble
-from tests.integration.conftest import FAMILIES, SIDE, Hubbed
 from tests.integration.service import wait_for
+from tests.live import FAMILIES, SIDE, Hubbed
 
 
 def picture(colour: str = "red") -> str:

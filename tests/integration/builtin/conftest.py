@@ -5,11 +5,17 @@ import os
 # Spinning threads slow every step by an order of magnitude beside a busy neighbour; read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from tests.integration.builtin.pictures import Draw, drawer
+
+if TYPE_CHECKING:
+    from models_registry.builtin.evaluate import Case
+
+HELD_OUT = 24
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +23,14 @@ def pipeline() -> Any:
     from models_registry.builtin.evaluate import load_pipeline
 
     return load_pipeline()
+
+
+@pytest.fixture(scope="session")
+def held_out(pipeline: Any) -> "list[tuple[Case, Image.Image]]":
+    """The first held-out prompts with what the model makes of them, as it is used by default."""
+    from models_registry.builtin.evaluate import draw_cases, held_out_cases
+
+    return list(draw_cases(pipeline, held_out_cases(HELD_OUT)))
 
 
 @pytest.fixture(scope="session")

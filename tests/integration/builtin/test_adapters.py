@@ -14,7 +14,6 @@ SCALES = (0.0, 0.5, 1.0)
 PROMPTS = [
     "a large red square in the centre on a white background",
     "a large blue circle in the centre on a yellow background",
-    "a large black heart in the centre on an orange background",
 ]
 PLAIN = "plain"
 
