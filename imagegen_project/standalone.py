@@ -114,8 +114,12 @@ def web_command(*, host: str, port: int) -> list[str]:
 
 
 def web_environment() -> dict[str, str]:
-    """The environment of a web process."""
-    return env.child_environment(ASGI_THREADS="4")
+    """The environment of a web process.
+
+    One arena for all threads: with one each, as glibc does by itself, the process keeps growing for hours as each of
+    them fills with holes, and threads that hold the GIL in turn gain nothing from it.
+    """
+    return env.child_environment(ASGI_THREADS="4", MALLOC_ARENA_MAX="1")
 
 
 def service_children(*, host: str, port: int, workers: int, logs: Path) -> Iterator[Child]:

@@ -170,6 +170,11 @@ def web_process(live: Live) -> psutil.Process:
     return next(process for process in live.service.family() if "daphne" in process.cmdline())
 
 
+def test_a_web_process_has_one_arena(live: Live) -> None:
+    """With one a thread it would grow for hours (`python -m benchmarks.soak` measures that)."""
+    assert web_process(live).environ()["MALLOC_ARENA_MAX"] == "1"
+
+
 async def test_waiting_holds_neither_threads_nor_connections(live: Live) -> None:
     """300 requests wait at once on one daphne, with few threads and few connections to PostgreSQL.
 
