@@ -33,6 +33,7 @@ _LOG_LIMIT_BYTES = 10 * 1024 * 1024
 _WEB_MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
 # Stages of the supervisor: the servers (0) go last.
 _SERVICE_STAGE = 1
+_MANAGE = (sys.executable, str(settings.BASE_DIR / "manage.py"))
 
 
 class StandaloneError(Exception):
@@ -123,8 +124,7 @@ def web_environment() -> dict[str, str]:
 
 
 def service_children(*, host: str, port: int, workers: int, logs: Path) -> Iterator[Child]:
-    """The web server, the GPU workers, the task worker and the webhook worker."""
-    manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
+    """The web server and the GPU workers."""
     yield Child(
         name="web",
         command=web_command(host=host, port=port),
@@ -141,16 +141,20 @@ def service_children(*, host: str, port: int, workers: int, logs: Path) -> Itera
         name = "gpu-worker" if workers == 1 else f"gpu-worker-{index + 1}"
         yield Child(
             name=name,
-            command=[*manage, "gpu_worker"],
+            command=[*_MANAGE, "gpu_worker"],
             log_file=logs / f"{name}.log",
             stage=_SERVICE_STAGE,
             grace_s=env.WORKER_GRACE_S + 10.0,
             popen_options={"env": env.child_environment(**changes)},
         )
+
+
+def background_children(*, logs: Path) -> Iterator[Child]:
+    """The task worker and the webhook worker; started last, since on few cores a first picture would wait for them."""
     for name in ("task-worker", "webhook-worker"):
         yield Child(
             name=name,
-            command=[*manage, name.replace("-", "_")],
+            command=[*_MANAGE, name.replace("-", "_")],
             log_file=logs / f"{name}.log",
             stage=_SERVICE_STAGE,
             stop_signal=signal.SIGTERM,

@@ -240,7 +240,7 @@ def test_every_log_line_of_the_service_is_json_without_the_token(live: Live) -> 
     def logged(name: str) -> bool:
         return any(line.get("request_id") == "find-me-again" for line in lines(name))
 
-    assert lines("task-worker")
+    wait_for(lambda: lines("task-worker"), "a line of the task worker")
     for name in ("web", "gpu-worker"):
         wait_for(lambda name=name: logged(name), f"the request in {name}'s log")
     (line,) = [

@@ -113,6 +113,8 @@ class Command(BaseCommand):
             supervisor.start(child)
         self._say(f"  web server and workers started; first answers take a few seconds (logs: {logs})")
         self._await_ready(supervisor, host, port)
+        for child in standalone.background_children(logs=logs):
+            supervisor.start(child)
         self._say(f"Ready after {time.monotonic() - began:.1f} s.")
         if options["once"] is None:
             self._welcome(host, port)
