@@ -1,9 +1,9 @@
 """The ASGI application: Django for HTTP behind a gate, Channels for sockets."""
 
 import asyncio
+import contextlib
 import json
 import os
-import re
 from typing import cast
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "imagegen_project.settings")
@@ -21,7 +21,7 @@ from generation.routing import websocket_urlpatterns  # noqa: E402
 from generation.services import generations_abandon  # noqa: E402
 from generation.sse import EventStreams  # noqa: E402
 from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware  # noqa: E402
-from imagegen_project.bodies import in_pieces, keep_bodies_on_disk  # noqa: E402
+from imagegen_project.bodies import body_limit, in_pieces, keep_bodies_on_disk  # noqa: E402
 from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send, hung_up  # noqa: E402
 from imagegen_project.common.executors import run_in_socket_executor  # noqa: E402
 from imagegen_project.common.problems import problem_response  # noqa: E402
@@ -38,9 +38,7 @@ from imagegen_project.drain import drain_at_shutdown  # noqa: E402
 from imagegen_project.metrics import Metered  # noqa: E402
 from imagegen_project.slow_readers import cut_slow_readers  # noqa: E402
 
-# Where files are uploaded, and what a form may add to one.
-UPLOAD_PATHS = re.compile(r"/(?:api/)?v1/loras/upload/?|/admin/loras/lora/add/")
-FORM_BYTES = 64 * 1024
+LIVENESS_PATH = "/health"
 
 
 class BodyTooLargeError(Exception):
@@ -61,7 +59,7 @@ class RequestGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one HTTP request."""
-        limit = _body_limit(scope)
+        limit = body_limit(scope["path"])
         if _declared_length(scope) > limit:
             await _refuse_body(scope, send, limit)
             return
@@ -73,8 +71,10 @@ class RequestGate:
                 started = True
                 await send(message)
 
+        # Whether the process lives is said at once, even where requests inside wait for a database that is away.
+        place = contextlib.nullcontext() if scope["path"] == LIVENESS_PATH else self.places
         try:
-            async with self.places:
+            async with place:
                 await self.application(scope, _capped(in_pieces(receive), limit), send_unless_waiting)
         except BodyTooLargeError:
             if not started:
@@ -96,14 +96,6 @@ class RequestGate:
 def _declared_length(scope: Scope) -> int:
     lengths = [value for name, value in scope["headers"] if name == b"content-length"]
     return int(lengths[0]) if lengths and lengths[0].isdigit() else 0
-
-
-def _body_limit(scope: Scope) -> int:
-    """Bytes that a body may have: adapters' files are larger than any other request, and stored on disk."""
-    if UPLOAD_PATHS.fullmatch(scope["path"]):
-        return max(settings.MAX_BODY_BYTES, settings.LORA_MAX_UPLOAD_BYTES + FORM_BYTES)
-    limit: int = settings.MAX_BODY_BYTES
-    return limit
 
 
 async def _refuse_body(scope: Scope, send: Send, limit: int) -> None:

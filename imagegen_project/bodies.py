@@ -3,18 +3,34 @@
 The server (daphne) writes them to a temporary file, and would then put all of it into the application's queue at once:
 an upload would lie in memory whole. So the queue gets the open file instead, and the gate reads it piece by piece. Nor
 may the library below (Twisted) read forms for itself: nobody asks it for their fields, an upload would lie in memory
-several times, and it answers a form without parts with an empty 400 of its own.
+several times, and it answers a form without parts with an empty 400 of its own. The application only hears of a body
+that has come whole, so what is over the limit is thrown away as it comes: one byte more than the limit is kept, which
+the gate refuses.
 """
 
 import asyncio
+import re
 from io import BytesIO
 from typing import IO, Any
+from urllib.parse import unquote
 
 from daphne.http_protocol import WebRequest
+from django.conf import settings
 
 from imagegen_project.common.asgi import Message, Receive
 
 PIECE_BYTES = 64 * 1024
+# Where files are uploaded, and what a form may add to one.
+UPLOAD_PATHS = re.compile(r"/(?:api/)?v1/loras/upload/?|/admin/loras/lora/add/")
+FORM_BYTES = 64 * 1024
+
+
+def body_limit(path: str) -> int:
+    """Bytes that a body may have: adapters' files are larger than any other request."""
+    if UPLOAD_PATHS.fullmatch(path):
+        return max(settings.MAX_BODY_BYTES, settings.LORA_MAX_UPLOAD_BYTES + FORM_BYTES)
+    limit: int = settings.MAX_BODY_BYTES
+    return limit
 
 
 class BodyFile(bytes):
@@ -58,8 +74,19 @@ def _received_unread(request: Any, *line: bytes) -> None:
     _received(request, *line)
 
 
+_write = WebRequest.handleContentChunk
+
+
+def _write_within_limit(request: Any, data: bytes) -> None:
+    uri: bytes = request.channel._path  # noqa: SLF001 - the request itself learns of it afterwards
+    limit = body_limit(unquote(uri.partition(b"?")[0].decode("latin-1")))
+    if (room := limit + 1 - request.content.tell()) > 0:
+        _write(request, data[:room])
+
+
 def keep_bodies_on_disk() -> None:
     """Changes the server's handling of large bodies; for the web process, which reads them with `in_pieces`."""
+    WebRequest.handleContentChunk = _write_within_limit
     WebRequest.process = _process_filed
     WebRequest.requestReceived = _received_unread
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -143,3 +144,27 @@ def test_only_uploads_may_be_large(
     if not allowed:
         setting = "LORA_MAX_UPLOAD_MB" if path == UPLOAD else "MAX_BODY_MB"
         assert setting in str(said["detail"])
+
+
+def test_what_is_over_the_limit_is_kept_nowhere(server: Path) -> None:
+    """Though a body is only refused once it has come whole, and its sender may be anybody."""
+    piece = bytes(1024 * 1024)
+    limit = 16 * len(piece)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(server))
+        client.sendall(
+            b"POST /api/v1/generations HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        for _ in range(60):
+            client.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
+        assert limit <= largest_file(server) <= limit + 1
+        client.sendall(b"0\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def largest_file(server: Path) -> int:
+    """The bytes of the largest file that the server has open; those of bodies have no name."""
+    [process] = [
+        one for one in psutil.process_iter(["cmdline"]) if str(server) in (one.info["cmdline"] or [])
+    ]
+    return max(path.stat().st_size for path in Path(f"/proc/{process.pid}/fd").iterdir() if path.is_file())

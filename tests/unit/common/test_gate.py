@@ -4,9 +4,11 @@ import asyncio
 import json
 from dataclasses import replace
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import pytest
+from django.urls import reverse
 from pytest_django import Settings
 
 from imagegen_project import asgi
@@ -147,3 +149,23 @@ async def test_a_body_over_the_cap_is_413(settings: Settings, declared: bool) ->
     assert sent[0]["status"] == 413
     assert json.loads(sent[1]["body"])["code"] == "body_too_large"
     assert len(chunks) == (3 if declared else 1)
+
+
+async def test_life_is_told_while_every_place_is_taken(settings: Settings) -> None:
+    """An orchestrator must not restart a process whose requests wait for a database that is away."""
+    settings.WEB_CONCURRENCY = 1
+    entered: list[str] = []
+
+    async def stuck(scope: Any, receive: Any, send: Any) -> None:
+        entered.append(scope["path"])
+        await asyncio.Event().wait()
+
+    gate = RequestGate(stuck)
+    calls = []
+    for path in ("/first", "/second", reverse("health")):
+        scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+        calls.append(asyncio.create_task(gate(scope, AsyncMock(), AsyncMock())))
+        await asyncio.sleep(0)
+    assert entered == ["/first", "/health"]
+    for each in calls:
+        each.cancel()
