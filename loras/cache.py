@@ -16,6 +16,7 @@ from loras.files import SUFFIX, content_path, content_release, incoming_leftover
 from loras.models import Lora
 from loras.selectors import content_pinned
 from loras.services import lora_enqueue, lora_mark_lost, lora_move
+from models_registry.weights import file_digests
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ def cache_prune(*, dry_run: bool = False) -> list[Pruned]:
     sizes = {path.stem: path.stat().st_size for path in _content_files()}
     oldest_first = _by_last_use()
     known = [sha256 for sha256 in oldest_first if sha256 in sizes]
-    nobodys = [sha256 for sha256 in sizes if sha256 not in oldest_first]
+    uploads = set(Lora.objects.filter(source=LoraSource.UPLOAD).values_list("sha256", flat=True))
+    nobodys = [sha256 for sha256 in sizes if sha256 not in uploads.union(oldest_first)]
     pinned = content_pinned()
     excess = sum(sizes.values()) - settings.LORA_CACHE_MAX_BYTES
     pruned: list[Pruned] = []
@@ -78,12 +80,26 @@ def _evict(sha256: str, rows: list[Lora]) -> bool:
 
 
 def cache_repair() -> None:
-    """Puts right what a crash left: partial files go, and rows whose file has gone say so."""
+    """Puts right what a crash left: partial files go, rows whose file has gone say so, and uploads whose file is back.
+
+    Where every file has gone, the folder is away (not mounted, not restored yet) and the rows stay as they are.
+    """
     for path in incoming_leftovers():
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    for lora in Lora.objects.filter(state=LoraState.PRESENT):
-        if not lora_path(lora).is_file():
-            lora_mark_lost(lora=lora)
+    kept = Lora.objects.exclude(source=LoraSource.BUILTIN)
+    present = list(kept.filter(state=LoraState.PRESENT))
+    lost = [lora for lora in present if not lora_path(lora).is_file()]
+    if lost and len(lost) == len(present):
+        logger.error(
+            "adapters' folder away", extra={"folder": settings.LORA_CACHE_DIR, "adapters": len(lost)}
+        )
+        return
+    for lora in lost:
+        lora_mark_lost(lora=lora)
+    for lora in kept.filter(source=LoraSource.UPLOAD, state=LoraState.BROKEN).exclude(sha256=""):
+        path = lora_path(lora)
+        if path.is_file() and file_digests(path).sha256 == lora.sha256:
+            lora_move(lora_id=lora.id, to=LoraState.PRESENT, origins=(LoraState.BROKEN,))
 
 
 def loras_resume() -> None:

@@ -155,13 +155,42 @@ def test_leftovers_go_at_the_start(db: None, make: LoraMaker) -> None:
     assert not written.exists()
 
 
-def test_rows_without_their_file_say_so(make: LoraMaker, make_hub: LoraMaker) -> None:
-    """One from the Hub is absent, an upload is broken."""
-    lost, gone = make_hub("lost"), make("gone", content=1)
-    for lora in (lost, gone):
-        content_path(lora.sha256).unlink()
+def test_rows_without_their_file_say_so(make: LoraMaker, make_hub: LoraMaker, tmp_path: Path) -> None:
+    """One from the Hub is absent, an upload is broken, until its file is back."""
+    lost, gone, kept = make_hub("lost"), make("gone", content=1), make("kept", content=2)
+    content_path(lost.sha256).unlink()
+    content_path(gone.sha256).rename(aside := tmp_path / "aside")
     cache_repair()
-    assert states([lost, gone]) == ["absent", "broken"]
+    assert states([lost, gone, kept]) == ["absent", "broken", "present"]
+    aside.rename(content_path(gone.sha256))
+    assert cache_prune() == []
+    cache_repair()
+    assert states([lost, gone, kept]) == ["absent", "present", "present"]
+
+
+def test_another_file_of_that_name_is_not_taken_for_the_lost_one(make: LoraMaker) -> None:
+    """A half copied backup, for instance."""
+    gone, _ = make("gone", content=1), make("kept", content=2)
+    content_path(gone.sha256).unlink()
+    cache_repair()
+    content_path(gone.sha256).write_bytes(b"half")
+    cache_repair()
+    assert states([gone]) == ["broken"]
+
+
+def test_a_folder_that_is_away_changes_no_row(
+    make: LoraMaker, make_hub: LoraMaker, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not mounted yet, or not restored yet: it comes back."""
+    both = [make_hub("one"), make("other", content=1)]
+    folder.rename(aside := folder.with_name("aside"))
+    cache_repair()
+    assert states(both) == ["present", "present"]
+    assert "adapters' folder away" in caplog.text
+    shutil.rmtree(folder)
+    aside.rename(folder)
+    assert cache_prune() == []
+    assert on_disk(both) == ["one", "other"]
 
 
 def test_a_crash_before_the_commit_loses_no_upload(
