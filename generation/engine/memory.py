@@ -1,11 +1,18 @@
 """How much memory there is, how much a run took, and whether a swap left something behind."""
 
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
 
 MIB = 1024 * 1024
+# A container's limit, as the kernel's control groups tell it (version 2, version 1).
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 def peak_reset(device: torch.device) -> None:
@@ -26,28 +33,37 @@ def process_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def host_bytes() -> int:
+    """Host memory that there is for this process: the machine's, or its container's where that is less."""
+    total = int(psutil.virtual_memory().total)
+    for path in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # no such version, or "max"
+            total = min(total, int(path.read_text()))
+    return total
+
+
 def allocated_bytes(device: torch.device) -> int:
     """What is allocated on the device; on a CPU the process's resident size."""
     return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else process_bytes()
 
 
 def total_and_free_mb(device: torch.device) -> tuple[int, int]:
-    """The device's memory in MiB; the machine's where the device is the CPU."""
+    """The device's memory in MiB; the host's where the device is the CPU."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return int(total // MIB), int(free // MIB)
-    memory = psutil.virtual_memory()
-    return int(memory.total // MIB), int(memory.available // MIB)
+    total = host_bytes()
+    return total // MIB, min(total, int(psutil.virtual_memory().available)) // MIB
 
 
 def budgets_bytes(device: torch.device, *, resident_mb: int, warm_mb: int) -> tuple[int, int]:
     """The cache's budgets; 0 asks for the automatic ones.
 
     Those leave a GPU a quarter for activations, and host memory three quarters for everything else; where the device
-    is the CPU, resident models may take half of the machine's memory.
+    is the CPU, resident models may take half of the host's memory.
     """
     total, _ = total_and_free_mb(device)
-    host = int(psutil.virtual_memory().total // MIB)
+    host = host_bytes() // MIB
     automatic = int(total * (0.75 if device.type == "cuda" else 0.5))
     return (resident_mb or automatic) * MIB, (warm_mb or host // 4) * MIB
 

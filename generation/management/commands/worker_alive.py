@@ -4,6 +4,8 @@ import socket
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
+from psycopg_pool import PoolTimeout
 
 from generation.selectors import live_workers
 
@@ -11,11 +13,19 @@ from generation.selectors import live_workers
 class Command(BaseCommand):
     """A container's health check."""
 
-    help = "Ends with 0 when a GPU worker of this host gave a sign of life within the last 15 seconds, else with 1."
+    help = (
+        "Ends with 0 when a GPU worker of this host gave a sign of life within the last 15 seconds, else with 1. "
+        "Also with 0 when the database cannot be asked: a restart would only lose the models on the GPU."
+    )
     requires_system_checks = []
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Looks once. Raises CommandError."""
         host = socket.gethostname()
-        if not live_workers().filter(hostname=host).exists():
+        try:
+            alive = live_workers().filter(hostname=host).exists()
+        except (DatabaseError, PoolTimeout) as error:
+            self.stderr.write(f"The database cannot be asked: {error}")
+            return
+        if not alive:
             raise CommandError(f"No GPU worker of {host} is alive.")

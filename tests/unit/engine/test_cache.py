@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 
 from generation.engine import (
     Batch,
@@ -16,6 +18,7 @@ from generation.engine import (
     EngineModelUnavailable,
     EngineStopped,
     ModelRef,
+    memory,
 )
 from generation.engine.memory import LeakCanary, allocated_bytes
 
@@ -189,3 +192,18 @@ def test_the_canary_sees_a_leak() -> None:
     report = canary.look(1)
     assert report.alarming
     assert report.leaked_mb > 600
+
+
+@pytest.mark.parametrize(("limit", "warm_mb"), [("1073741824\n", 256), ("max\n", None), (None, None)])
+def test_budgets_are_the_containers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str | None, warm_mb: int | None
+) -> None:
+    """Not its machine's, of which it would use more than it may; a process without a limit has the machine."""
+    file = tmp_path / "memory.max"
+    if limit is not None:
+        file.write_text(limit)
+    monkeypatch.setattr(memory, "CONTAINER_LIMITS", (file, tmp_path / "none"))
+    machine_mb = psutil.virtual_memory().total // memory.MIB
+    resident, warm = memory.budgets_bytes(torch.device("cpu"), resident_mb=0, warm_mb=0)
+    assert warm // memory.MIB == (warm_mb or machine_mb // 4)
+    assert resident // memory.MIB == (warm_mb or machine_mb // 4) * 2
