@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
 from pytest_django import Settings
@@ -20,7 +21,14 @@ from generation.services import generation_create
 from imagegen_project import env
 from imagegen_project.auth.services import token_create
 from imagegen_project.embedded import EmbeddedPostgres
+from loras.cache import cache_repair
+from loras.choices import LoraState
+from loras.files import lora_path
+from loras.models import Lora
+from loras.processing import lora_process
+from loras.services import lora_upload
 from models_registry.models import Checkpoint
+from tests.lora_files import lora_bytes
 from tests.unit.generation.conftest import make_worker
 from tests.unit.generation.helpers import succeed
 
@@ -45,6 +53,11 @@ def run(name: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def tar(*arguments: str) -> None:
+    """As in the containers."""
+    subprocess.run(["tar", *arguments], timeout=120, check=True)
+
+
 @contextmanager
 def wiped_database() -> Iterator[None]:
     """An empty schema for the block to fill; the tests that follow get the old one when it does not."""
@@ -61,11 +74,14 @@ def wiped_database() -> Iterator[None]:
 
 
 def test_what_was_wiped_comes_back(settings: Settings, tmp_path: Path) -> None:
-    """Rows, tokens and pictures, which still match their SHA-256."""
-    media, backup = tmp_path / "media", tmp_path / "backup"
-    backup.mkdir()
-    settings.MEDIA_ROOT = media
+    """Rows, tokens, pictures and uploaded adapters, which still match their SHA-256."""
+    data = tmp_path / "data"
+    settings.MEDIA_ROOT, settings.LORA_CACHE_DIR = data / "media", data / "models" / "loras"
     owner = User.objects.create_user("ada")
+    uploaded = lora_upload(
+        owner=owner, name="mine", file=SimpleUploadedFile("file.safetensors", lora_bytes("sd1"))
+    )
+    lora_process(lora_id=uploaded.id)
     token = token_create(user=owner, expires_in=None)
     worker = make_worker("w1")
     for colour in ("red", "blue"):
@@ -85,22 +101,35 @@ def test_what_was_wiped_comes_back(settings: Settings, tmp_path: Path) -> None:
     expected = {str(row.generation_id): row.sha256 for row in GeneratedImage.objects.all()}
     assert len(expected) == 2
 
-    dump = backup / "imagegen.dump"
+    dump, files = tmp_path / "imagegen.dump", tmp_path / "files.tar"
     run("pg_dump", "--format=custom", f"--file={dump}", database_url())
-    shutil.copytree(media, backup / "media")
+    tar("--create", f"--file={files}", f"--directory={data}", "media", "models/loras")
 
-    shutil.rmtree(media)
+    shutil.rmtree(data)
     with wiped_database():
         run("pg_restore", "--exit-on-error", "--no-owner", f"--dbname={database_url()}", str(dump))
-    shutil.copytree(backup / "media", media)
+    data.mkdir()
+    tar("--extract", f"--file={files}", f"--directory={data}")
 
     assert Generation.objects.count() == 2
     client = Client(headers={"Authorization": f"Bearer {token}"})
     for generation_id, sha256 in expected.items():
         picture = client.get(f"/api/v1/generations/{generation_id}/images/0").content
         assert hashlib.sha256(picture).hexdigest() == sha256
+    cache_repair()
+    adapter = Lora.objects.get(name="mine")
+    assert adapter.state == LoraState.PRESENT
+    assert hashlib.sha256(lora_path(adapter).read_bytes()).hexdigest() == adapter.sha256
 
 
-@pytest.mark.parametrize("command", ["pg_dump --format=custom", "pg_restore --exit-on-error --no-owner"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pg_dump --format=custom",
+        "pg_restore --exit-on-error --no-owner",
+        "tar --create --directory=/data media models/loras",
+        "tar --extract --directory=/data",
+    ],
+)
 def test_the_documented_commands_are_these(command: str) -> None:
     assert command in README

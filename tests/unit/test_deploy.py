@@ -95,6 +95,15 @@ def test_every_part_of_the_service_is_composed(compose: dict[str, Any]) -> None:
     assert {"models_cache", "hf_cache", "logs", "media", "pgdata"} <= set(compose["volumes"])
 
 
+def test_nothing_composed_fills_the_host(compose: dict[str, Any]) -> None:
+    """Neither what containers print, nor what clients upload, nor log files of containers that were made anew."""
+    for name, service in compose["services"].items():
+        assert int(service["logging"]["options"]["max-file"]) > 0, name
+    for name, service in own(compose).items():
+        assert all("size=" in mounted for mounted in service["tmpfs"]), name
+        assert name in ("web", "worker", "worker-cpu") or service["hostname"] == name
+
+
 def test_composed_containers_are_confined(compose: dict[str, Any]) -> None:
     """A root file system that cannot be written, no capability, no new privilege, no secret in a variable."""
     for name, service in own(compose).items():
@@ -224,9 +233,10 @@ def test_models_can_lie_on_the_nodes(tmp_path: Path) -> None:
         ["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+    built = list(yaml.safe_load_all(done.stdout))
     [worker] = [
         document
-        for document in yaml.safe_load_all(done.stdout)
+        for document in built
         if (document["kind"], document["metadata"]["name"]) == ("Deployment", "worker")
     ]
     kubernetes_validate.validate(worker, "1.31", strict=True)
@@ -236,6 +246,8 @@ def test_models_can_lie_on_the_nodes(tmp_path: Path) -> None:
         "name": "models",
         "hostPath": {"path": "/var/lib/imagegen/models", "type": "Directory"},
     }
+    [namespace] = [document for document in built if document["kind"] == "Namespace"]
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
     assert volumes["adapters"]["persistentVolumeClaim"] == {"claimName": "models"}
     assert [container["name"] for container in pod["containers"]] == ["worker", "copies"]
     for container in (*pod["containers"], *pod["initContainers"]):
@@ -282,6 +294,12 @@ def test_probes_ask_routes_that_exist() -> None:
     ]
     assert len(probes) == 2
     assert all(resolve(path) for path in probes)
+
+
+def test_a_rollout_of_workers_needs_no_free_gpu() -> None:
+    """Where all are taken it would wait for ever for the next worker to start."""
+    [worker] = [workload for workload in WORKLOADS if workload["metadata"]["name"] == "worker"]
+    assert worker["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 1
 
 
 def test_a_pod_of_a_worker_may_end_its_job() -> None:
@@ -343,6 +361,8 @@ def test_the_dashboard_asks_for_metrics_that_exist(db: None) -> None:
             asked = set(re.findall(r"\b(?:imagegen|process)_\w+", target["expr"]))
             known = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}
             assert known <= exposed | {"imagegen"}, target["expr"]
+            # The greatest of what web processes say alike; over other labels it would hide series.
+            assert "max by" not in target["expr"]
 
 
 def test_prometheus_scrapes_what_is_served(compose: dict[str, Any]) -> None:
