@@ -1,9 +1,11 @@
 """RQ: entries that say "there is work". PostgreSQL alone knows which."""
 
+import functools
 import logging
 from typing import Any, Final
 
 import django_rq
+from django.conf import settings
 from redis.exceptions import RedisError
 
 logger = logging.getLogger(__name__)
@@ -18,10 +20,20 @@ def queue_get(name: str) -> Any:
     return django_rq.get_queue(name, commit_mode="auto")
 
 
+@functools.cache
+def _queue_of(name: str, url: str) -> Any:
+    return queue_get(name)
+
+
+def _queue(name: str) -> Any:
+    """As `queue_get`, but kept with its connections: making those for each push costs more than the push."""
+    return _queue_of(name, settings.RQ_QUEUES[name]["URL"])
+
+
 def entries_push(queue_name: str, function: str, *args: str, entries: int = 1) -> bool:
     """Pushes entries that call a function by its dotted name; False when Redis is unreachable."""
     try:
-        queue = queue_get(queue_name)
+        queue = _queue(queue_name)
         for _ in range(entries):
             # No RQ timeout: it would be raised in the middle of anything; deadlines are the workers' own.
             queue.enqueue_call(
@@ -35,13 +47,13 @@ def entries_push(queue_name: str, function: str, *args: str, entries: int = 1) -
 
 def entries_waiting(queue_name: str) -> int:
     """How many entries wait in a queue. Raises RedisError."""
-    length: int = queue_get(queue_name).count
+    length: int = _queue(queue_name).count
     return length
 
 
 def entries_drop(queue_name: str, *, keep: int) -> int:
     """Drops waiting entries but the oldest `keep`, a thousand at most; returns how many. Raises RedisError."""
-    queue = queue_get(queue_name)
+    queue = _queue(queue_name)
     entries = queue.get_jobs(offset=keep, length=1000)
     for entry in entries:
         entry.delete()

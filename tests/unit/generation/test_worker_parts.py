@@ -98,14 +98,12 @@ def test_entries_without_a_readable_function_are_refused(redis_client: Any) -> N
     assert calls == [()]
 
 
-def test_waking_survives_an_unreachable_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waking_survives_an_unreachable_redis(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """The row is stored; the sweep pushes the entry later."""
-
-    def unreachable(*args: Any, **kwargs: Any) -> Any:
-        raise ConnectionRefusedError
-
-    monkeypatch.setattr("imagegen_project.common.queues.django_rq.get_queue", unreachable)
-    assert not worker_wake()
+    away = settings.RQ_QUEUES["generations"] | {"URL": "redis://127.0.0.1:1/0"}
+    settings.RQ_QUEUES = settings.RQ_QUEUES | {"generations": away}
+    worker_wake()
+    assert "worker not woken" in caplog.text
 
 
 def test_the_first_reason_to_stop_counts(make: GenerationMaker) -> None:
