@@ -1,6 +1,7 @@
 """One claimed generation, from the row to the engine and back."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from generation.engine import (
     BatchResult,
     Engine,
     EngineAdapterUnusable,
+    EngineDeviceLost,
     EngineError,
     EngineModelBroken,
     EngineModelUnavailable,
@@ -42,6 +44,7 @@ from models_registry.services import checkpoint_mark_broken
 logger = logging.getLogger(__name__)
 
 # PostgreSQL may be restarting just as a picture is finished.
+DEVICE_LOST_EXIT = 70
 WRITE_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 _CODES = {
@@ -216,6 +219,10 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher, *, worker_nam
         )
     except EngineStopped as stop:
         return _stopped(run, publisher, stop.reason)
+    except EngineDeviceLost as error:
+        # This process would fail every job that it takes. As after any death, the lease brings the job to another one.
+        logger.critical("device lost", extra={"job_id": str(generation.id)}, exc_info=error)
+        os._exit(DEVICE_LOST_EXIT)
     except (EngineError, FileNotFoundError) as error:
         return _failed_by(run, publisher, error)
     return _succeeded(run, publisher, batch, result)

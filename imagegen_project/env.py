@@ -120,6 +120,8 @@ TORCH_THREADS: int = _env.int("TORCH_THREADS", 0, validate=_AT_LEAST_ZERO)
 DEVICE_CLASSES: list[str] = _env.list("DEVICE_CLASSES", [], subcast=_device_class)
 DEVICE_CLASS: str = _env.str("DEVICE_CLASS", "", validate=validate.OneOf(("", *DEVICE_CLASSES)))
 CUDA_VISIBLE_DEVICES: str = _env.str("CUDA_VISIBLE_DEVICES", "")
+if not CUDA_VISIBLE_DEVICES:  # to CUDA, unlike to us, an empty one means none
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 
 # Safety filter
 SAFETY_FILTER: str = _env.str("SAFETY_FILTER", "off", validate=validate.OneOf(("off", "flag", "block")))

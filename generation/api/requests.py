@@ -24,6 +24,7 @@ MAX_PROMPT_CHARACTERS = 4000
 MAX_STEPS = 100
 MIN_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE = 1.0, 20.0
 MAX_IMAGES = 8
+MAX_LCM_STEPS = 50  # of those that its models were distilled from; diffusers refuses more
 DEFAULT_STRENGTH = {Kind.IMG2IMG: 0.8, Kind.INPAINT: 1.0}
 
 _PICTURES: dict[Kind, tuple[str, ...]] = {
@@ -270,6 +271,8 @@ def _limit_errors(checkpoint: Checkpoint, attrs: dict[str, Any]) -> dict[str, st
         errors["scheduler"] = f"{attrs['scheduler']} does not fit {checkpoint.id}. Fitting: {fitting}."
     if facts.max_clip_skip and (attrs["clip_skip"] or 0) > facts.max_clip_skip:
         errors["clip_skip"] = f"{checkpoint.id} can leave out {facts.max_clip_skip} layers at most."
+    if attrs["scheduler"] == Scheduler.LCM and attrs["num_inference_steps"] > MAX_LCM_STEPS:
+        errors["num_inference_steps"] = f"The scheduler lcm takes {MAX_LCM_STEPS} steps at most."
     return errors
 
 

@@ -3,6 +3,7 @@
 from generation.engine.engine import Engine
 from generation.engine.errors import (
     EngineAdapterUnusable,
+    EngineDeviceLost,
     EngineError,
     EngineModelBroken,
     EngineModelUnavailable,
@@ -21,6 +22,7 @@ __all__ = [
     "CachedModel",
     "Engine",
     "EngineAdapterUnusable",
+    "EngineDeviceLost",
     "EngineError",
     "EngineModelBroken",
     "EngineModelUnavailable",

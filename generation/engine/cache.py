@@ -356,6 +356,7 @@ def memory_release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+        torch.accelerator.empty_host_cache()  # what was pinned, which the line above leaves
     elif sys.platform == "linux":
         # The C library keeps freed pieces; a worker that swaps models would look as if it leaked.
         with contextlib.suppress(OSError, AttributeError):

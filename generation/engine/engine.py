@@ -22,6 +22,7 @@ from generation.engine.adapters import AdapterRack
 from generation.engine.cache import CacheEntry, ModelCache
 from generation.engine.errors import (
     EngineAdapterUnusable,
+    EngineDeviceLost,
     EngineError,
     EngineOutOfMemory,
     EngineRefused,
@@ -180,6 +181,7 @@ class Engine:
             draw = _Drawing(self, entry, batch, _Listeners(on_step, on_preview, on_warning), stop_if_asked)
             try:
                 images = draw.with_second_chance()
+                verdicts = self._verdicts(images, entry.pipeline)
             except EngineAdapterUnusable:
                 entry.broken = True
                 raise
@@ -191,11 +193,12 @@ class Engine:
                     "The device ran out of memory twice, the second time drawing one picture at a time and in tiles; "
                     "try a smaller size or fewer pictures."
                 ) from error
+            except torch.AcceleratorError as error:
+                raise EngineDeviceLost(f"The device failed: {error}") from error
             except Exception as error:
                 entry.broken = True
                 raise EngineError(f"{type(error).__name__} in the pipeline") from error
             environment = self._environment(entry, draw)
-            verdicts = self._verdicts(images, draw.pipeline)
             pictures = [
                 picture_encode(image, batch, index)
                 for index, image in enumerate(images)
@@ -305,7 +308,10 @@ class _Drawing:
             "Memory did not suffice: drawn one picture at a time and in tiles, which may show in the pixels."
         )
         self._warn([{"param": "num_images", "reason": reason, "used": 1}])
-        with in_tiles(self.pipeline.vae):
+        vae = self.pipeline.vae
+        # SDXL's pipeline decodes in single precision, and leaves the autoencoder so where memory ends in the middle.
+        vae.to(getattr(torch, self.entry.dtype))
+        with in_tiles(vae, side=min(self.batch.width, self.batch.height)):
             return [
                 image
                 for seed in self.batch.seeds

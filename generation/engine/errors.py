@@ -21,6 +21,10 @@ class EngineOutOfMemory(EngineError):  # noqa: N818
     """The device's memory did not suffice."""
 
 
+class EngineDeviceLost(EngineError):  # noqa: N818
+    """The device answers nothing any more, in this process: only a new one can draw again."""
+
+
 class EngineRefused(EngineError):  # noqa: N818
     """The batch was `strict` and something would have to be adjusted; `warning` says what."""
 

@@ -5,6 +5,7 @@ Building (`host_build`) makes modules around those tensors without copying them.
 what keeps modules from allocating weights, and the default number format, are switches of the whole process.
 """
 
+import errno
 import hashlib
 import importlib
 import json
@@ -43,6 +44,10 @@ _BROKEN: Final = (
     IndexError,
     SafetensorError,
 )
+# Of these, what says nothing about the files: a host or a device that is out of memory or out of order.
+_OF_THE_HOST: Final = (torch.OutOfMemoryError, torch.AcceleratorError)
+_HOST_ERRNOS: Final = (errno.ENOMEM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE)
+_NO_HOST_MEMORY: Final = "DefaultCPUAllocator"
 _CHECKER: Final = ("safety_checker", "feature_extractor")
 _WEIGHTS_NAME: Final = re.compile(
     r"^(?P<stem>[^.]+?)(-\d{5}-of-\d{5})?(\.(?P<variant>[A-Za-z0-9_]+))?(-\d{5}-of-\d{5})?\.safetensors$"
@@ -104,9 +109,21 @@ def host_read(model: ModelRef, device: torch.device, *, with_checker: bool = Fal
     except EngineModelBroken:
         raise
     except _BROKEN as error:
-        raise EngineModelBroken(
-            f"The files of {model.id} are not a pipeline that can be loaded: {error}"
+        raise _failed(
+            error, model, f"The files of {model.id} are not a pipeline that can be loaded"
         ) from error
+
+
+def _failed(error: Exception, model: ModelRef, sentence: str) -> EngineModelUnavailable:
+    """What an error means: only broken files may take a checkpoint out of service, for every worker there is."""
+    of_the_host = (
+        isinstance(error, _OF_THE_HOST)
+        or (isinstance(error, OSError) and error.errno in _HOST_ERRNOS)
+        or (isinstance(error, RuntimeError) and _NO_HOST_MEMORY in str(error))
+    )
+    if of_the_host:
+        return EngineModelUnavailable(f"This worker could not load {model.id}: {error}")
+    return EngineModelBroken(f"{sentence}: {error}")
 
 
 def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool) -> HostModel:
@@ -212,13 +229,17 @@ def host_build(host: HostModel, device: torch.device) -> Iterator[Any]:
         except torch.OutOfMemoryError:
             raise
         except _BROKEN as error:
-            raise EngineModelBroken(f"{name} of {host.model.id} cannot be built: {error}") from error
+            raise _failed(error, host.model, f"{name} of {host.model.id} cannot be built") from error
         yield None
     try:
         pipeline = host.pipeline_type(**{**host.parts, **modules, **host.options})
     except _BROKEN as error:
         raise EngineModelBroken(f"{host.model.id} is not a whole pipeline: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
+    # The engine looks at pictures once they are drawn; the pipeline would black out what it finds, and tell nobody.
+    pipeline.picture_checker = getattr(pipeline, "safety_checker", None)
+    if pipeline.picture_checker is not None:
+        pipeline.safety_checker = None
     yield pipeline
 
 

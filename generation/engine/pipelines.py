@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import Any, Final
 
-from diffusers import AutoencoderTiny, AutoPipelineForImage2Image, AutoPipelineForInpainting
+from diffusers import AutoencoderKL, AutoencoderTiny, AutoPipelineForImage2Image, AutoPipelineForInpainting
 from PIL import Image, ImageChops, ImageFilter
 
 from generation.engine.cache import CacheEntry
@@ -16,6 +16,8 @@ from generation.engine.specs import Batch
 _KINDS: Final = {"img2img": AutoPipelineForImage2Image, "inpaint": AutoPipelineForInpainting}
 # Blends the edge of what was repainted into what was there, within the mask.
 _FEATHER_PIXELS: Final = 4
+_TILE_SIZES: Final = ("tile_sample_min_size", "tile_latent_min_size")
+_LEAST_TILE_PIXELS: Final = 256
 
 
 def pipeline_for(entry: CacheEntry, kind: str) -> Any:
@@ -85,8 +87,16 @@ def old_text_encoder_name(pipeline: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_tiles(vae: Any) -> Iterator[None]:
-    """Makes an autoencoder work in tiles and picture by picture, for the length of a block."""
+def in_tiles(vae: Any, *, side: int) -> Iterator[None]:
+    """Makes an autoencoder work in tiles and picture by picture, for the length of a block.
+
+    `side` is the shorter one of the picture, in pixels: an autoencoder's own tiles are as large as its model draws.
+    """
+    own = {name: getattr(vae, name) for name in _TILE_SIZES if isinstance(vae, AutoencoderKL)}
+    if own:
+        vae.tile_sample_min_size = min(own["tile_sample_min_size"], max(side // 2, _LEAST_TILE_PIXELS))
+        scale = 2 ** (len(vae.config.block_out_channels) - 1)
+        vae.tile_latent_min_size = vae.tile_sample_min_size // scale
     if isinstance(vae, AutoencoderTiny):
         # It takes every autoencoder of its kind for one of 8 pixels a latent cell.
         vae.spatial_scale_factor = 2 ** (len(vae.config.decoder_block_out_channels) - 1)
@@ -98,6 +108,8 @@ def in_tiles(vae: Any) -> Iterator[None]:
     finally:
         vae.disable_tiling()
         vae.disable_slicing()
+        for name, size in own.items():
+            setattr(vae, name, size)
 
 
 def outside_kept(images: list[Image.Image], batch: Batch) -> list[Image.Image]:

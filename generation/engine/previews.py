@@ -6,8 +6,10 @@ makes the picture, in a thread of its own.
 """
 
 import base64
+import contextlib
 import io
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -52,12 +54,29 @@ def colours_fit(vae: Any) -> Matrix:
     """The map for an autoencoder: 3 x (channels + 1), the last column a constant; red, green, blue from 0 to 1."""
     colours = torch.tensor(list(itertools.product(_LEVELS, repeat=3)))
     patches = (colours * 2 - 1)[:, :, None, None].expand(-1, -1, _PATCH_PIXELS, _PATCH_PIXELS)
-    parameter = next(vae.parameters())
-    with torch.inference_mode():
+    with _wide_enough(vae), torch.inference_mode():
+        parameter = next(vae.parameters())
         encoded = vae.encode(patches.to(parameter.device, parameter.dtype))
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     seen = ((latents - shift) * vae.config.scaling_factor).float().mean((2, 3)).cpu().numpy()
+    seen = np.nan_to_num(seen)  # a preview may be wrong; it may not end the job
     with_one = np.concatenate([seen, np.ones((len(seen), 1), np.float32)], axis=1)
     fitted, *_ = np.linalg.lstsq(with_one, colours.numpy(), rcond=None)
     return np.ascontiguousarray(fitted.T, dtype=np.float32)
+
+
+@contextlib.contextmanager
+def _wide_enough(vae: Any) -> Iterator[None]:
+    """Single precision for an autoencoder that says that half is too narrow for it, as SDXL's does."""
+    upcast = next(vae.parameters()).dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+    if not upcast:
+        yield
+        return
+    with torch.inference_mode(mode=False):
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        with torch.inference_mode(mode=False):
+            vae.to(torch.float16)

@@ -43,7 +43,7 @@ class SafetyFilter:
         """Each picture's verdict; None when there is nothing to ask. Raises EngineError for a broken classifier."""
         if self.settings.classifier is not None:
             return self._classify(images)
-        checker = getattr(pipeline, "safety_checker", None)
+        checker = getattr(pipeline, "picture_checker", None)
         processor = getattr(pipeline, "feature_extractor", None)
         if checker is None or processor is None:
             return None
@@ -74,7 +74,7 @@ class SafetyFilter:
         folder = self.settings.classifier
         self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         classifier = AutoModelForImageClassification.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True
+            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
         )
         known = {name.lower() for name in classifier.config.id2label.values()}
         if not known & set(self.settings.labels):

@@ -1,5 +1,6 @@
 """The engine alone, without Django or RQ: pixels, files, stops and failures."""
 
+import errno
 import functools
 import hashlib
 import io
@@ -19,7 +20,9 @@ from PIL.ExifTags import IFD, Base
 from generation.engine import (
     Batch,
     Engine,
+    EngineDeviceLost,
     EngineError,
+    EngineModelBroken,
     EngineModelUnavailable,
     EngineOutOfMemory,
     EngineRefused,
@@ -152,6 +155,63 @@ def test_an_out_of_memory_is_tried_again_sparingly(
     assert [picture.seed for picture in result.pictures] == [7, 8]
     assert result.environment["batch_shape"] == [1, 3, 256, 256]
     assert [warning["param"] for warning in warned] == ["num_images"] == [w["param"] for w in result.warnings]
+
+
+def test_the_second_try_has_its_number_format_back(
+    engine: Engine, batch: BatchMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SDXL's pipeline widens the autoencoder to decode, and leaves it so where memory ends in the middle."""
+    alone = engine.run(batch()).pictures[0].pixel_sha256
+    real, tries = StableDiffusionPipeline.__call__, []
+
+    @functools.wraps(real)
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        tries.append(next(self.vae.parameters()).dtype)
+        if len(tries) == 1:
+            self.vae.to(torch.float64)
+            raise torch.OutOfMemoryError
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", call)
+    assert engine.run(batch()).pictures[0].pixel_sha256 == alone
+    assert tries == [torch.float32, torch.float32]
+
+
+def test_a_device_that_fails_is_told_from_a_broken_pipeline(
+    engine: Engine, batch: BatchMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any, *args: Any, **options: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            StableDiffusionPipeline, "__call__", functools.wraps(StableDiffusionPipeline.__call__)(fail)
+        )
+        with pytest.raises(EngineDeviceLost, match="illegal memory access"):
+            engine.run(batch())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: out of memory"),
+        OSError(errno.EIO, "Input/output error"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["device", "disk", "memory"],
+)
+def test_a_host_out_of_order_does_not_make_files_broken(
+    batch: BatchMaker, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Else one such host would take the model out of service for every worker there is."""
+
+    def fail(*args: Any, **options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("generation.engine.loader._module_read", fail)
+    with pytest.raises(EngineModelUnavailable) as raised:
+        Engine(threads=1).run(batch())
+    assert not isinstance(raised.value, EngineModelBroken)
 
 
 def test_an_out_of_memory_that_lasts_is_named_and_survived(

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from generation.engine import Batch, Engine, ModelRef
+from generation.engine.pipelines import in_tiles
 from generation.engine.previews import Preview, colours_fit
 
 TinyModel = Callable[[str], ModelRef]
@@ -80,3 +81,37 @@ def test_the_map_shows_colours() -> None:
     assert isinstance(pixel, tuple)
     assert pixel[0] > 240
     assert max(pixel[1:]) < 15
+
+
+def test_an_autoencoder_that_is_too_narrow_in_half_precision_is_widened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As SDXL's, whose numbers overflow; afterwards it is as before."""
+    vae = AutoencoderKL(block_out_channels=(32,), force_upcast=True).to(torch.float16)
+    seen: list[torch.dtype] = []
+    encode = vae.encode
+
+    def spy(patches: torch.Tensor) -> object:
+        seen.append(patches.dtype)
+        return encode(patches)
+
+    monkeypatch.setattr(vae, "encode", spy)
+    assert np.isfinite(colours_fit(vae)).all()
+    assert seen == [torch.float32]
+    assert next(vae.parameters()).dtype == torch.float16
+
+
+def test_numbers_that_overflow_spoil_only_the_preview(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = AutoencoderKL(block_out_channels=(32,))
+    with torch.no_grad():
+        vae.quant_conv.weight.fill_(torch.inf)
+    assert np.isfinite(colours_fit(vae)).all()
+
+
+@pytest.mark.parametrize(("side", "tile"), [(1024, 512), (400, 256)])
+def test_tiles_are_smaller_than_the_picture(side: int, tile: int) -> None:
+    """Even where the autoencoder would only tile what is larger than its model's pictures."""
+    vae = AutoencoderKL(block_out_channels=(32,), sample_size=1024)
+    with in_tiles(vae, side=side):
+        assert (vae.tile_sample_min_size, vae.tile_latent_min_size) == (tile, tile)
+    assert (vae.tile_sample_min_size, vae.use_tiling) == (1024, False)

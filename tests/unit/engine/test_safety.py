@@ -122,6 +122,14 @@ def test_a_checkpoint_s_own_checker_is_asked(
     model = dataclasses.replace(tiny("sd1"), folder=folder)
     request = dataclasses.replace(batch(), model=model, width=64, height=64)
     assert guarded("flag", None).run(request).safety == "passed"
+    checker.concept_embeds_weights.fill_(-10.0)  # and now everything is
+    checker.save_pretrained(folder / "safety_checker")
+    flagging, silent = guarded("flag", None), Engine(threads=1)
+    flagged = flagging.run(request)
+    assert flagged.safety == "flagged"
+    assert flagged.pictures[0].data == silent.run(request).pictures[0].data, "told, and not blacked out"
+    with pytest.raises(EngineUnsafe):
+        guarded("block", None).run(request)
     plain = Engine(threads=1)
     assert plain.run(request).safety == "not_checked"
     with plain.cache.borrow(model, while_waiting=lambda: None) as entry:
