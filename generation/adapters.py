@@ -9,6 +9,7 @@ from generation.choices import ACTIVE
 from generation.models import Generation, GenerationLora
 from loras.errors import LoraUnavailableError
 from loras.models import Lora
+from loras.selectors import loras_visible
 from loras.services import lora_load, lora_request, lora_touch
 
 
@@ -36,12 +37,17 @@ def adapters_store(generation: Generation, wishes: Sequence[LoraWish], *, owner:
     lora_touch(ids=[wish.lora.pk for wish in wishes if wish.lora])
 
 
-def adapters_again(original: Generation) -> list[LoraWish]:
-    """What a retry or replay asks for: the same adapters. Raises LoraUnavailableError when one has been deleted."""
+def adapters_again(original: Generation, *, owner: User) -> list[LoraWish]:
+    """What a retry or replay asks for: the same adapters.
+
+    Raises LoraUnavailableError when one has been deleted, disabled, or is not shared with its new owner any more.
+    """
     wishes = []
     for use in original.adapters.select_related("lora"):
         if use.lora is None:
             raise LoraUnavailableError(f"The adapter {use.name} has been deleted.", param="loras")
+        if not loras_visible(owner).filter(pk=use.lora.pk, enabled=True).exists():
+            raise LoraUnavailableError(f"The adapter {use.name} may not be used any more.", param="loras")
         wishes.append(LoraWish(use.scale, lora=use.lora))
     return wishes
 

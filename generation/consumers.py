@@ -13,6 +13,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from generation.errors import GenerationNotFoundError
 from generation.feeds import follow
 from generation.selectors import generation_get
+from generation.sse import seq_read
 from imagegen_project.common.executors import run_in_socket_executor
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class GenerationConsumer(AsyncWebsocketConsumer):
         values = parse_qs(self.scope["query_string"].decode("ascii", "replace")).get("after")
         if not values:
             return None
-        return int(values[0]) if values[0].isascii() and values[0].isdigit() else False
+        return seq_read(values[0])
 
     async def _forward(self, generation_id: UUID, after: int | None) -> None:
         try:

@@ -29,6 +29,7 @@ from generation.webhooks import webhook_note
 from imagegen_project.common.context import request_id
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
+from models_registry.selectors import checkpoint_get
 from models_registry.services import checkpoint_request_download
 
 logger = logging.getLogger(__name__)
@@ -210,20 +211,24 @@ def _generation_announce(generation: Generation) -> None:
 
 def _generation_again(original: Generation, *, owner: User, **changes: Any) -> Generation:
     values = {name: getattr(original, name) for name in _REQUEST_FIELDS}
+    checkpoint_get(name=original.checkpoint_id)  # unless it has been disabled
     values["priority"] = original.priority if owner.is_staff else min(original.priority, 0)
     # A message is signed with its owner's secret, and meant for that owner's server.
     if owner == original.owner:
         values |= {"webhook_url": original.webhook_url, "webhook_events": original.webhook_events}
     # Copies, so that either generation can be deleted.
     pictures = {field: input_read(name) for field in _INPUTS if (name := getattr(original, field))}
-    return _generation_store(Generation(owner=owner, **values, **changes), pictures, adapters_again(original))
+    return _generation_store(
+        Generation(owner=owner, **values, **changes), pictures, adapters_again(original, owner=owner)
+    )
 
 
 def generation_retry(*, generation: Generation, owner: User) -> Generation:
     """A new generation with the same resolved request, linked to the ended one.
 
     Raises GenerationActiveError, InputNotFoundError when the storage has lost an input picture, or
-    LoraUnavailableError when one of its adapters has been deleted.
+    LoraUnavailableError when one of its adapters has been deleted or withdrawn, and
+    ModelNotFoundError when its checkpoint is disabled.
     """
     if not generation.is_terminal:
         raise GenerationActiveError("Only a generation that has ended can be retried; cancel it first.")
@@ -236,7 +241,8 @@ def generation_replay(*, generation: Generation, owner: User) -> Generation:
     """Runs a receipt again, alone; when it succeeds, `pixels_match` says whether it drew the same pixels.
 
     Raises NoReceiptError unless the original succeeded, InputNotFoundError when the storage has lost an input picture,
-    or LoraUnavailableError when one of its adapters has been deleted.
+    or LoraUnavailableError when one of its adapters has been deleted or withdrawn, and
+    ModelNotFoundError when its checkpoint is disabled.
     """
     if generation.receipt is None:
         raise NoReceiptError("Only a generation that succeeded can be replayed.")

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs
 from uuid import UUID
 
@@ -42,6 +42,11 @@ _PATH = re.compile(rf"/(?:api/)?v1/generations/(?P<generation_id>{UUID_REGEX})/e
 def is_event_stream(path: str) -> bool:
     """Whether a path is that of a generation's event stream."""
     return _PATH.fullmatch(path) is not None
+
+
+def seq_read(text: str) -> int | Literal[False]:
+    """A sequence number as a client writes it; False when it is none."""
+    return int(text) if re.fullmatch(r"[0-9]{1,16}", text) and int(text) <= MAX_SEQ else False
 
 
 def event_bytes(event_type: str, data: str, *, seq: int | None = None) -> bytes:
@@ -182,8 +187,7 @@ def _after(scope: Scope) -> Any:
         given = parse_qs(scope["query_string"].decode("ascii", "replace")).get("after", [])
     if not given:
         return None
-    text = given[0]
-    return int(text) if re.fullmatch(r"[0-9]{1,16}", text) and int(text) <= MAX_SEQ else False
+    return seq_read(given[0])
 
 
 async def _refuse(

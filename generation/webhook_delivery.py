@@ -87,6 +87,10 @@ def deliver(delivery: WebhookDelivery) -> bool:
         entry["status"] = status
     except WebhookUnreachableError as error:
         entry["error"] = str(error)
+    except Exception as error:
+        # Counted like any other: what is never recorded would be tried for ever.
+        logger.exception("webhook broken", extra={"delivery": str(delivery.pk)})
+        entry["error"] = type(error).__name__
     entry["ms"] = round((time.monotonic() - began) * 1000)
     return _record(delivery, status, entry)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import httpcore2
 
+# Neither does Python call them private: for use within a site (RFC 8215, RFC 3879), and IPv4's first guise (RFC 4291).
+_LOCAL = (IPv6Network("64:ff9b:1::/48"), IPv6Network("fec0::/10"), IPv6Network("::/96"))
 # Addresses of IPv4 hosts behind a translator (RFC 6052): what counts is the host.
 _TRANSLATED = IPv6Network("64:ff9b::/96")
 
@@ -24,7 +26,7 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Whether an address is one of the open internet: not private, loopback, link-local, shared or multicast."""
     if isinstance(address, IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
-        if address.teredo is not None:
+        if address.teredo is not None or any(address in network for network in _LOCAL):
             return False
         if address in _TRANSLATED:
             inner = IPv4Address(int(address) & 0xFFFFFFFF)
@@ -95,7 +97,7 @@ def webhook_post(
         raise
     except (TimeoutError, httpcore2.TimeoutException) as error:
         raise WebhookUnreachableError("no answer in time") from error
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:  # the latter for what can be no name at all
         raise WebhookUnreachableError("the name is not known") from error
     except (OSError, httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as error:
         raise WebhookUnreachableError(str(error)[:200] or type(error).__name__) from error

@@ -47,6 +47,10 @@ def webhook_url_problem(url: str) -> str | None:
         return "Only printable ASCII; encode anything else."
     if parts.scheme not in ("http", "https") or not host:
         return "An address that begins with https:// or http:// and names a host."
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return "Not a host's name."
     if parts.username is not None or parts.fragment:
         return "Without user, password and fragment."
     try:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
+from django.utils.functional import SimpleLazyObject
 from uuid_utils.compat import uuid7
 
 from imagegen_project.common.context import request_id, username
@@ -54,6 +55,9 @@ class RequestContextMiddleware:
                 scope = cast(MutableMapping[str, Any], request.scope)
                 scope[ROUTE_KEY] = request.resolver_match.view_name
             user = getattr(request, "user", None)
+            if isinstance(user, SimpleLazyObject):
+                # Only where a view has asked for it: a probe's line in the log needs no database.
+                user = getattr(request, "_cached_user", None)
             logger.info(
                 "request",
                 extra={

@@ -262,6 +262,7 @@ if env.BEHIND_TLS:
     SECURE_REDIRECT_EXEMPT = [r"^health", r"^metrics"]
     SECURE_HSTS_SECONDS = 31536000
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+SESSION_ENGINE = "imagegen_project.auth.sessions"
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 # Whether other hosts of the operator's domain have TLS is not for this service to say.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]

@@ -8,6 +8,7 @@ from rest_framework import serializers
 from generation.bookkeeping import MAX_WEBHOOK_URL_CHARACTERS
 from generation.choices import WebhookEvent
 from generation.webhooks import webhook_is_gone, webhook_secret, webhook_url_problem
+from imagegen_project.common.serializers import BoundedListField
 
 DEFAULT_EVENTS = (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELED)
 
@@ -26,7 +27,7 @@ class WebhookUrlField(serializers.CharField):
         return url
 
 
-class WebhookEventsField(serializers.ListField):
+class WebhookEventsField(BoundedListField):
     """Kinds of events: a list, or in a form text that separates them by commas."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -40,7 +41,7 @@ class WebhookEventsField(serializers.ListField):
     def to_internal_value(self, data: Any) -> list[Any]:
         """The events, each once. Raises ValidationError."""
         if isinstance(data, str):
-            data = [name.strip() for name in data.split(",")]
+            data = [name.strip() for name in data.split(",", maxsplit=len(WebhookEvent))]
         return list(dict.fromkeys(super().to_internal_value(data)))
 
 

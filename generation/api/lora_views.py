@@ -62,6 +62,8 @@ class LoraLoadView(APIView):
 class LoraUnloadView(APIView):
     """Adapters that need not stay on the workers."""
 
+    throttle_scope = "uploads"
+
     @extend_schema(
         operation_id="loras_unload",
         request=LoraUnloadIn,

@@ -55,6 +55,7 @@ class ModelDetailView(APIView):
 class ModelOrderView(APIView):
     """Orders to the GPU workers about a model."""
 
+    throttle_scope = "models"
     kind = CommandKind.LOAD
 
     @extend_schema(request=OrderIn, parameters=[PREFER], responses={200: OrderOut, 202: OrderOut})

@@ -14,7 +14,7 @@ from generation.choices import Kind, OutputFormat, Scheduler
 from generation.errors import InvalidImageError
 from generation.inputs import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read, size_follow
 from generation.models import MAX_PRIORITY, MAX_SEED
-from imagegen_project.common.serializers import StrictSerializer, TextField
+from imagegen_project.common.serializers import BoundedListField, StrictSerializer, TextField
 from models_registry.choices import FAMILY_FACTS
 from models_registry.errors import ModelNotFoundError
 from models_registry.models import Checkpoint
@@ -127,7 +127,7 @@ class GenerationCreateIn(StrictSerializer):
         default=1,
         help_text="Picture i uses seed + i, wrapping.",
     )
-    loras = serializers.ListField(
+    loras = BoundedListField(
         child=LoraUseIn(), required=False, max_length=MAX_LORAS, help_text="LoRA adapters, stacked."
     )
     lora_path = serializers.CharField(

@@ -4,9 +4,14 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from rest_framework import serializers
+
+from generation.api.lora_requests import MAX_NAME
+from generation.api.requests import MAX_PROMPT_CHARACTERS
 from generation.choices import OutputFormat, Scheduler
 from generation.compat.dialects import Params, refuse, warning
 from generation.models import A1111Options
+from imagegen_project.common.serializers import TextField
 
 # A1111's names to the native ones.
 FIELDS: Final[Mapping[str, str]] = {
@@ -132,8 +137,8 @@ def _read(
 def _prompt(params: Params) -> dict[str, Any]:
     """The prompt without its `<lora:name:scale>` tags, and what these ask for."""
     prompt = params.take("prompt", "")
-    if not isinstance(prompt, str):
-        return {"prompt": prompt}
+    if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT_CHARACTERS:
+        return {"prompt": prompt}  # the native field says what is wrong with it
     loras = [{"lora": name.strip(), "scale": _scale(tail)} for name, tail in _LORA.findall(prompt)]
     prompt = _LORA.sub("", prompt).strip() if loras else prompt
     if _WEIGHTED.search(prompt):
@@ -206,7 +211,10 @@ def options_read(params: Params, present: A1111Options) -> A1111Options:
     """
     given: dict[str, Any] = {}
     if (model := params.take("sd_model_checkpoint")) is not None:
-        given["checkpoint_id"] = model
+        try:
+            given["checkpoint_id"] = TextField(max_length=MAX_NAME).run_validation(model)
+        except serializers.ValidationError as error:
+            raise serializers.ValidationError({"sd_model_checkpoint": error.detail}) from error
     if (stop := params.number("CLIP_stop_at_last_layers", low=0, high=MAX_CLIP_STOP, default=0)) > 0:
         given["clip_skip"] = stop - 1
     if name := params.choice("samples_format", ("", *SAMPLES_FORMATS), ""):

@@ -25,6 +25,7 @@ from imagegen_project.common.errors import DomainError
 from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.parsers import BoundedJSONParser
 from imagegen_project.common.problems import problem_exception_handler, problem_of
+from imagegen_project.common.serializers import MAX_UNKNOWN_NAMED
 from imagegen_project.common.waiting import StreamOrder, WaitOrder
 
 
@@ -98,7 +99,7 @@ class Params:
         if self._left:
             unknown = serializers.ErrorDetail("Unknown parameter.", "unknown_parameter")
             raise serializers.ValidationError(
-                {(self._below + name)[:100]: unknown for name in sorted(self._left)}
+                {(self._below + name)[:100]: unknown for name in sorted(self._left)[:MAX_UNKNOWN_NAMED]}
             )
 
 

@@ -150,7 +150,6 @@ def _matches_wildcard(scheme: str, netloc: str) -> bool:
 
 
 def _header(scope: Scope, name: bytes) -> str:
-    for key, value in scope.get("headers", []):
-        if key.lower() == name:
-            return bytes(value).decode("latin-1")
-    return ""
+    """A header's value; those of a repeated one in a row, as Django has them."""
+    found = [bytes(value).decode("latin-1") for key, value in scope.get("headers", []) if key.lower() == name]
+    return ",".join(found)

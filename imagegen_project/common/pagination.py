@@ -1,7 +1,9 @@
 """How lists are paged."""
 
-from rest_framework.exceptions import ValidationError
-from rest_framework.pagination import CursorPagination
+from uuid import UUID
+
+from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.pagination import Cursor, CursorPagination
 from rest_framework.request import Request
 
 
@@ -12,6 +14,16 @@ class NewestFirstPagination(CursorPagination):
     page_size = 20
     page_size_query_param = "limit"
     max_page_size = 100
+
+    def decode_cursor(self, request: Request) -> Cursor | None:
+        """Where the page begins. Raises NotFound, also for what DRF would hand to the database as it is."""
+        cursor: Cursor | None = super().decode_cursor(request)
+        if cursor is not None and cursor.position is not None:
+            try:
+                UUID(str(cursor.position))
+            except ValueError as error:
+                raise NotFound(self.invalid_cursor_message) from error
+        return cursor
 
     def get_page_size(self, request: Request) -> int | None:
         """The wanted size, or the greatest there is. Raises ValidationError, where DRF would take no notice."""

@@ -6,6 +6,9 @@ from django.core.files.uploadedfile import UploadedFile
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
+# Of the fields that a request should not have; a body has room for a million.
+MAX_UNKNOWN_NAMED = 10
+
 
 class StrictSerializer(serializers.Serializer[Any]):
     """Refuses fields it does not know (DRF drops them in silence)."""
@@ -17,14 +20,9 @@ class StrictSerializer(serializers.Serializer[Any]):
             unknown = set(data.keys()) - set(self.fields) - {"csrfmiddlewaretoken"}
             if unknown:
                 known = ", ".join(sorted(self.fields))
-                raise serializers.ValidationError(
-                    {
-                        str(name)[:100]: [
-                            serializers.ErrorDetail(f"Unknown field. Known: {known}.", "unknown_field")
-                        ]
-                        for name in sorted(unknown, key=str)
-                    }
-                )
+                unknown_field = serializers.ErrorDetail(f"Unknown field. Known: {known}.", "unknown_field")
+                first = sorted(map(str, unknown))[:MAX_UNKNOWN_NAMED]
+                raise serializers.ValidationError({name[:100]: [unknown_field] for name in first})
         errors = {name: self._shape_error(data, name) for name in map(str, self.fields)}
         if any(errors.values()):
             raise serializers.ValidationError({name: error for name, error in errors.items() if error})
@@ -49,6 +47,18 @@ class StrictSerializer(serializers.Serializer[Any]):
         if isinstance(value, int | float) and isinstance(self.fields[name], serializers.CharField):
             return serializers.ErrorDetail("Not a valid string.", "invalid")
         return None
+
+
+class BoundedListField(serializers.ListField):
+    """A list whose length is looked at before what is in it: DRF reads millions of children, then counts them."""
+
+    def to_internal_value(self, data: Any) -> list[Any]:
+        """The values. Raises ValidationError."""
+        if isinstance(data, list | tuple) and self.max_length is not None and len(data) > self.max_length:
+            message = self.error_messages["max_length"].format(max_length=self.max_length)
+            raise serializers.ValidationError([message], "max_length")
+        values: list[Any] = super().to_internal_value(data)
+        return values
 
 
 class TextField(serializers.CharField):

@@ -21,6 +21,7 @@ from loras.processing import lora_process
 from loras.selectors import loras_pinned
 from loras.services import lora_break, lora_mark_lost
 from models_registry.choices import DownloadProblem
+from models_registry.models import Checkpoint
 from tests.lora_files import lora_bytes
 from tests.unit.generation.conftest import client_of, make_worker
 from tests.unit.generation.helpers import succeed
@@ -101,6 +102,25 @@ def test_nothing_is_tried_again_without_an_adapter_that_is_gone(
         response = api.post(f"/api/v1/generations/{job}/{action}")
         assert (response.status_code, response.json()["code"]) == (409, "lora_unavailable")
         assert "soft" in response.json()["detail"]
+    assert Generation.objects.count() == 1
+
+
+@pytest.mark.parametrize("withdrawn", ["adapter", "model"])
+def test_nothing_is_tried_again_with_what_staff_withdrew(
+    api: APIClient, owner: User, worker: Worker, withdrawn: str
+) -> None:
+    """Whoever used it once may not go on for ever."""
+    lora = make_lora(owner)
+    job = post(api, loras=[{"lora": "soft"}]).json()["id"]
+    claimed = generation_claim(worker=worker)
+    assert claimed is not None
+    assert succeed(claimed)
+    if withdrawn == "adapter":
+        Lora.objects.filter(pk=lora.pk).update(enabled=False)
+    else:
+        Checkpoint.objects.filter(pk=claimed.checkpoint_id).update(enabled=False)
+    for action in ("retry", "replay"):
+        assert 400 <= api.post(f"/api/v1/generations/{job}/{action}").status_code < 500
     assert Generation.objects.count() == 1
 
 
