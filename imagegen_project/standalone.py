@@ -31,6 +31,8 @@ _STOP_TIMEOUT_S = 90.0
 _STOP_POLL_S = 0.1
 _LOG_LIMIT_BYTES = 10 * 1024 * 1024
 _WEB_MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
+# Connections that may wait to be accepted: with the server's own 50, clients that come at once are dropped.
+_BACKLOG = 1024
 # Stages of the supervisor: the servers (0) go last.
 _SERVICE_STAGE = 1
 _MANAGE = (sys.executable, str(settings.BASE_DIR / "manage.py"))
@@ -103,8 +105,15 @@ def make_folders(data_dir: Path) -> Path:
 
 def web_command(*, host: str, port: int) -> list[str]:
     """The command line of a web process."""
+    interface = host.strip("[]").replace(":", r"\:")
     return [
-        *(sys.executable, "-m", "daphne", "-b", host, "-p", str(port)),
+        *(
+            sys.executable,
+            "-m",
+            "daphne",
+            "--endpoint",
+            f"tcp:port={port}:interface={interface}:backlog={_BACKLOG}",
+        ),
         *("--application-close-timeout", "2"),
         # No access log: it would show tickets, and each request has its own line.
         *("--verbosity", "0"),
