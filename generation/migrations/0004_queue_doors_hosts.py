@@ -10,6 +10,9 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
 
+    # A database that a version in between has brought as far, in another division, is as far.
+    replaces = [("generation", "0004_hosts")]
+
     dependencies = [
         ('auth', '0012_alter_user_first_name_max_length'),
         ('generation', '0003_jobs'),
