@@ -6,9 +6,8 @@ from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from generation.bookkeeping import WebhookDelivery, WebhookGone
 from generation.errors import GenerationEndedError
-from generation.models import GeneratedImage, Generation, Worker, WorkerCommand
+from generation.models import GeneratedImage, Generation, WebhookDelivery, WebhookGone, Worker, WorkerCommand
 from generation.selectors import generation_url, image_url
 from generation.services import generation_cancel, generation_delete
 

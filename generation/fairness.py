@@ -11,9 +11,8 @@ from datetime import datetime, timedelta
 from django.db.models import Count, F, Max, Q, QuerySet, Sum
 from django.utils import timezone
 
-from generation.bookkeeping import QueueTurn
 from generation.choices import ACTIVE, Status
-from generation.models import Generation
+from generation.models import Generation, QueueTurn
 from generation.selectors import QUEUE_ORDER, generations_claimable, live_workers
 from models_registry.choices import DiskState
 

@@ -22,9 +22,8 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from generation.bookkeeping import MAX_IDEMPOTENCY_KEY_CHARACTERS, IdempotencyKey
 from generation.errors import GenerationNotFoundError, IdempotencyConflictError
-from generation.models import Generation
+from generation.models import MAX_IDEMPOTENCY_KEY_CHARACTERS, Generation, IdempotencyKey
 from imagegen_project.common.http import caller
 from imagegen_project.common.waiting import StreamOrder, WaitOrder, order_wait
 

@@ -9,11 +9,10 @@ from django.contrib.auth.models import User
 from django.db.models import Sum
 from django.utils import timezone
 
-from generation.bookkeeping import WorkEntry
 from generation.choices import Status
 from generation.errors import QueueFullError, StorageQuotaError, UserQueueFullError, WorkLimitError
 from generation.fairness import seconds_to_next_start
-from generation.models import GeneratedImage, Generation
+from generation.models import GeneratedImage, Generation, WorkEntry
 
 # What a refused client is told to wait, in seconds: as long as measured, within these; the first if unknown.
 UNKNOWN_WAIT_S = 30

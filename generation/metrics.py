@@ -14,10 +14,9 @@ from prometheus_client.registry import Collector
 from psycopg_pool import PoolTimeout
 from redis.exceptions import RedisError
 
-from generation.bookkeeping import WebhookDelivery
 from generation.choices import ACTIVE, DeliveryStatus, Status
 from generation.measures import SHARED
-from generation.models import Generation
+from generation.models import Generation, WebhookDelivery
 from generation.selectors import live_workers
 from imagegen_project.auth.models import HubAccount
 from imagegen_project.common.counters import shared_families

@@ -11,10 +11,9 @@ from django.dispatch import receiver
 
 from generation.adapters import adapters_needed
 from generation.attempts import generation_log
-from generation.bookkeeping import IdempotencyKey
 from generation.choices import CommandStatus, ErrorCode, Status
 from generation.events import event_publish
-from generation.models import GeneratedImage, Generation, WorkerCommand
+from generation.models import GeneratedImage, Generation, IdempotencyKey, WorkerCommand
 from generation.orders import command_finish
 from generation.queueing import worker_wake
 from generation.selectors import live_workers

@@ -15,7 +15,6 @@ from django.db.models.functions import Now
 
 from generation.adapters import LoraWish, adapters_again, adapters_store
 from generation.adjustments import steps_to_run
-from generation.bookkeeping import IdempotencyKey
 from generation.choices import ACTIVE, ALLOWED_FROM, Kind, OutputFormat, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
 from generation.events import event_publish
@@ -23,7 +22,7 @@ from generation.fairness import turn_next
 from generation.inputs import input_name, input_read, input_store
 from generation.limits import limits_check, owner_lock, work_note, work_return
 from generation.measures import generation_measure
-from generation.models import MAX_SEED, Generation
+from generation.models import MAX_SEED, Generation, IdempotencyKey
 from generation.queueing import worker_wake
 from generation.webhooks import webhook_note
 from imagegen_project.common.context import request_id

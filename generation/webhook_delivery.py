@@ -16,8 +16,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from standardwebhooks.webhooks import Webhook
 
-from generation.bookkeeping import WebhookDelivery, WebhookGone
 from generation.choices import DeliveryStatus
+from generation.models import WebhookDelivery, WebhookGone
 from generation.webhook_transport import WebhookUnreachableError, webhook_post
 from generation.webhooks import webhook_is_gone, webhook_secret
 from imagegen_project import __version__

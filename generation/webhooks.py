@@ -18,9 +18,8 @@ from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from redis.exceptions import RedisError
 
-from generation.bookkeeping import WebhookDelivery, WebhookGone, WebhookSecret
 from generation.choices import DeliveryStatus, Status, WebhookEvent
-from generation.models import Generation
+from generation.models import Generation, WebhookDelivery, WebhookGone, WebhookSecret
 from generation.selectors import error_of, generation_url
 from generation.webhook_transport import is_public
 from imagegen_project.common.queues import WEBHOOKS_QUEUE, entries_push, entries_waiting

@@ -5,8 +5,8 @@ from typing import Any
 from django.contrib.auth.models import User
 from rest_framework import serializers
 
-from generation.bookkeeping import MAX_WEBHOOK_URL_CHARACTERS
 from generation.choices import WebhookEvent
+from generation.models import MAX_WEBHOOK_URL_CHARACTERS
 from generation.webhooks import webhook_is_gone, webhook_secret, webhook_url_problem
 from imagegen_project.common.serializers import BoundedListField
 

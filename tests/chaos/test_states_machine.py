@@ -33,12 +33,19 @@ from hypothesis.stateful import (
 from pytest_django import Settings
 
 from generation import attempts
-from generation.bookkeeping import IdempotencyKey, QueueTurn, WebhookDelivery, WorkEntry
 from generation.choices import ACTIVE, TERMINAL, ErrorCode, Kind, Status
 from generation.contracts import TERMINAL_EVENTS
 from generation.errors import GenerationActiveError, GenerationEndedError
 from generation.events import event_decode, stream_key
-from generation.models import GeneratedImage, Generation, Worker
+from generation.models import (
+    GeneratedImage,
+    Generation,
+    IdempotencyKey,
+    QueueTurn,
+    WebhookDelivery,
+    WorkEntry,
+    Worker,
+)
 from generation.queueing import queue_length
 from generation.retention import ORPHAN_AGE, storage_reconcile
 from generation.selectors import generations_claimable

@@ -15,9 +15,8 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from generation import metrics
 from generation.attempts import attempt_fail, generation_claim
-from generation.bookkeeping import WebhookDelivery
 from generation.choices import CommandKind, DeliveryStatus, ErrorCode, Status, WebhookEvent
-from generation.models import Generation, Worker, WorkerCommand
+from generation.models import Generation, WebhookDelivery, Worker, WorkerCommand
 from generation.orders import command_finish
 from generation.services import generation_cancel, generation_create
 from generation.sweep import sweep

@@ -16,9 +16,8 @@ from PIL import Image
 from rest_framework.test import APIClient
 
 from generation.attempts import generation_claim
-from generation.bookkeeping import IdempotencyKey
 from generation.idempotency import keys_forget
-from generation.models import Generation, Worker
+from generation.models import Generation, IdempotencyKey, Worker
 from generation.services import generation_cancel, generations_abandon
 from imagegen_project.asgi import django_application
 from imagegen_project.auth.services import token_create

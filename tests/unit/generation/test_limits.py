@@ -15,11 +15,10 @@ from rest_framework.test import APIClient
 from rest_framework.throttling import ScopedRateThrottle
 
 from generation.attempts import attempt_fail, generation_claim
-from generation.bookkeeping import WorkEntry
 from generation.choices import ErrorCode
 from generation.errors import UserQueueFullError
 from generation.limits import work_forget
-from generation.models import Generation, Worker
+from generation.models import Generation, WorkEntry, Worker
 from generation.services import generation_cancel, generation_delete
 from tests.unit.generation.conftest import GenerationMaker, client_of
 from tests.unit.generation.drawn import encoded, gradient

@@ -15,9 +15,8 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from generation.attempts import generation_claim
-from generation.bookkeeping import IdempotencyKey, WebhookDelivery, WorkEntry
 from generation.choices import DeliveryStatus, Kind
-from generation.models import GeneratedImage, Generation, Worker
+from generation.models import GeneratedImage, Generation, IdempotencyKey, WebhookDelivery, WorkEntry, Worker
 from generation.retention import generations_prune, housekeeping, storage_reconcile
 from generation.services import generation_cancel
 from tests.unit.generation.conftest import GenerationMaker

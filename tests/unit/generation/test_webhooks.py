@@ -18,10 +18,9 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from generation import webhook_delivery
 from generation.attempts import attempt_fail, generation_claim
-from generation.bookkeeping import WebhookDelivery, WebhookGone
 from generation.choices import DeliveryStatus, ErrorCode
 from generation.management.commands.webhook_worker import WebhookWorker
-from generation.models import Generation, Worker
+from generation.models import Generation, WebhookDelivery, WebhookGone, Worker
 from generation.services import generation_cancel, generation_delete
 from generation.sweep import sweep
 from generation.webhook_delivery import deliver, deliver_due, delivery_claim

@@ -7,7 +7,6 @@ from django.db import models
 from django.db.models import F, Q
 from uuid_utils.compat import uuid7
 
-from generation.bookkeeping import MAX_WEBHOOK_URL_CHARACTERS
 from generation.choices import (
     ACTIVE,
     TERMINAL,
@@ -23,6 +22,7 @@ from generation.choices import (
     WorkerStatus,
 )
 from generation.errors import ImageNotFoundError
+from generation.models.webhooks import MAX_WEBHOOK_URL_CHARACTERS
 from loras.models import MAX_NAME_CHARACTERS, Lora
 from models_registry.models import Checkpoint
 
