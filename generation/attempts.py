@@ -17,9 +17,9 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from generation.choices import ErrorCode, SafetyResult, Status
-from generation.fairness import turn_reached
-from generation.measures import generation_measure
+from generation.metrics.counters import generation_measure
 from generation.models import GeneratedImage, Generation, Worker
+from generation.queue.standing import turn_reached
 from generation.selectors import QUEUE_ORDER, generations_claimable
 from generation.services import files_delete, generation_move
 from models_registry.selectors import checkpoints_here

@@ -11,8 +11,8 @@ from uuid_utils.compat import uuid7
 
 from generation.choices import CommandKind, CommandStatus, ErrorCode
 from generation.errors import FailedError, NoWorkerError, UnfinishedError
-from generation.events import event_publish
-from generation.measures import order_measure
+from generation.feed.stream import event_publish
+from generation.metrics.counters import order_measure
 from generation.models import Worker, WorkerCommand
 from generation.selectors import live_workers, order_url
 from loras.models import Lora

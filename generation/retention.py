@@ -12,10 +12,10 @@ from django.core.files.storage import default_storage
 from django.db.models import Sum
 from django.utils import timezone
 
+from generation.api.idempotency import keys_forget
 from generation.choices import TERMINAL
-from generation.idempotency import keys_forget
-from generation.limits import work_forget
 from generation.models import GeneratedImage, Generation, WebhookDelivery
+from generation.queue.limits import work_forget
 from generation.services import files_delete, generation_delete
 
 logger = logging.getLogger(__name__)

@@ -31,8 +31,8 @@ from generation.engine import (
 )
 from generation.engine.pictures import request_of
 from generation.engine.previews import Preview
+from generation.feed.publisher import Publisher
 from generation.models import Generation, GenerationLora
-from generation.publisher import Publisher
 from generation.selectors import image_refs
 from generation.watchdog import watchdog_arm
 from loras.files import lora_path

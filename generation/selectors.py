@@ -10,8 +10,8 @@ from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
 from django.db.models.functions import Now
 
 from generation.choices import ACTIVE, TERMINAL, CommandKind, CommandStatus, Status
-from generation.contracts import Event, ImageRef
 from generation.errors import GenerationNotFoundError, ImageNotFoundError, OrderNotFoundError
+from generation.feed.messages import Event, ImageRef
 from generation.models import A1111Options, GeneratedImage, Generation, GenerationLora, Worker, WorkerCommand
 from loras.choices import PENDING, LoraState
 from loras.models import Lora
@@ -73,7 +73,7 @@ def live_workers() -> QuerySet[Worker]:
     return Worker.objects.filter(heartbeat_at__gte=Now() - WORKER_ALIVE)
 
 
-# How queued generations follow one another; `generation/fairness.py` deals out the turns.
+# How queued generations follow one another; `generation/queue/standing.py` deals out the turns.
 QUEUE_ORDER = ("-priority", "turn", "id")
 
 

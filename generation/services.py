@@ -13,18 +13,18 @@ from django.core.files.storage import default_storage
 from django.db import InterfaceError, OperationalError, transaction
 from django.db.models.functions import Now
 
-from generation.adapters import LoraWish, adapters_again, adapters_store
-from generation.adjustments import steps_to_run
 from generation.choices import ACTIVE, ALLOWED_FROM, Kind, OutputFormat, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
-from generation.events import event_publish
-from generation.fairness import turn_next
-from generation.inputs import input_name, input_read, input_store
-from generation.limits import limits_check, owner_lock, work_note, work_return
-from generation.measures import generation_measure
+from generation.feed.stream import event_publish
+from generation.lora_uses import LoraWish, adapters_again, adapters_store
+from generation.metrics.counters import generation_measure
 from generation.models import MAX_SEED, Generation, IdempotencyKey
-from generation.queueing import worker_wake
-from generation.webhooks import webhook_note
+from generation.pictures.reading import input_name, input_read, input_store
+from generation.queue.entries import worker_wake
+from generation.queue.limits import limits_check, owner_lock, work_note, work_return
+from generation.queue.standing import turn_next
+from generation.requests.adjustments import steps_to_run
+from generation.webhooks.outbox import webhook_note
 from imagegen_project.common.context import request_id
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint

@@ -18,15 +18,15 @@ from redis.exceptions import RedisError
 
 from generation.attempts import attempt_log_with, generation_log
 from generation.choices import CommandStatus, ErrorCode, Status
-from generation.contracts import EventType
-from generation.events import event_publish
-from generation.measures import LEASES_EXPIRED, SWEEP_ACTIONS
+from generation.feed.messages import EventType
+from generation.feed.stream import event_publish
+from generation.metrics.counters import LEASES_EXPIRED, SWEEP_ACTIONS
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
-from generation.queueing import device_classes, queue_length, queue_shorten, worker_wake, workers_wake
+from generation.queue.entries import device_classes, queue_length, queue_shorten, worker_wake, workers_wake
 from generation.selectors import WORKER_ALIVE, generations_claimable
 from generation.services import generation_move
-from generation.webhooks import webhooks_restore
+from generation.webhooks.outbox import webhooks_restore
 from loras.cache import loras_resume
 from loras.choices import LoraState
 from loras.models import Lora

@@ -33,11 +33,11 @@ from generation.engine import (
     SafetySettings,
 )
 from generation.engine.memory import device_name, total_and_free_mb
-from generation.measures import MODEL_SWAP_SECONDS
+from generation.feed.publisher import Publisher
+from generation.metrics.counters import MODEL_SWAP_SECONDS
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
-from generation.publisher import Publisher
-from generation.queueing import RUN_NEXT, queue_name, worker_wake
+from generation.queue.entries import RUN_NEXT, queue_name, worker_wake
 from generation.runner import HAND_BACK, Run, failure_code, model_ref, run_generation
 from generation.selectors import generation_next
 from generation.watchdog import watchdog_disarm

@@ -16,10 +16,10 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
 
 from generation.compat.shapes import shape_of  # noqa: E402
-from generation.feeds import wait_for_end  # noqa: E402
-from generation.routing import websocket_urlpatterns  # noqa: E402
+from generation.feed.following import wait_for_end  # noqa: E402
 from generation.services import generations_abandon  # noqa: E402
-from generation.sse import EventStreams  # noqa: E402
+from generation.streams.routing import websocket_urlpatterns  # noqa: E402
+from generation.streams.sse import EventStreams  # noqa: E402
 from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware  # noqa: E402
 from imagegen_project.bodies import body_limit, in_pieces, keep_bodies_on_disk  # noqa: E402
 from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send, hung_up  # noqa: E402

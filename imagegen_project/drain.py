@@ -17,7 +17,7 @@ from django.conf import settings
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from generation.sse import is_event_stream
+from generation.streams.sse import is_event_stream
 from imagegen_project.common.shutdown import COME_AGAIN, shutdown_begin, waits_end
 
 LOOK_EVERY_S: Final = 0.05

@@ -17,7 +17,7 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from generation.metrics import ServiceCollector
+from generation.metrics.collector import ServiceCollector
 from imagegen_project.auth.authentication import BearerAuthentication
 from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send
 from imagegen_project.common.counters import PROCESS_REGISTRY

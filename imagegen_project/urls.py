@@ -5,7 +5,9 @@ from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from generation.compat import a1111, huggingface, openai
+from generation.compat.a1111 import views as a1111
+from generation.compat.huggingface import views as huggingface
+from generation.compat.openai import views as openai
 from imagegen_project import health
 from imagegen_project.api import routes
 from imagegen_project.metrics import MetricsView

@@ -9,15 +9,15 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from generation.api.requests import (
+from generation.choices import Kind, OutputFormat
+from generation.pictures.reading import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, PICTURE_FORMATS
+from generation.requests.serializers import (
     MAX_GUIDANCE_SCALE,
     MAX_IMAGES,
     MAX_PROMPT_CHARACTERS,
     MAX_STEPS,
     MIN_GUIDANCE_SCALE,
 )
-from generation.choices import Kind, OutputFormat
-from generation.inputs import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, PICTURE_FORMATS
 from models_registry.choices import FAMILY_FACTS
 from models_registry.selectors import checkpoints_enabled
 

@@ -5,10 +5,10 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from generation.api.requests import merge_alias
 from generation.choices import ErrorCode
 from generation.models import WorkerCommand
 from generation.orders import order_body
+from generation.requests.serializers import merge_alias
 from imagegen_project.common.serializers import StrictSerializer
 from models_registry.api.serializers import ModelOut
 from models_registry.models import Checkpoint

@@ -7,8 +7,8 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from generation.choices import Scheduler
-from generation.fairness import queue_standing
 from generation.models import GeneratedImage, Generation, GenerationLora
+from generation.queue.standing import queue_standing
 from generation.selectors import error_of, generation_url, image_url
 
 

@@ -17,9 +17,9 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
 from generation import services
-from generation.api.creation import generation_request
 from generation.api.filters import GenerationFilter
-from generation.api.requests import GenerationCreateIn, GenerationFormIn
+from generation.api.idempotency import HEADER as IDEMPOTENCY_HEADER
+from generation.api.idempotency import Answer, answer_once
 from generation.api.serializers import (
     GenerationDetailOut,
     GenerationOut,
@@ -27,10 +27,10 @@ from generation.api.serializers import (
     ReceiptOut,
 )
 from generation.choices import Kind
-from generation.idempotency import HEADER as IDEMPOTENCY_HEADER
-from generation.idempotency import Answer, answer_once
-from generation.inputs import input_read
 from generation.models import Generation
+from generation.pictures.reading import input_read
+from generation.requests.creation import generation_request
+from generation.requests.serializers import GenerationCreateIn, GenerationFormIn
 from generation.results import generation_result, receipt_of
 from generation.selectors import generation_get, generation_url, generations_visible, image_get
 from imagegen_project.common.http import Preference, caller

@@ -145,7 +145,7 @@ class Generation(models.Model):
     turn = models.BigIntegerField(
         default=0,
         db_default=0,
-        help_text="Its place in its priority: owners take turns, see generation/fairness.py.",
+        help_text="Its place in its priority: owners take turns, see generation/queue/standing.py.",
     )
     attempt = models.PositiveIntegerField(default=0)
     attempt_log = models.JSONField(

@@ -34,9 +34,9 @@ from pytest_django import Settings
 
 from generation import attempts
 from generation.choices import ACTIVE, TERMINAL, ErrorCode, Kind, Status
-from generation.contracts import TERMINAL_EVENTS
 from generation.errors import GenerationActiveError, GenerationEndedError
-from generation.events import event_decode, stream_key
+from generation.feed.messages import TERMINAL_EVENTS
+from generation.feed.stream import event_decode, stream_key
 from generation.models import (
     GeneratedImage,
     Generation,
@@ -46,7 +46,7 @@ from generation.models import (
     WorkEntry,
     Worker,
 )
-from generation.queueing import queue_length
+from generation.queue.entries import queue_length
 from generation.retention import ORPHAN_AGE, storage_reconcile
 from generation.selectors import generations_claimable
 from generation.services import (

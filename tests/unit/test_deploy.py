@@ -19,7 +19,7 @@ from django.core.management import get_commands
 from django.urls import resolve
 from prometheus_client import CollectorRegistry, generate_latest
 
-from generation.metrics import ServiceCollector
+from generation.metrics.collector import ServiceCollector
 from generation.models import Generation
 from imagegen_project import __version__, env
 from imagegen_project.common.counters import PROCESS_REGISTRY

@@ -8,7 +8,7 @@ import pytest
 from drf_spectacular.generators import SchemaGenerator
 
 from generation.choices import ErrorCode
-from generation.contracts import EventType
+from generation.feed.messages import EventType
 from imagegen_project.common.errors import DomainError
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -13,9 +13,9 @@ from django_redis import get_redis_connection
 from prometheus_client import generate_latest
 from pytest_django import DjangoAssertNumQueries, Settings
 
-from generation import metrics
 from generation.attempts import attempt_fail, generation_claim
 from generation.choices import CommandKind, DeliveryStatus, ErrorCode, Status, WebhookEvent
+from generation.metrics import collector as metrics
 from generation.models import Generation, WebhookDelivery, Worker, WorkerCommand
 from generation.orders import command_finish
 from generation.services import generation_cancel, generation_create

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from django.core.management.base import BaseCommand
 
 from generation.allowlist import AllowlistedWorker
-from generation.webhooks import DELIVER_DUE, webhooks_wake
+from generation.webhooks.outbox import DELIVER_DUE, webhooks_wake
 from imagegen_project.common.queues import WEBHOOKS_QUEUE, queue_get
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
 from generation.attempts import generation_claim
-from generation.events import event_publish
+from generation.feed.stream import event_publish
 from generation.models import Generation, Worker
 from imagegen_project.auth.services import token_create
 from tests.unit.generation.compat_helpers import finish, made, nothing_stored, warned

@@ -11,9 +11,9 @@ from django.contrib.auth.models import User
 from PIL import Image
 from rest_framework.test import APIClient
 
-from generation.compat import openai_stream
-from generation.compat.openai_stream import ImageStream
-from generation.events import event_append, event_notify
+from generation.compat.openai import stream as openai_stream
+from generation.compat.openai.stream import ImageStream
+from generation.feed.stream import event_append, event_notify
 from generation.models import Generation, Worker
 from generation.services import generation_cancel
 from imagegen_project.common.executors import run_in_socket_executor

@@ -10,8 +10,8 @@ import pytest
 import redis
 from pytest_django import Settings
 
-from generation.events import event_append, event_decode, event_publish, stream_key
-from generation.publisher import Publisher
+from generation.feed.publisher import Publisher
+from generation.feed.stream import event_append, event_decode, event_publish, stream_key
 
 
 def stored(client: "redis.Redis[Any]", generation_id: Any) -> list[Any]:
@@ -82,7 +82,7 @@ def test_publishing_survives_an_unreachable_redis(monkeypatch: pytest.MonkeyPatc
     def unreachable(*args: Any, **kwargs: Any) -> Any:
         raise redis.exceptions.ConnectionError
 
-    monkeypatch.setattr("generation.events.get_redis_connection", unreachable)
+    monkeypatch.setattr("generation.feed.stream.get_redis_connection", unreachable)
     event_publish(uuid4(), "queued", attempt=0)
 
 

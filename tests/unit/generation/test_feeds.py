@@ -15,15 +15,15 @@ from django.contrib.auth.models import User
 from django.db import close_old_connections
 from django.db.models.functions import Now
 
-from generation import feeds
 from generation.attempts import generation_claim
 from generation.choices import Status
-from generation.consumers import GenerationConsumer
-from generation.contracts import Event
-from generation.events import event_append, event_notify, stream_key
-from generation.feeds import feed_hub, follow, wait_for_end
+from generation.feed import following as feeds
+from generation.feed.following import feed_hub, follow, wait_for_end
+from generation.feed.messages import Event
+from generation.feed.stream import event_append, event_notify, stream_key
 from generation.models import Generation, Worker
 from generation.services import generation_delete, generation_move
+from generation.streams.follow_socket import GenerationConsumer
 from tests.unit.generation.conftest import GenerationMaker
 from tests.unit.generation.helpers import succeed
 

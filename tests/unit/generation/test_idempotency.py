@@ -15,8 +15,8 @@ from django.utils import timezone
 from PIL import Image
 from rest_framework.test import APIClient
 
+from generation.api.idempotency import keys_forget
 from generation.attempts import generation_claim
-from generation.idempotency import keys_forget
 from generation.models import Generation, IdempotencyKey, Worker
 from generation.services import generation_cancel, generations_abandon
 from imagegen_project.asgi import django_application

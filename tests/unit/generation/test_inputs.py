@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageCms, ImageStat
 
 from generation.errors import InvalidImageError
-from generation.inputs import (
+from generation.pictures.reading import (
     MAX_PICTURE_BYTES,
     Picture,
     base64_decode,

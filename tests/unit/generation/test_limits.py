@@ -17,8 +17,8 @@ from rest_framework.throttling import ScopedRateThrottle
 from generation.attempts import attempt_fail, generation_claim
 from generation.choices import ErrorCode
 from generation.errors import UserQueueFullError
-from generation.limits import work_forget
 from generation.models import Generation, WorkEntry, Worker
+from generation.queue.limits import work_forget
 from generation.services import generation_cancel, generation_delete
 from tests.unit.generation.conftest import GenerationMaker, client_of
 from tests.unit.generation.drawn import encoded, gradient

@@ -12,7 +12,7 @@ from rest_framework.test import APIClient
 
 from generation.choices import CommandKind, CommandStatus, ErrorCode
 from generation.errors import FailedError, UnfinishedError
-from generation.feeds import wait_for_end
+from generation.feed.following import wait_for_end
 from generation.models import Worker, WorkerCommand
 from generation.orders import command_finish, order_create, order_result, order_status
 from generation.selectors import commands_due, order_get

@@ -16,8 +16,8 @@ from generation.engine import (
     EngineRefused,
     EngineUnsafe,
 )
+from generation.feed.publisher import Publisher
 from generation.models import Worker
-from generation.publisher import Publisher
 from generation.runner import Run, run_generation
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint

@@ -9,10 +9,10 @@ import pytest
 from django.contrib.auth.models import User
 from pytest_django import Settings
 
-from generation import sse
-from generation.events import event_append, event_notify
+from generation.feed.stream import event_append, event_notify
 from generation.models import Generation, Worker
-from generation.sse import EventStreams, stream_send
+from generation.streams import sse
+from generation.streams.sse import EventStreams, stream_send
 from imagegen_project.auth.services import token_create
 from imagegen_project.auth.tickets import ticket_create
 from imagegen_project.common.executors import run_in_socket_executor

@@ -21,7 +21,7 @@ from generation.attempts import (
 from generation.choices import ALLOWED_FROM, TERMINAL, ErrorCode, Kind, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
 from generation.models import MAX_SEED, Generation, Worker
-from generation.queueing import queue_length, workers_wake
+from generation.queue.entries import queue_length, workers_wake
 from generation.services import (
     generation_cancel,
     generation_delete,

@@ -10,11 +10,16 @@ import pytest
 from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import AnonymousUser, User
 
-from generation import streaming
-from generation.events import event_append, event_notify
+from generation.feed.stream import event_append, event_notify
 from generation.models import Generation, Worker
 from generation.selectors import image_refs
-from generation.streaming import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, Img2ImgConsumer, Txt2ImgConsumer
+from generation.streams import draw_socket as streaming
+from generation.streams.draw_socket import (
+    MAX_MESSAGE_BYTES,
+    MAX_REQUEST_BYTES,
+    Img2ImgConsumer,
+    Txt2ImgConsumer,
+)
 from imagegen_project.common.executors import run_in_socket_executor
 from tests.unit.generation.compat_helpers import finish
 from tests.unit.generation.conftest import GenerationMaker

@@ -9,9 +9,9 @@ from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from generation.attempts import attempt_fail, attempt_hand_back, generation_claim
 from generation.choices import ErrorCode, Status
-from generation.events import event_decode, stream_key
+from generation.feed.stream import event_decode, stream_key
 from generation.models import Generation, Worker
-from generation.queueing import queue_length
+from generation.queue.entries import queue_length
 from generation.selectors import generation_next
 from generation.services import generation_cancel, generation_retry
 from generation.sweep import downloads_request, entries_restore, sweep

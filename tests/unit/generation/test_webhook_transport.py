@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from generation.webhook_transport import WebhookUnreachableError, is_public, webhook_post
+from generation.webhooks.transport import WebhookUnreachableError, is_public, webhook_post
 from tests.unit.generation.webhook_receiver import Receiver, receiving
 
 

@@ -19,7 +19,7 @@ from generation.attempts import generation_claim
 from generation.choices import CommandKind
 from generation.models import Worker
 from generation.orders import order_create
-from generation.queueing import worker_wake
+from generation.queue.entries import worker_wake
 from generation.runner import CANCELED, HAND_BACK, TIMEOUT, Run
 from generation.selectors import live_workers
 from generation.worker import GpuRuntime

@@ -1,0 +1,107 @@
+"""Publishing to a generation's feed: a capped Redis stream first, then the sockets that follow it.
+
+One Lua script appends and numbers an event, so sequence numbers never go backwards: an event's number is the server's
+clock in microseconds, or one more than the last number where that is greater. The script refuses what a stale attempt
+sends and everything after a terminal event.
+"""
+
+import json
+import logging
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.conf import settings
+from django.utils import timezone
+from django_redis import get_redis_connection
+from redis.exceptions import RedisError
+
+from generation.feed.messages import TERMINAL_EVENTS, Event, EventType
+
+logger = logging.getLogger(__name__)
+
+_APPEND = """
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+local prev = 0
+if #last > 0 then
+  prev = tonumber(string.match(last[1][1], '^%d+'))
+  local fields = last[1][2]
+  for i = 1, #fields, 2 do
+    if fields[i] == 'final' and fields[i + 1] == '1' then return false end
+    if fields[i] == 'attempt' and tonumber(fields[i + 1]) > tonumber(ARGV[1]) then return false end
+  end
+end
+local now = redis.call('TIME')
+local seq = tonumber(now[1]) * 1000000 + tonumber(now[2])
+if seq <= prev then seq = prev + 1 end
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], string.format('%.0f-0', seq),
+  'attempt', ARGV[1], 'final', ARGV[2], 'prev', string.format('%.0f', prev), 'data', ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[5])
+return {seq, prev}
+"""
+
+
+def stream_key(generation_id: UUID | str) -> str:
+    """The Redis stream of a generation's feed."""
+    return f"imagegen:feed:{generation_id}"
+
+
+def group_name(generation_id: UUID | str) -> str:
+    """The Channels group of the processes that follow a generation."""
+    return f"generation.{generation_id}"
+
+
+def event_decode(entry_id: str, fields: dict[str, str]) -> Event:
+    """An event from its stream entry."""
+    event: Event = json.loads(fields["data"])
+    event["seq"] = int(entry_id.partition("-")[0])
+    event["prev"] = int(fields["prev"])
+    return event
+
+
+def event_append(generation_id: UUID, event_type: EventType, *, attempt: int, **data: Any) -> Event | None:
+    """Puts an event into the stream and numbers it; None when it is stale. Raises RedisError."""
+    event: dict[str, Any] = {
+        "type": event_type,
+        "seq": 0,
+        "prev": 0,
+        "job_id": str(generation_id),
+        "at": timezone.now().isoformat(timespec="milliseconds"),
+        "attempt": attempt,
+        **data,
+    }
+    script = get_redis_connection("default").register_script(_APPEND)
+    numbers = script(
+        keys=[stream_key(generation_id)],
+        args=[
+            attempt,
+            int(event_type in TERMINAL_EVENTS),
+            json.dumps(event, separators=(",", ":")),
+            settings.FEED_MAX_EVENTS,
+            settings.FEED_TTL_S,
+        ],
+    )
+    if numbers is None:
+        return None
+    event["seq"], event["prev"] = (int(number) for number in numbers)
+    return event  # type: ignore[return-value]  # the dict has the event's keys by construction
+
+
+async def event_notify(event: Event) -> None:
+    """Tells the processes that follow the generation. Raises RedisError."""
+    await get_channel_layer().group_send(
+        group_name(event["job_id"]), {"type": "generation.event", "event": event}
+    )
+
+
+def event_publish(generation_id: UUID, event_type: EventType, *, attempt: int, **data: Any) -> None:
+    """Appends and notifies. Never raises for Redis' sake: the row is the truth, and followers re-read it."""
+    try:
+        event = event_append(generation_id, event_type, attempt=attempt, **data)
+        if event is not None:
+            async_to_sync(event_notify)(event)
+    except (RedisError, OSError) as error:
+        logger.warning(
+            "event not published", extra={"event_type": event_type, "reason": type(error).__name__}
+        )

@@ -1,0 +1,1 @@
+"""What is counted as it happens, and what is read at a scrape."""

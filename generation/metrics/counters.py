@@ -1,0 +1,109 @@
+"""What is counted of jobs, orders, sweeps and events."""
+
+from datetime import datetime
+
+from django.contrib.auth.models import User
+from django.utils import timezone
+from prometheus_client import Histogram
+
+from generation.choices import Status
+from generation.feed.messages import Event
+from generation.models import Generation, WorkerCommand
+from imagegen_project.auth.models import HubAccount
+from imagegen_project.common.counters import PROCESS_REGISTRY, SharedCounter, SharedHistogram
+
+_SECONDS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+
+JOBS_ENDED = SharedCounter(
+    "imagegen_jobs_ended",
+    "Generations that ended.",
+    ("status", "kind", "model", "user_class", "error_code"),
+)
+JOB_QUEUE_SECONDS = SharedHistogram(
+    "imagegen_job_queue_seconds", "From creation to the start of the last attempt.", ("model",), _SECONDS
+)
+JOB_SECONDS = SharedHistogram(
+    "imagegen_job_seconds",
+    "From the start of the last attempt to the stored pictures, of generations that succeeded.",
+    ("kind", "model"),
+    _SECONDS,
+)
+JOB_STEP_SECONDS = SharedHistogram(
+    "imagegen_job_step_seconds",
+    "The same, divided by the steps: decoding and storing included.",
+    ("model",),
+    (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+JOB_BATCH_SIZE = SharedHistogram(
+    "imagegen_job_batch_size", "Pictures drawn at once.", ("model",), (1, 2, 3, 4, 6, 8)
+)
+ORDER_SECONDS = SharedHistogram(
+    "imagegen_order_seconds",
+    "From an order to a worker (load, unload, attach, detach, drain) to its end; a load includes its download.",
+    ("kind", "model", "status"),
+    _SECONDS,
+)
+MODEL_SWAP_SECONDS = SharedHistogram(
+    "imagegen_model_swap_seconds",
+    "From the wish for a model to its being ready on the device, from `disk` or from host `memory`.",
+    ("model", "source"),
+    (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300),
+)
+LEASES_EXPIRED = SharedCounter(
+    "imagegen_leases_expired", "Generations whose worker stopped renewing, by what became of them.", ("to",)
+)
+SWEEP_ACTIONS = SharedCounter("imagegen_sweep_actions", "What sweeps put right.", ("action",))
+SHARED = (
+    JOBS_ENDED,
+    JOB_QUEUE_SECONDS,
+    JOB_SECONDS,
+    JOB_STEP_SECONDS,
+    JOB_BATCH_SIZE,
+    ORDER_SECONDS,
+    MODEL_SWAP_SECONDS,
+    LEASES_EXPIRED,
+    SWEEP_ACTIONS,
+)
+
+EVENT_LAG = Histogram(
+    "imagegen_event_lag_seconds",
+    "From an event's making, on its maker's clock, to its arrival in this process.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+    registry=PROCESS_REGISTRY,
+)
+
+
+def user_class(user: User) -> str:
+    """By which way a user came: `staff`, `hub` (a Hub account) or `local`."""
+    if user.is_staff:
+        return "staff"
+    return "hub" if HubAccount.objects.filter(user=user).exists() else "local"
+
+
+def generation_measure(generation: Generation) -> None:
+    """Counts a generation that has just ended."""
+    model = generation.checkpoint_id
+    JOBS_ENDED.add(
+        generation.status, generation.kind, model, user_class(generation.owner), generation.error_code
+    )
+    if generation.queue_ms is not None:
+        JOB_QUEUE_SECONDS.observe(generation.queue_ms / 1000, model)
+    if generation.status != Status.SUCCEEDED or generation.latency_ms is None:
+        return
+    seconds = generation.latency_ms / 1000
+    JOB_SECONDS.observe(seconds, generation.kind, model)
+    JOB_STEP_SECONDS.observe(seconds / generation.total_steps, model)
+    environment = (generation.receipt or {}).get("environment", {})
+    JOB_BATCH_SIZE.observe(environment.get("batch_shape", [generation.num_images])[0], model)
+
+
+def order_measure(command: WorkerCommand, *, status: str) -> None:
+    """Counts an order that has just ended."""
+    seconds = (timezone.now() - command.created_at).total_seconds()
+    ORDER_SECONDS.observe(max(0.0, seconds), command.kind, command.checkpoint_id or "", status)
+
+
+def event_measure(event: Event) -> None:
+    """Notes how long an event was on its way."""
+    made = datetime.fromisoformat(event["at"])
+    EVENT_LAG.observe(max(0.0, (timezone.now() - made).total_seconds()))

@@ -1,0 +1,138 @@
+"""What one user may ask for, and how much may wait altogether. A limit of 0 is none."""
+
+import math
+from datetime import timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db.models import Sum
+from django.utils import timezone
+
+from generation.choices import Status
+from generation.errors import QueueFullError, StorageQuotaError, UserQueueFullError, WorkLimitError
+from generation.models import GeneratedImage, Generation, WorkEntry
+from generation.queue.standing import seconds_to_next_start
+
+# What a refused client is told to wait, in seconds: as long as measured, within these; the first if unknown.
+UNKNOWN_WAIT_S = 30
+MIN_WAIT_S, MAX_WAIT_S = 1, 600
+
+MEGA = 1_000_000
+MIB = 1024 * 1024
+
+
+def owner_lock(owner_id: int) -> None:
+    """Lets the creations of one owner follow one another, for the rest of the transaction.
+
+    The row's weaker lock: inserts that refer to the user, and logins, go on.
+    """
+    list(User.objects.select_for_update(no_key=True).filter(pk=owner_id).values_list("pk"))
+
+
+def limits_check(generation: Generation) -> None:
+    """Whether a generation may be stored; the caller holds its owner's lock.
+
+    Raises UserQueueFullError, WorkLimitError, StorageQuotaError or QueueFullError. The server's own limit may be
+    exceeded by what several users store at the same moment.
+    """
+    _check_user_queue(generation.owner_id)
+    _check_work(generation)
+    _check_storage(generation)
+    _check_queue()
+
+
+def _count(rows_of: int | None, limit: int) -> int:
+    """How many generations wait, of one owner or of all; it stops counting at the limit."""
+    rows = Generation.objects.filter(status=Status.QUEUED).order_by()
+    if rows_of is not None:
+        rows = rows.filter(owner_id=rows_of)
+    return rows.values("pk")[:limit].count()
+
+
+def _retry_after(seconds: float | None) -> dict[str, str]:
+    wait_s = UNKNOWN_WAIT_S if seconds is None else min(max(math.ceil(seconds), MIN_WAIT_S), MAX_WAIT_S)
+    return {"Retry-After": str(wait_s)}
+
+
+def _check_user_queue(owner_id: int) -> None:
+    limit = settings.MAX_QUEUED_PER_USER
+    if not limit or _count(owner_id, limit) < limit:
+        return
+    own = Generation.objects.filter(owner_id=owner_id, status=Status.QUEUED)
+    raise UserQueueFullError(
+        f"{limit} of your generations are waiting already (MAX_QUEUED_PER_USER). Try again when one has started.",
+        headers=_retry_after(seconds_to_next_start(own)),
+    )
+
+
+def _check_queue() -> None:
+    limit = settings.MAX_QUEUED
+    if limit and _count(None, limit) >= limit:
+        raise QueueFullError(
+            f"{limit} generations are waiting already (MAX_QUEUED). Try again later.",
+            headers=_retry_after(seconds_to_next_start()),
+        )
+
+
+def _check_work(generation: Generation) -> None:
+    limit = int(settings.WORK_LIMIT * MEGA)
+    if not limit:
+        return
+    window = timedelta(seconds=settings.WORK_WINDOW_S)
+    began = timezone.now() - window
+    recent = WorkEntry.objects.filter(owner_id=generation.owner_id, created_at__gt=began)
+    used: int = recent.aggregate(used=Sum("pixel_steps"))["used"] or 0
+    excess = used + generation.pixel_steps - limit
+    if excess <= 0:
+        return
+    wait_s = float(settings.WORK_WINDOW_S)
+    for pixel_steps, created_at in recent.order_by("created_at").values_list("pixel_steps", "created_at"):
+        excess -= pixel_steps
+        if excess <= 0:
+            wait_s = (created_at - began).total_seconds()
+            break
+    raise WorkLimitError(
+        f"It asks for {generation.pixel_steps / MEGA:.1f} megapixels x steps; of {settings.WORK_LIMIT:g} in "
+        f"{settings.WORK_WINDOW_S} s (WORK_LIMIT) you have used {used / MEGA:.1f}.",
+        headers={"Retry-After": str(max(MIN_WAIT_S, math.ceil(wait_s)))},
+    )
+
+
+def bytes_stored(owner_id: int) -> int:
+    """What a user's pictures take, those that they were made from included."""
+    pictures = GeneratedImage.objects.filter(generation__owner_id=owner_id)
+    inputs = Generation.objects.filter(owner_id=owner_id)
+    made: int = pictures.aggregate(total=Sum("size_bytes"))["total"] or 0
+    given: int = inputs.aggregate(total=Sum("input_bytes"))["total"] or 0
+    return made + given
+
+
+def _check_storage(generation: Generation) -> None:
+    quota = settings.STORAGE_QUOTA_BYTES
+    if not quota:
+        return
+    stored = bytes_stored(generation.owner_id)
+    if stored + generation.input_bytes >= quota:
+        raise StorageQuotaError(
+            f"Your pictures take {stored / MIB:.1f} of {quota / MIB:g} MiB (STORAGE_QUOTA_MB). Delete some generations."
+        )
+
+
+def work_note(generation: Generation) -> None:
+    """Counts a stored generation towards its owner's limit."""
+    WorkEntry.objects.create(
+        generation_id=generation.id, owner_id=generation.owner_id, pixel_steps=generation.pixel_steps
+    )
+
+
+def work_return(generation_id: UUID) -> None:
+    """Gives back the work of a generation that ended, if it never started."""
+    if Generation.objects.filter(pk=generation_id, attempt=0).exists():
+        WorkEntry.objects.filter(generation_id=generation_id).delete()
+
+
+def work_forget() -> int:
+    """Drops what no window counts any more; returns how many entries."""
+    past = timezone.now() - timedelta(seconds=settings.WORK_WINDOW_S)
+    return WorkEntry.objects.filter(created_at__lte=past).delete()[0]

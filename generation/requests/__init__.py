@@ -1,0 +1,1 @@
+"""The one way in, whichever door a request came through."""

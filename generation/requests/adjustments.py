@@ -1,0 +1,57 @@
+"""What has to be adjusted in a valid request, said instead of done in silence."""
+
+from typing import Any
+
+from django.conf import settings
+
+from generation.errors import AdjustedError
+from generation.pictures.reading import image_prepare, mask_prepare
+from models_registry.choices import FAMILY_FACTS, Family
+
+# Their pipelines start at a moment of the flow; the others at a whole step.
+_FLOW_FAMILIES = (Family.SD3, Family.FLUX)
+
+
+def steps_to_run(*, family: str, num_inference_steps: int, strength: float | None) -> int:
+    """How many denoising steps will run: those of the last `strength` part, rounded as the family's pipeline does."""
+    if strength is None:
+        return num_inference_steps
+    part = num_inference_steps * strength
+    return num_inference_steps - int(num_inference_steps - part) if family in _FLOW_FAMILIES else int(part)
+
+
+def request_adjust(values: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The values to use and a warning for each that differs or has no effect; decoded pictures become files.
+
+    Raises AdjustedError when the request was `strict` and something would have to be adjusted.
+    """
+    used = dict(values)
+    warnings: list[dict[str, Any]] = []
+    if used["timeout_s"] > settings.MAX_TIMEOUT_S:
+        used["timeout_s"] = settings.MAX_TIMEOUT_S
+        reason = f"This server allows {settings.MAX_TIMEOUT_S} s at most."
+        warnings.append({"param": "timeout_s", "reason": reason, "used": settings.MAX_TIMEOUT_S})
+    if used["negative_prompt"] and used["guidance_scale"] == 1.0:
+        reason = "Has no effect at guidance_scale 1.0, which turns guidance off."
+        warnings.append({"param": "negative_prompt", "reason": reason, "used": None})
+    if used["clip_skip"] is not None and not FAMILY_FACTS[used["checkpoint"].family].max_clip_skip:
+        used["clip_skip"] = None
+        reason = f"Has no effect with {used['checkpoint'].id}."
+        warnings.append({"param": "clip_skip", "reason": reason, "used": None})
+    warnings += _pictures_prepare(used)
+    if used["strict"] and warnings:
+        raise AdjustedError(warnings[0]["reason"], param=warnings[0]["param"], warnings=warnings)
+    return used, warnings
+
+
+def _pictures_prepare(used: dict[str, Any]) -> list[dict[str, Any]]:
+    """Puts files that have the size of the generation in the place of the decoded pictures."""
+    size = (used["width"], used["height"])
+    warnings: list[dict[str, Any]] = []
+    if image := used.pop("image", None):
+        used["input_image"], said = image_prepare(image, size)
+        warnings += said
+    if mask := used.pop("mask_image", None):
+        used["mask_image"], said = mask_prepare(mask, size)
+        warnings += said
+    return warnings

@@ -1,0 +1,32 @@
+"""The one way from a client's request to a stored generation, whichever door it came through."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib.auth.models import User
+
+from generation import services
+from generation.choices import Kind
+from generation.models import Generation
+from generation.requests.adjustments import request_adjust
+from generation.requests.serializers import GenerationCreateIn
+
+
+def generation_request(
+    *,
+    owner: User,
+    data: Any,
+    kinds: tuple[Kind, ...] = tuple(Kind),
+    prompt_required: bool = True,
+    warnings: Iterable[dict[str, Any]] = (),
+) -> Generation:
+    """Validates, adjusts and stores a request in the native fields.
+
+    `kinds` are those that the door makes; `warnings` is what the door itself had to adjust. Raises ValidationError,
+    which names the native fields, AdjustedError for a `strict` request, and what `generation_create` refuses.
+    """
+    context = {"kinds": kinds, "owner": owner, "prompt_required": prompt_required}
+    serializer = GenerationCreateIn(data=data, context=context)
+    serializer.is_valid(raise_exception=True)
+    values, adjusted = request_adjust(serializer.validated_data)
+    return services.generation_create(owner=owner, warnings=[*warnings, *adjusted], **values)

@@ -1,0 +1,311 @@
+"""What a generation can ask for, in JSON or as a form."""
+
+from typing import Any, cast
+
+from django.conf import settings
+from django.core.files.uploadedfile import UploadedFile
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from generation.choices import Kind, OutputFormat, Scheduler
+from generation.errors import InvalidImageError
+from generation.models import MAX_PRIORITY, MAX_SEED
+from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read, size_follow
+from generation.requests.job_options import WebhookEventsField, WebhookUrlField, job_options_check
+from generation.requests.loras import MAX_LORAS, MAX_NAME, MAX_SCALE, MIN_SCALE, LoraUseIn, wishes_read
+from imagegen_project.common.serializers import BoundedListField, StrictSerializer, TextField
+from models_registry.choices import FAMILY_FACTS
+from models_registry.errors import ModelNotFoundError
+from models_registry.models import Checkpoint
+from models_registry.selectors import checkpoint_default, checkpoint_get
+
+MAX_PROMPT_CHARACTERS = 4000
+MAX_STEPS = 100
+MIN_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE = 1.0, 20.0
+MAX_IMAGES = 8
+MAX_LCM_STEPS = 50  # of those that its models were distilled from; diffusers refuses more
+DEFAULT_STRENGTH = {Kind.IMG2IMG: 0.8, Kind.INPAINT: 1.0}
+
+_PICTURES: dict[Kind, tuple[str, ...]] = {
+    Kind.TXT2IMG: (),
+    Kind.IMG2IMG: ("image",),
+    Kind.INPAINT: ("image", "mask_image"),
+}
+
+
+def merge_alias(data: dict[str, Any], *, name: str, alias: str) -> None:
+    """Moves an alias's value to its field. Raises ValidationError when both are given and differ."""
+    if alias not in data:
+        return
+    value = data.pop(alias)
+    if data.setdefault(name, value) != value:
+        raise serializers.ValidationError({alias: f"Differs from {name}; give one of them."})
+
+
+@extend_schema_field(OpenApiTypes.STR)
+class PictureField(serializers.FileField):
+    """A picture: base64 text, a base64 data URI, or a form's file. Its validated value is a decoded Picture."""
+
+    def to_internal_value(self, data: Any) -> Picture:  # type: ignore[override]  # not the file, what it shows
+        """Decodes it. Raises ValidationError."""
+        try:
+            return picture_read(self._bytes(data))
+        except InvalidImageError as error:
+            raise serializers.ValidationError(error.detail, error.code) from error
+
+    def _bytes(self, data: Any) -> bytes:
+        if isinstance(data, str):
+            return base64_decode(data)
+        if not isinstance(data, UploadedFile):
+            raise InvalidImageError("Give base64 text, a base64 data URI, or a form's file.")
+        content: bytes = data.read(MAX_PICTURE_BYTES + 1)
+        return content
+
+
+@extend_schema_field(OpenApiTypes.BINARY)
+class PictureFileField(PictureField):
+    """The same, documented as the file that a multipart form holds."""
+
+
+class GenerationCreateIn(StrictSerializer):
+    """What a generation can ask for. Everything but the prompt has a default, most of them the model's own.
+
+    The context's `owner` is who asks; its `kinds` are those that the route makes, by default all; where
+    `prompt_required` is false, the prompt may be empty.
+    """
+
+    prompt = TextField(max_length=MAX_PROMPT_CHARACTERS, help_text="What to draw.")
+    negative_prompt = TextField(
+        max_length=MAX_PROMPT_CHARACTERS,
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="What to avoid.",
+    )
+    model = serializers.CharField(max_length=200, required=False, help_text="Registry id or repository name.")
+    model_id = serializers.CharField(max_length=200, required=False, help_text="The same as `model`.")
+    kind = serializers.ChoiceField(
+        Kind.choices, required=False, help_text="Inferred: with `mask_image` inpaint, with `image` img2img."
+    )
+    image = PictureField(
+        required=False, help_text="PNG, JPEG or WebP to start from: base64, data URI or a form's file."
+    )
+    mask_image = PictureField(
+        required=False, help_text="As large as `image`; what is white in it is drawn anew, the rest is kept."
+    )
+    strength = serializers.FloatField(
+        max_value=1.0,
+        required=False,
+        help_text="How much of `image` may change, above 0 to 1; int(steps x strength) steps run.",
+    )
+    width = serializers.IntegerField(required=False, help_text="Pixels; the model's limits hold.")
+    height = serializers.IntegerField(required=False, help_text="Pixels; the model's limits hold.")
+    num_inference_steps = serializers.IntegerField(min_value=1, max_value=MAX_STEPS, required=False)
+    steps = serializers.IntegerField(
+        min_value=1, max_value=MAX_STEPS, required=False, help_text="The same as `num_inference_steps`."
+    )
+    guidance_scale = serializers.FloatField(
+        min_value=MIN_GUIDANCE_SCALE, max_value=MAX_GUIDANCE_SCALE, required=False
+    )
+    scheduler = serializers.ChoiceField(
+        Scheduler.choices, required=False, default="", allow_blank=True, help_text="Empty: the model's own."
+    )
+    clip_skip = serializers.IntegerField(
+        min_value=0,
+        required=False,
+        default=None,
+        help_text="Layers of the text encoder to leave out, from its end.",
+    )
+    seed = serializers.IntegerField(
+        min_value=-1, max_value=MAX_SEED, required=False, default=-1, help_text="-1 draws one at random."
+    )
+    num_images = serializers.IntegerField(
+        min_value=1,
+        max_value=MAX_IMAGES,
+        required=False,
+        default=1,
+        help_text="Picture i uses seed + i, wrapping.",
+    )
+    loras = BoundedListField(
+        child=LoraUseIn(), required=False, max_length=MAX_LORAS, help_text="LoRA adapters, stacked."
+    )
+    lora_path = serializers.CharField(
+        max_length=MAX_NAME,
+        required=False,
+        help_text="One adapter: id, name, or a repository of the Hub, which is downloaded when it is new.",
+    )
+    lora_scale = serializers.FloatField(
+        min_value=MIN_SCALE, max_value=MAX_SCALE, required=False, help_text="How strongly `lora_path` counts."
+    )
+    output_format = serializers.ChoiceField(
+        OutputFormat.choices, required=False, default=OutputFormat.PNG, help_text="Of the finished pictures."
+    )
+    preview_every = serializers.IntegerField(
+        min_value=0,
+        max_value=MAX_STEPS,
+        required=False,
+        default=0,
+        help_text="Steps between two previews in the feed; 0: none.",
+    )
+    timeout_s = serializers.IntegerField(
+        min_value=1, required=False, help_text="Limit of the run, in seconds."
+    )
+    priority = serializers.IntegerField(
+        min_value=-MAX_PRIORITY,
+        max_value=MAX_PRIORITY,
+        required=False,
+        default=0,
+        help_text="Higher ones run first; only staff may go above 0.",
+    )
+    device_class = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="Only workers of this class may run it (see `capabilities`); empty: all of them.",
+    )
+    webhook_url = WebhookUrlField(
+        required=False, allow_blank=True, default="", help_text="Where to post what becomes of it."
+    )
+    webhook_events = WebhookEventsField(
+        required=False, help_text="Which events to post there; by default those that end it."
+    )
+    cancel_on_disconnect = serializers.BooleanField(
+        required=False, default=False, help_text="Cancel it when the client that waits for it hangs up."
+    )
+    reproducible = serializers.BooleanField(
+        required=False, default=False, help_text="Run alone, so that a replay can give the same pixels."
+    )
+    strict = serializers.BooleanField(
+        required=False,
+        default=False,
+        help_text="Refuse (422) what would have to be adjusted, instead of warning.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.context.get("prompt_required", True):
+            prompt = cast(TextField, self.fields["prompt"])
+            prompt.required, prompt.allow_blank, prompt.default = False, True, ""
+
+    def validate_device_class(self, value: str) -> str:
+        """One that there is. Raises ValidationError."""
+        if value and value not in settings.DEVICE_CLASSES:
+            known = ", ".join(settings.DEVICE_CLASSES) or "none"
+            raise serializers.ValidationError(f"There is no such class of workers. Known: {known}.")
+        return value
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Resolves aliases, the model, its defaults and the kind, and checks the model's limits."""
+        merge_alias(attrs, name="model", alias="model_id")
+        merge_alias(attrs, name="num_inference_steps", alias="steps")
+        job_options_check(attrs, owner=self.context["owner"])
+        checkpoint = self._checkpoint(attrs.pop("model", None))
+        attrs["checkpoint"] = checkpoint
+        attrs["kind"] = self._kind(attrs)
+        attrs.setdefault("num_inference_steps", checkpoint.default_steps)
+        attrs.setdefault("guidance_scale", checkpoint.default_guidance_scale)
+        attrs.setdefault("timeout_s", min(settings.DEFAULT_TIMEOUT_S, settings.MAX_TIMEOUT_S))
+        attrs.setdefault("strength", DEFAULT_STRENGTH.get(attrs["kind"]))
+        if errors := _limit_errors(checkpoint, attrs) | _picture_errors(attrs):
+            raise serializers.ValidationError(errors)
+        attrs["width"], attrs["height"] = _size(checkpoint, attrs)
+        attrs["loras"] = wishes_read(attrs, owner=self.context["owner"], checkpoint=checkpoint)
+        return attrs
+
+    def _checkpoint(self, name: str | None) -> Checkpoint:
+        try:
+            return checkpoint_get(name=name) if name is not None else checkpoint_default()
+        except ModelNotFoundError as error:
+            field = (
+                "model_id"
+                if "model_id" in self.initial_data and "model" not in self.initial_data
+                else "model"
+            )
+            raise serializers.ValidationError(
+                {field: serializers.ErrorDetail(error.detail, error.code)}
+            ) from error
+
+    def _kind(self, attrs: dict[str, Any]) -> Kind:
+        """The kind that was asked for, or the one that the pictures mean. Raises ValidationError where they clash."""
+        kinds: tuple[Kind, ...] = self.context.get("kinds", tuple(Kind))
+        kind = Kind(attrs["kind"]) if "kind" in attrs else _kind_meant(kinds, attrs)
+        if kind not in kinds:
+            raise serializers.ValidationError({"kind": f"This route makes {' or '.join(kinds)}."})
+        pictures = _PICTURES[kind]
+        takes = {*pictures, "strength"} if pictures else set()
+        missing = {name: f"Required for {kind}." for name in pictures if name not in attrs}
+        surplus = {"image", "mask_image", "strength"} & attrs.keys() - takes
+        if missing or surplus:
+            raise serializers.ValidationError(missing | dict.fromkeys(surplus, f"Has no place in {kind}."))
+        return kind
+
+
+class GenerationFormIn(GenerationCreateIn):
+    """The same, documented as a multipart form."""
+
+    image = PictureFileField(required=False, help_text="PNG, JPEG or WebP to start from.")
+    mask_image = PictureFileField(
+        required=False, help_text="As large as `image`; what is white in it is drawn anew, the rest is kept."
+    )
+
+
+def _kind_meant(kinds: tuple[Kind, ...], attrs: dict[str, Any]) -> Kind:
+    if kinds == (Kind.TXT2IMG,):
+        return Kind.TXT2IMG
+    if "mask_image" in attrs:
+        return Kind.INPAINT
+    return Kind.IMG2IMG if "image" in attrs or Kind.TXT2IMG not in kinds else Kind.TXT2IMG
+
+
+def _limit_errors(checkpoint: Checkpoint, attrs: dict[str, Any]) -> dict[str, str]:
+    """What the checkpoint does not allow, by field."""
+    facts = FAMILY_FACTS[checkpoint.family]
+    errors: dict[str, str] = {
+        side: message
+        for side in ("width", "height")
+        if side in attrs and (message := _size_error(checkpoint, attrs[side]))
+    }
+    if attrs["scheduler"] and attrs["scheduler"] not in facts.schedulers:
+        fitting = ", ".join(facts.schedulers) or "only its own: leave this out"
+        errors["scheduler"] = f"{attrs['scheduler']} does not fit {checkpoint.id}. Fitting: {fitting}."
+    if facts.max_clip_skip and (attrs["clip_skip"] or 0) > facts.max_clip_skip:
+        errors["clip_skip"] = f"{checkpoint.id} can leave out {facts.max_clip_skip} layers at most."
+    if attrs["scheduler"] == Scheduler.LCM and attrs["num_inference_steps"] > MAX_LCM_STEPS:
+        errors["num_inference_steps"] = f"The scheduler lcm takes {MAX_LCM_STEPS} steps at most."
+    return errors
+
+
+def _size_error(checkpoint: Checkpoint, pixels: int) -> str | None:
+    if not checkpoint.min_size <= pixels <= checkpoint.max_size:
+        return f"{checkpoint.id} takes {checkpoint.min_size} to {checkpoint.max_size} pixels."
+    if pixels % checkpoint.size_multiple:
+        return f"{checkpoint.id} takes multiples of {checkpoint.size_multiple} pixels."
+    return None
+
+
+def _picture_errors(attrs: dict[str, Any]) -> dict[str, str]:
+    """What is wrong with strength and mask beside the picture, by field."""
+    errors = {}
+    strength, steps = attrs["strength"], attrs["num_inference_steps"]
+    if strength is not None and int(steps * strength) < 1:
+        errors["strength"] = f"No step would run: int({steps} x {strength:g}) must be at least 1."
+    if "mask_image" in attrs and attrs["mask_image"].size != attrs["image"].size:
+        sizes = "{}x{}, and the image {}x{}".format(*attrs["mask_image"].size, *attrs["image"].size)
+        errors["mask_image"] = f"Must be as large as the image; it has {sizes}."
+    return errors
+
+
+def _size(checkpoint: Checkpoint, attrs: dict[str, Any]) -> tuple[int, int]:
+    """Width and height: as asked for, else the input picture's within the model's limits, else the model's."""
+    width, height = attrs.get("width"), attrs.get("height")
+    if "image" not in attrs or (width and height):
+        return width or checkpoint.default_width, height or checkpoint.default_height
+    return size_follow(
+        attrs["image"].size,
+        width=width,
+        height=height,
+        low=checkpoint.min_size,
+        high=checkpoint.max_size,
+        multiple=checkpoint.size_multiple,
+    )

@@ -1,0 +1,1 @@
+"""Webhooks: the outbox, signatures, and delivery to addresses that strangers chose."""
