@@ -20,6 +20,7 @@ from PIL import Image
 from generation.engine import memory
 from generation.engine.adapters import AdapterRack
 from generation.engine.cache import CacheEntry, ModelCache
+from generation.engine.encoding import picture_encode
 from generation.engine.errors import (
     EngineAdapterUnusable,
     EngineDeviceLost,
@@ -30,7 +31,6 @@ from generation.engine.errors import (
     EngineUnsafe,
 )
 from generation.engine.loader import device_of_choice
-from generation.engine.pictures import picture_encode
 from generation.engine.pipelines import (
     call_arguments,
     in_tiles,

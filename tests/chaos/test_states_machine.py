@@ -47,7 +47,6 @@ from generation.models import (
     Worker,
 )
 from generation.queue.entries import queue_length
-from generation.retention import ORPHAN_AGE, storage_reconcile
 from generation.selectors import generations_claimable
 from generation.services import (
     generation_cancel,
@@ -55,7 +54,8 @@ from generation.services import (
     generation_delete,
     generation_retry,
 )
-from generation.sweep import sweep
+from generation.upkeep.stored_files import ORPHAN_AGE, storage_reconcile
+from generation.upkeep.sweep import sweep
 from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
 from models_registry.models import Checkpoint
 from tests.unit.generation.conftest import make_worker

@@ -14,7 +14,7 @@ from django.conf import settings as django_settings
 from django.db import connection
 from pytest_django import Settings
 
-from generation.sweep import sweep
+from generation.upkeep.sweep import sweep
 from imagegen_project import env
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, entries_waiting
 from models_registry import downloads, hub

@@ -19,7 +19,7 @@ from generation.metrics import collector as metrics
 from generation.models import Generation, WebhookDelivery, Worker, WorkerCommand
 from generation.orders import command_finish
 from generation.services import generation_cancel, generation_create
-from generation.sweep import sweep
+from generation.upkeep.sweep import sweep
 from imagegen_project.auth.services import token_create
 from imagegen_project.common.counters import (
     HASH_KEY,

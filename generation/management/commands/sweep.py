@@ -5,8 +5,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from generation.retention import storage_reconcile
-from generation.sweep import sweep
+from generation.upkeep.stored_files import storage_reconcile
+from generation.upkeep.sweep import sweep
 
 
 class Command(BaseCommand):

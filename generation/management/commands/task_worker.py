@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand
 
-from generation.allowlist import AllowlistedWorker
-from generation.copies import copies_bring
-from generation.periodic import SWEEP_EVERY_S, periodically
-from generation.retention import housekeeping
-from generation.sweep import sweep
+from generation.upkeep.model_copies import copies_bring
+from generation.upkeep.stored_files import housekeeping
+from generation.upkeep.sweep import sweep
+from imagegen_project.common.periodic import SWEEP_EVERY_S, periodically
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, queue_get
+from imagegen_project.common.rq_worker import AllowlistedWorker
 from loras.cache import cache_repair
 from loras.services import PROCESS_LORA
 from models_registry.downloads import downloads_stop

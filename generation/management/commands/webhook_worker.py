@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand
 
-from generation.allowlist import AllowlistedWorker
 from generation.webhooks.outbox import DELIVER_DUE, webhooks_wake
 from imagegen_project.common.queues import WEBHOOKS_QUEUE, queue_get
+from imagegen_project.common.rq_worker import AllowlistedWorker
 
 logger = logging.getLogger(__name__)
 

@@ -149,7 +149,7 @@ def services_points(module: Any) -> None:
 CHANGES: dict[str, Callable[[Any], None]] = {
     "generation.engine.engine": engine_points,
     "generation.attempts": attempts_points,
-    "generation.sweep": sweep_points,
+    "generation.upkeep.sweep": sweep_points,
     "generation.services": services_points,
 }
 

@@ -155,7 +155,7 @@ def test_the_picture_says_which_adapters_it_was_made_with(
     engine: Engine, batch: BatchMaker, tiny: TinyModel, adapter: AdapterMaker
 ) -> None:
     """In A1111's form and by content."""
-    from generation.engine.pictures import parameters_text, request_of
+    from generation.engine.encoding import parameters_text, request_of
 
     use = adapter("sd1", seed=1, scale=0.8)
     request = dataclasses.replace(batch(), model=tiny("sd1"), adapters=(use,))

@@ -7,7 +7,7 @@ from rest_framework.test import APIClient
 
 from generation.attempts import attempt_hand_back, generation_claim
 from generation.models import Generation, Worker
-from generation.sweep import leases_take_back
+from generation.upkeep.sweep import leases_take_back
 from tests.unit.generation.conftest import GenerationMaker
 
 

@@ -9,7 +9,7 @@ from rest_framework.test import APIClient
 from generation.attempts import generation_claim
 from generation.models import Generation
 from generation.queue.entries import device_classes, queue_length, queue_name
-from generation.sweep import entries_restore
+from generation.upkeep.sweep import entries_restore
 from imagegen_project.common.queues import queue_get
 from tests.unit.generation.conftest import make_worker
 from tests.unit.generation.helpers import succeed

@@ -14,7 +14,7 @@ from generation.choices import CommandKind
 from generation.models import Generation, GenerationLora, Worker, WorkerCommand
 from generation.selectors import commands_due
 from generation.services import generation_replay
-from generation.sweep import adapters_restore
+from generation.upkeep.sweep import adapters_restore
 from loras.choices import LoraSource, LoraState
 from loras.models import Lora
 from loras.processing import lora_process

@@ -9,9 +9,9 @@ from django.core.files.storage import default_storage
 from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from generation import runner
 from generation.attempts import generation_claim
 from generation.choices import Kind, Status
+from generation.gpu_worker import run as runner
 from generation.models import Generation, Worker
 from tests.unit.generation.conftest import GenerationMaker
 from tests.unit.generation.helpers import drawn_picture, succeed

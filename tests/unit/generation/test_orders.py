@@ -16,7 +16,7 @@ from generation.feed.following import wait_for_end
 from generation.models import Worker, WorkerCommand
 from generation.orders import command_finish, order_create, order_result, order_status
 from generation.selectors import commands_due, order_get
-from generation.sweep import orders_take_back
+from generation.upkeep.sweep import orders_take_back
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
 from tests.unit.generation.conftest import make_worker

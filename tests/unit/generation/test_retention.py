@@ -17,8 +17,8 @@ from pytest_django import Settings
 from generation.attempts import generation_claim
 from generation.choices import DeliveryStatus, Kind
 from generation.models import GeneratedImage, Generation, IdempotencyKey, WebhookDelivery, WorkEntry, Worker
-from generation.retention import generations_prune, housekeeping, storage_reconcile
 from generation.services import generation_cancel
+from generation.upkeep.stored_files import generations_prune, housekeeping, storage_reconcile
 from tests.unit.generation.conftest import GenerationMaker
 from tests.unit.generation.drawn import encoded, gradient
 from tests.unit.generation.helpers import succeed

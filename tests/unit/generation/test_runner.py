@@ -17,8 +17,8 @@ from generation.engine import (
     EngineUnsafe,
 )
 from generation.feed.publisher import Publisher
+from generation.gpu_worker.run import Run, run_generation
 from generation.models import Worker
-from generation.runner import Run, run_generation
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_folder

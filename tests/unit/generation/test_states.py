@@ -29,7 +29,7 @@ from generation.services import (
     generation_replay,
     generation_retry,
 )
-from generation.sweep import SURPLUS_ENTRIES, entries_restore, leases_take_back, sweep
+from generation.upkeep.sweep import SURPLUS_ENTRIES, entries_restore, leases_take_back, sweep
 from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
 from tests.unit.generation.conftest import GenerationMaker, make_worker
 from tests.unit.generation.helpers import succeed

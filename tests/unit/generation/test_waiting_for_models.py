@@ -14,7 +14,7 @@ from generation.models import Generation, Worker
 from generation.queue.entries import queue_length
 from generation.selectors import generation_next
 from generation.services import generation_cancel, generation_retry
-from generation.sweep import downloads_request, entries_restore, sweep
+from generation.upkeep.sweep import downloads_request, entries_restore, sweep
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, entries_waiting
 from models_registry.choices import DiskState, DownloadProblem
 from models_registry.models import Checkpoint

@@ -21,7 +21,7 @@ from generation.choices import DeliveryStatus, ErrorCode
 from generation.management.commands.webhook_worker import WebhookWorker
 from generation.models import Generation, WebhookDelivery, WebhookGone, Worker
 from generation.services import generation_cancel, generation_delete
-from generation.sweep import sweep
+from generation.upkeep.sweep import sweep
 from generation.webhooks import delivery as webhook_delivery
 from generation.webhooks.delivery import deliver, deliver_due, delivery_claim
 from generation.webhooks.outbox import webhook_secret, webhook_secret_create

@@ -14,16 +14,16 @@ from django.utils import timezone
 from pytest_django import Settings
 from rq import Callback, Queue
 
-from generation.allowlist import AllowlistedWorker
 from generation.attempts import generation_claim
 from generation.choices import CommandKind
+from generation.gpu_worker.run import CANCELED, HAND_BACK, TIMEOUT, Run
+from generation.gpu_worker.runtime import GpuRuntime
 from generation.models import Worker
 from generation.orders import order_create
 from generation.queue.entries import worker_wake
-from generation.runner import CANCELED, HAND_BACK, TIMEOUT, Run
 from generation.selectors import live_workers
-from generation.worker import GpuRuntime
 from imagegen_project.common.queues import queue_get
+from imagegen_project.common.rq_worker import AllowlistedWorker
 from models_registry.models import Checkpoint
 from tests.unit.generation.conftest import GenerationMaker, make_worker
 from tests.unit.generation.helpers import succeed

@@ -9,14 +9,14 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 from pytest_django import Settings
 
-from generation import copies
 from generation.attempts import generation_claim
 from generation.choices import CommandKind
-from generation.control import ControlThreads
-from generation.copies import copies_bring, copies_wanted
+from generation.gpu_worker.control import ControlThreads
 from generation.models import Generation, Worker, WorkerCommand
 from generation.services import generation_create
-from generation.sweep import sweep
+from generation.upkeep import model_copies as copies
+from generation.upkeep.model_copies import copies_bring, copies_wanted
+from generation.upkeep.sweep import sweep
 from models_registry.choices import DiskState
 from models_registry.downloads import copy_bring
 from models_registry.errors import DownloadFailedError

@@ -29,12 +29,12 @@ from generation.engine import (
     EngineUnsafe,
     ModelRef,
 )
-from generation.engine.pictures import request_of
+from generation.engine.encoding import request_of
 from generation.engine.previews import Preview
 from generation.feed.publisher import Publisher
+from generation.gpu_worker.watchdog import watchdog_arm
 from generation.models import Generation, GenerationLora
 from generation.selectors import image_refs
-from generation.watchdog import watchdog_arm
 from loras.files import lora_path
 from loras.services import lora_mark_lost
 from models_registry.models import Checkpoint

@@ -20,10 +20,8 @@ from django.conf import settings
 from django.db import close_old_connections
 from django.db.models.functions import Now
 
-from generation.allowlist import AllowlistedWorker
 from generation.attempts import generation_claim
 from generation.choices import CommandKind, ErrorCode, WorkerStatus
-from generation.control import ControlThreads
 from generation.engine import (
     AdapterUse,
     Engine,
@@ -34,15 +32,17 @@ from generation.engine import (
 )
 from generation.engine.memory import device_name, total_and_free_mb
 from generation.feed.publisher import Publisher
+from generation.gpu_worker.control import ControlThreads
+from generation.gpu_worker.run import HAND_BACK, Run, failure_code, model_ref, run_generation
+from generation.gpu_worker.watchdog import watchdog_disarm
 from generation.metrics.counters import MODEL_SWAP_SECONDS
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
 from generation.queue.entries import RUN_NEXT, queue_name, worker_wake
-from generation.runner import HAND_BACK, Run, failure_code, model_ref, run_generation
 from generation.selectors import generation_next
-from generation.watchdog import watchdog_disarm
 from imagegen_project.common.context import job_id, request_id, username
 from imagegen_project.common.queues import queue_get
+from imagegen_project.common.rq_worker import AllowlistedWorker
 from loras.files import lora_path
 from loras.models import Lora
 from models_registry.choices import DiskState

@@ -11,11 +11,11 @@ from django.db.models.functions import Now
 
 from generation.attempts import attempt_renew
 from generation.choices import CommandKind, CommandStatus, WorkerStatus
+from generation.gpu_worker.run import CANCELED, LOST, Run
 from generation.models import Worker, WorkerCommand
-from generation.periodic import SWEEP_EVERY_S, periodically
-from generation.runner import CANCELED, LOST, Run
 from generation.selectors import commands_due
-from generation.sweep import sweep
+from generation.upkeep.sweep import sweep
+from imagegen_project.common.periodic import SWEEP_EVERY_S, periodically
 from models_registry.choices import DiskState
 from models_registry.selectors import checkpoint_is_here
 

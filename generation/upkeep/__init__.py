@@ -1,0 +1,1 @@
+"""What runs beside: sweeps, housekeeping, pruning, copies of models."""
