@@ -16,8 +16,9 @@ def prepare_standalone(arguments: Sequence[str]) -> None:
         os.environ["DATA_DIR"] = options.data_dir
     if {"-h", "--help", "--stop"} & set(others):
         return
-    from imagegen_project import embedded_paths, env
-    from imagegen_project.embedded_folders import EmbeddedError, make_data_folder
+    from imagegen_project import env
+    from imagegen_project.standalone import paths as embedded_paths
+    from imagegen_project.standalone.folders import EmbeddedError, make_data_folder
 
     try:
         make_data_folder(env.DATA_DIR)

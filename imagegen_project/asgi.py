@@ -21,7 +21,6 @@ from generation.services import generations_abandon  # noqa: E402
 from generation.streams.routing import websocket_urlpatterns  # noqa: E402
 from generation.streams.sse import EventStreams  # noqa: E402
 from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware  # noqa: E402
-from imagegen_project.bodies import body_limit, in_pieces, keep_bodies_on_disk  # noqa: E402
 from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send, hung_up  # noqa: E402
 from imagegen_project.common.executors import run_in_socket_executor  # noqa: E402
 from imagegen_project.common.problems import problem_response  # noqa: E402
@@ -33,10 +32,11 @@ from imagegen_project.common.waiting import (  # noqa: E402
     StreamOrder,
     WaitOrder,
 )
-from imagegen_project.connections import ConnectionContext  # noqa: E402
-from imagegen_project.drain import drain_at_shutdown  # noqa: E402
-from imagegen_project.metrics import Metered  # noqa: E402
-from imagegen_project.slow_readers import cut_slow_readers  # noqa: E402
+from imagegen_project.server.bodies import body_limit, in_pieces, keep_bodies_on_disk  # noqa: E402
+from imagegen_project.server.connections import ConnectionContext  # noqa: E402
+from imagegen_project.server.drain import drain_at_shutdown  # noqa: E402
+from imagegen_project.server.slow_readers import cut_slow_readers  # noqa: E402
+from imagegen_project.telemetry.metrics import Metered  # noqa: E402
 
 LIVENESS_PATH = "/health"
 

@@ -11,9 +11,10 @@ from csp.constants import NONE, SELF, UNSAFE_INLINE
 from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
-from imagegen_project import __version__, embedded_paths, env
-from imagegen_project.embedded_paths import is_strong_secret
-from imagegen_project.logs import logging_config, process_name
+from imagegen_project import __version__, env
+from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone.paths import is_strong_secret
+from imagegen_project.telemetry.logs import logging_config, process_name
 
 django_stubs_ext.monkeypatch()  # lets `ModelAdmin[Checkpoint]` and its like be written at run time
 
@@ -52,8 +53,8 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "imagegen_project.middleware.RequestContextMiddleware",
-    "imagegen_project.middleware.ProbeHostMiddleware",
+    "imagegen_project.server.middleware.RequestContextMiddleware",
+    "imagegen_project.server.middleware.ProbeHostMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",

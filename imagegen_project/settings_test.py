@@ -7,7 +7,8 @@ import tempfile
 os.environ["DATA_DIR"] = tempfile.mkdtemp(prefix="imagegen-tests-")
 os.environ.setdefault("SECRET_KEY", "only-for-tests-" + "0123456789" * 4)
 
-from imagegen_project import embedded_paths, env
+from imagegen_project import env
+from imagegen_project.standalone import paths as embedded_paths
 
 embedded_paths.ensure_secrets(env.DATA_DIR)
 

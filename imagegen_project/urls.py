@@ -10,7 +10,7 @@ from generation.compat.huggingface import views as huggingface
 from generation.compat.openai import views as openai
 from imagegen_project import health
 from imagegen_project.api import routes
-from imagegen_project.metrics import MetricsView
+from imagegen_project.telemetry.metrics import MetricsView
 
 handler400 = "imagegen_project.common.problems.bad_request"
 handler403 = "imagegen_project.common.problems.permission_denied"

@@ -14,9 +14,9 @@ import redis
 from django.conf import settings
 
 from imagegen_project import env
-from imagegen_project.embedded import EmbeddedPostgres, EmbeddedRedis, server_child
-from imagegen_project.embedded_folders import FolderLock
-from imagegen_project.supervisor import Supervisor
+from imagegen_project.standalone.folders import FolderLock
+from imagegen_project.standalone.servers import EmbeddedPostgres, EmbeddedRedis, server_child
+from imagegen_project.standalone.supervisor import Supervisor
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # As a plugin its services are one each for all folders; each `conftest.py` that imports them would start its own.

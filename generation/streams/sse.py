@@ -26,8 +26,8 @@ from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.problems import PROBLEM_CONTENT_TYPE, problem_of, problem_response
 from imagegen_project.common.routers import UUID_REGEX
 from imagegen_project.common.waiting import REQUEST_ID_KEY
-from imagegen_project.connections import ConnectionContext, answer_before
-from imagegen_project.middleware import ROUTE_KEY
+from imagegen_project.server.connections import ConnectionContext, answer_before
+from imagegen_project.server.middleware import ROUTE_KEY
 
 logger = logging.getLogger("imagegen.request")
 

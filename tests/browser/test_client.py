@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from imagegen_project import embedded_paths
+from imagegen_project.standalone import paths as embedded_paths
 from tests.integration.service import SAFETY_S
 from tests.integration.test_live_feeds import feed, web_process
 from tests.live import Live

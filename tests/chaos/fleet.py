@@ -18,7 +18,7 @@ import httpx2
 import psutil
 import redis
 
-from imagegen_project import embedded_paths
+from imagegen_project.standalone import paths as embedded_paths
 from tests.integration.service import REPOSITORY, SAFETY_S, Service, environment
 
 FAILPOINTS = Path(__file__).parent / "failpoints"

@@ -20,8 +20,8 @@ import psycopg
 import yaml
 from psycopg import sql
 
-from imagegen_project.embedded import EmbeddedPostgres, EmbeddedRedis
-from imagegen_project.embedded_paths import ensure_secret, read_secret
+from imagegen_project.standalone.paths import ensure_secret, read_secret
+from imagegen_project.standalone.servers import EmbeddedPostgres, EmbeddedRedis
 from tests.integration.service import REPOSITORY, SAFETY_S, wait_for
 
 USER = 10001

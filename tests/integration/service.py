@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from imagegen_project import embedded_paths
+from imagegen_project.standalone import paths as embedded_paths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAFETY_S = 240.0

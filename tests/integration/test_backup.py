@@ -20,7 +20,7 @@ from generation.models import GeneratedImage, Generation
 from generation.services import generation_create
 from imagegen_project import env
 from imagegen_project.auth.services import token_create
-from imagegen_project.embedded import EmbeddedPostgres
+from imagegen_project.standalone.servers import EmbeddedPostgres
 from loras.cache import cache_repair
 from loras.choices import LoraState
 from loras.files import lora_path

@@ -13,10 +13,12 @@ import psycopg
 import pytest
 import redis
 
-from imagegen_project import embedded, embedded_folders, embedded_paths
-from imagegen_project.embedded import EmbeddedPostgres, EmbeddedRedis, server_child
-from imagegen_project.embedded_folders import EmbeddedError, FolderLock
-from imagegen_project.supervisor import Supervisor
+from imagegen_project.standalone import folders as embedded_folders
+from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone import servers as embedded
+from imagegen_project.standalone.folders import EmbeddedError, FolderLock
+from imagegen_project.standalone.servers import EmbeddedPostgres, EmbeddedRedis, server_child
+from imagegen_project.standalone.supervisor import Supervisor
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
 

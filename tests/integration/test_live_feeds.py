@@ -15,7 +15,7 @@ import redis
 import websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from imagegen_project import embedded_paths
+from imagegen_project.standalone import paths as embedded_paths
 from tests.integration.service import REPOSITORY, SAFETY_S, environment
 from tests.live import Live
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from imagegen_project.slow_readers import EVENTS_LIMIT_BYTES
+from imagegen_project.server.slow_readers import EVENTS_LIMIT_BYTES
 from tests.integration.service import REPOSITORY, SAFETY_S, environment, wait_for
 from tests.integration.test_live_feeds import feed
 from tests.live import Live

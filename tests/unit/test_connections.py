@@ -7,8 +7,8 @@ import pytest
 
 from imagegen_project.common.context import request_id
 from imagegen_project.common.executors import run_in_socket_executor
-from imagegen_project.connections import ConnectionContext
-from imagegen_project.logs import ContextFilter
+from imagegen_project.server.connections import ConnectionContext
+from imagegen_project.telemetry.logs import ContextFilter
 
 
 async def socket(messages: list[Any], headers: list[Any] | None = None) -> list[str]:

@@ -28,7 +28,7 @@ from imagegen_project.common.counters import (
     SharedHistogram,
     shared_families,
 )
-from imagegen_project.metrics import Metered
+from imagegen_project.telemetry.metrics import Metered
 from models_registry.models import Checkpoint
 from tests.unit.generation.helpers import succeed
 

@@ -11,7 +11,7 @@ import pytest
 from django.test import Client
 from drf_spectacular.generators import SchemaGenerator
 
-from imagegen_project.embedded_paths import is_strong_secret
+from imagegen_project.standalone.paths import is_strong_secret
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STRONG = "kW3-tests-only-9fQ2zLx7Vb0Rn5Ty8Uj4Md6Hs1Pc3Ga2Ew7Zo"

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from imagegen_project import supervisor as module
-from imagegen_project.supervisor import Child, StopRequestedError, Supervisor, last_line
+from imagegen_project.standalone import supervisor as module
+from imagegen_project.standalone.supervisor import Child, StopRequestedError, Supervisor, last_line
 
 SAFETY_S = 30.0
 

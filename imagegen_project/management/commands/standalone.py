@@ -8,12 +8,14 @@ from typing import Any
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from imagegen_project import __version__, embedded_paths, env, standalone
-from imagegen_project.embedded import EmbeddedPostgres, EmbeddedRedis, server_child
-from imagegen_project.embedded_folders import EmbeddedError, FolderLock
-from imagegen_project.standalone import StandaloneError
-from imagegen_project.standalone_once import OnceClient
-from imagegen_project.supervisor import StopRequestedError, Supervisor
+from imagegen_project import __version__, env
+from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone import service as standalone
+from imagegen_project.standalone.folders import EmbeddedError, FolderLock
+from imagegen_project.standalone.once import OnceClient
+from imagegen_project.standalone.servers import EmbeddedPostgres, EmbeddedRedis, server_child
+from imagegen_project.standalone.service import StandaloneError
+from imagegen_project.standalone.supervisor import StopRequestedError, Supervisor
 
 _READY_TIMEOUT_S = 300.0
 _READY_POLL_S = 0.25

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from imagegen_project.standalone import web_command, web_environment
+from imagegen_project.standalone.service import web_command, web_environment
 
 
 class Command(BaseCommand):

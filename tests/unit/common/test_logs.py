@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from imagegen_project.logs import logging_config
-from imagegen_project.redaction import RedactingJsonFormatter, Redactor
+from imagegen_project.telemetry.logs import logging_config
+from imagegen_project.telemetry.redaction import RedactingJsonFormatter, Redactor
 
 PROGRAM = """
 import logging, sys

@@ -20,7 +20,7 @@ from generation.choices import CommandKind, Status
 from generation.models import Generation, Worker, WorkerCommand
 from generation.services import generation_create
 from imagegen_project.common.context import request_id
-from imagegen_project.logs import ContextFilter, logging_config
+from imagegen_project.telemetry.logs import ContextFilter, logging_config
 from models_registry.models import Checkpoint
 from tests.unit.generation.helpers import succeed
 

@@ -17,8 +17,8 @@ from imagegen_project.auth.services import token_create
 from imagegen_project.auth.tickets import ticket_create
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.waiting import REQUEST_ID_KEY
-from imagegen_project.logs import ContextFilter
-from imagegen_project.middleware import ROUTE_KEY
+from imagegen_project.server.middleware import ROUTE_KEY
+from imagegen_project.telemetry.logs import ContextFilter
 from tests.unit.generation.compat_helpers import finish
 from tests.unit.generation.conftest import GenerationMaker
 

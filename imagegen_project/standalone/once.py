@@ -10,7 +10,7 @@ from tqdm import tqdm
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from imagegen_project.standalone import StandaloneError, own_host, reachable_host
+from imagegen_project.standalone.service import StandaloneError, own_host, reachable_host
 
 _ANSWER_TIMEOUT_S = 60.0
 _EVENT_TIMEOUT_S = 0.5

@@ -20,10 +20,11 @@ from django.db import connections
 from knox.crypto import hash_token
 from knox.models import AuthToken
 
-from imagegen_project import embedded_paths, env
+from imagegen_project import env
 from imagegen_project.auth.services import local_user_ensure, token_create
-from imagegen_project.embedded_folders import lock_holder
-from imagegen_project.supervisor import Child
+from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone.folders import lock_holder
+from imagegen_project.standalone.supervisor import Child
 
 LOCAL_USER = "local"
 _SERVER_TIMEOUT_S = 5

@@ -14,7 +14,7 @@ from imagegen_project.common.asgi import Application, Message, Receive, Scope, S
 from imagegen_project.common.context import request_id, username
 from imagegen_project.common.problems import problem_response
 from imagegen_project.common.waiting import REQUEST_ID_KEY
-from imagegen_project.middleware import REQUEST_ID_PATTERN
+from imagegen_project.server.middleware import REQUEST_ID_PATTERN
 
 logger = logging.getLogger("imagegen.request")
 

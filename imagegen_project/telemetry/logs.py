@@ -113,7 +113,7 @@ def logging_config(
         "filters": {"context": {"()": ContextFilter}, "traceback": {"()": TracebackFilter}},
         "formatters": {
             "json": {
-                "()": "imagegen_project.redaction.RedactingJsonFormatter",
+                "()": "imagegen_project.telemetry.redaction.RedactingJsonFormatter",
                 "secrets": list(secrets),
                 "format": "%(asctime)s %(levelname)s %(name)s %(message)s",
                 "rename_fields": {"asctime": "at", "levelname": "level", "name": "logger"},

@@ -21,7 +21,7 @@ from generation.metrics.collector import ServiceCollector
 from imagegen_project.auth.authentication import BearerAuthentication
 from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send
 from imagegen_project.common.counters import PROCESS_REGISTRY
-from imagegen_project.middleware import ROUTE_KEY
+from imagegen_project.server.middleware import ROUTE_KEY
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # Nginx's number for a client that hung up before its answer.

@@ -1,0 +1,1 @@
+"""Everything on one machine: embedded servers, folders, and the processes that run."""

@@ -1,0 +1,1 @@
+"""Logs, what they hide, and metrics."""
