@@ -39,7 +39,6 @@ COPY imagegen_project ./imagegen_project
 COPY models_registry ./models_registry
 COPY loras ./loras
 COPY generation ./generation
-COPY static ./static
 # A throw-away key: settings want one, and collecting files signs nothing.
 RUN SECRET_KEY="$(/opt/venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(48))')" DATA_DIR=/tmp/build \
     /opt/venv/bin/python manage.py collectstatic --noinput --verbosity 0 \

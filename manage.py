@@ -17,12 +17,12 @@ def prepare_standalone(arguments: Sequence[str]) -> None:
     if {"-h", "--help", "--stop"} & set(others):
         return
     from imagegen_project import env
-    from imagegen_project.standalone import paths as embedded_paths
+    from imagegen_project.standalone import paths
     from imagegen_project.standalone.folders import EmbeddedError, make_data_folder
 
     try:
         make_data_folder(env.DATA_DIR)
-        embedded_paths.ensure_secrets(env.DATA_DIR)
+        paths.ensure_secrets(env.DATA_DIR)
     except (EmbeddedError, OSError) as error:
         sys.exit(f"standalone: {error}")
 

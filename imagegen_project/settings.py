@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
 from imagegen_project import __version__, env
-from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone import paths
 from imagegen_project.standalone.paths import is_strong_secret
 from imagegen_project.telemetry.logs import logging_config, process_name
 
@@ -21,7 +21,7 @@ django_stubs_ext.monkeypatch()  # lets `ModelAdmin[Checkpoint]` and its like be 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 DEBUG = env.DEBUG
-SECRET_KEY = env.SECRET_KEY or embedded_paths.read_secret(env.DATA_DIR, "secret_key")
+SECRET_KEY = env.SECRET_KEY or paths.read_secret(env.DATA_DIR, "secret_key")
 # Django only warns, and only `check --deploy` shows it.
 if env.SECRET_KEY and not DEBUG and not is_strong_secret(env.SECRET_KEY):
     raise ImproperlyConfigured(
@@ -107,10 +107,10 @@ def _database(url: str) -> dict[str, Any]:
     }
 
 
-DATABASES = {"default": _database(env.DATABASE_URL or embedded_paths.database_url(env.DATA_DIR))}
+DATABASES = {"default": _database(env.DATABASE_URL or paths.database_url(env.DATA_DIR))}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-REDIS_URL = env.REDIS_URL or embedded_paths.redis_url(env.DATA_DIR)
+REDIS_URL = env.REDIS_URL or paths.redis_url(env.DATA_DIR)
 CACHES = {
     "default": {
         "BACKEND": "django_redis.cache.RedisCache",
@@ -212,7 +212,6 @@ USE_TZ = True
 
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
-STATICFILES_DIRS = [BASE_DIR / "static"]
 # Without `collectstatic` (a laptop) files are served from where the packages keep them.
 WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not STATIC_ROOT.is_dir()
 MEDIA_ROOT = env.MEDIA_ROOT

@@ -8,9 +8,9 @@ os.environ["DATA_DIR"] = tempfile.mkdtemp(prefix="imagegen-tests-")
 os.environ.setdefault("SECRET_KEY", "only-for-tests-" + "0123456789" * 4)
 
 from imagegen_project import env
-from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone import paths
 
-embedded_paths.ensure_secrets(env.DATA_DIR)
+paths.ensure_secrets(env.DATA_DIR)
 
 from imagegen_project.settings import *  # noqa: E402, F403 - reads the secrets made above
 

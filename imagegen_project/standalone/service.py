@@ -22,7 +22,7 @@ from knox.models import AuthToken
 
 from imagegen_project import env
 from imagegen_project.auth.services import local_user_ensure, token_create
-from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone import paths
 from imagegen_project.standalone.folders import lock_holder
 from imagegen_project.standalone.supervisor import Child
 
@@ -197,7 +197,7 @@ def local_account(data_dir: Path) -> str:
     """
     # The password of a user that exists may have been changed in the admin pages: leave it.
     known = User.objects.filter(username=LOCAL_USER).exists()
-    password = None if known else embedded_paths.ensure_secret(data_dir, "admin_password")
+    password = None if known else paths.ensure_secret(data_dir, "admin_password")
     user = local_user_ensure(username=LOCAL_USER, password=password)
     token_file = data_dir / "token"
     token = token_file.read_text(encoding="ascii").strip() if token_file.is_file() else ""

@@ -1,4 +1,4 @@
-"""The browser's client (`static/js/main.js`) in Chromium, against the running service."""
+"""The browser's client (`imagegen_project/static/js/main.js`) in Chromium, against the running service."""
 
 import asyncio
 from itertools import pairwise
@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone import paths
 from tests.integration.service import SAFETY_S
 from tests.integration.test_live_feeds import feed, web_process
 from tests.live import Live
@@ -117,7 +117,7 @@ async def test_a_generation_is_followed_and_canceled(page: "Page", live: Live) -
 async def test_a_page_follows_with_its_session(page: "Page", live: Live) -> None:
     """Logged in, without a token; requests that change something carry Django's token against forgery."""
     await page.fill("#id_username", "local")
-    password = embedded_paths.read_secret(live.service.data_dir, "admin_password")
+    password = paths.read_secret(live.service.data_dir, "admin_password")
     await page.fill("#id_password", password)
     await page.click("input[type=submit]")
     await page.wait_for_url("**/admin/")

@@ -18,7 +18,7 @@ import httpx2
 import psutil
 import redis
 
-from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone import paths
 from tests.integration.service import REPOSITORY, SAFETY_S, Service, environment
 
 FAILPOINTS = Path(__file__).parent / "failpoints"
@@ -193,7 +193,7 @@ class Fleet:
         """Empties Redis: no entries, no feeds, no cache."""
         with (
             suppress(redis.RedisError),
-            redis.Redis.from_url(embedded_paths.redis_url(self.service.data_dir)) as client,
+            redis.Redis.from_url(paths.redis_url(self.service.data_dir)) as client,
         ):
             client.flushall()
             return "redis flushed"

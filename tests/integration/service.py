@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone import paths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAFETY_S = 240.0
@@ -111,7 +111,7 @@ class Service:
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
         """Reads the service's database."""
-        with psycopg.connect(embedded_paths.database_url(self.data_dir)) as connection:
+        with psycopg.connect(paths.database_url(self.data_dir)) as connection:
             return connection.execute(query).fetchall()
 
     def end(self, number: signal.Signals) -> int:

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from imagegen_project.standalone import folders as embedded_folders
-from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone import paths
 from imagegen_project.standalone import servers as embedded
 from imagegen_project.standalone.folders import EmbeddedError, FolderLock
 from imagegen_project.standalone.servers import EmbeddedPostgres, EmbeddedRedis, server_child
@@ -80,7 +80,7 @@ def own_servers(tmp_path: Path) -> Iterator[Servers]:
 
 @pytest.mark.parametrize("password", ["wrong", ""])
 def test_postgres_refuses_without_the_password(servers: Servers, password: str) -> None:
-    secret = embedded_paths.read_secret(servers.data_dir, "postgres_password")
+    secret = paths.read_secret(servers.data_dir, "postgres_password")
     assert secret
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(servers.postgres.url.replace(secret, password))
@@ -95,7 +95,7 @@ def test_every_way_into_postgres_is_scram(servers: Servers) -> None:
 
 @pytest.mark.parametrize("password", ["wrong", ""])
 def test_redis_refuses_without_the_password(servers: Servers, password: str) -> None:
-    secret = embedded_paths.read_secret(servers.data_dir, "redis_password")
+    secret = paths.read_secret(servers.data_dir, "redis_password")
     with (
         redis.Redis.from_url(servers.redis.url.replace(secret, password)) as client,
         pytest.raises((redis.AuthenticationError, redis.ResponseError)),
@@ -104,19 +104,15 @@ def test_redis_refuses_without_the_password(servers: Servers, password: str) -> 
 
 
 def test_secrets_and_sockets_are_private(servers: Servers) -> None:
-    files = [
-        embedded_paths.secret_file(servers.data_dir, f"{name}_password") for name in ("postgres", "redis")
-    ]
+    files = [paths.secret_file(servers.data_dir, f"{name}_password") for name in ("postgres", "redis")]
     files.append(servers.redis.folder / "redis.conf")
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
-    folders = [embedded_paths.socket_folder(servers.data_dir, name) for name in ("postgres", "redis")]
+    folders = [paths.socket_folder(servers.data_dir, name) for name in ("postgres", "redis")]
     folders += [servers.redis.folder, servers.postgres.cluster, files[0].parent]
     assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}
     for process in servers.processes():
         for secret_name in ("postgres_password", "redis_password"):
-            assert embedded_paths.read_secret(servers.data_dir, secret_name) not in " ".join(
-                process.cmdline()
-            )
+            assert paths.read_secret(servers.data_dir, secret_name) not in " ".join(process.cmdline())
 
 
 def test_neither_server_listens_on_a_network(servers: Servers) -> None:
@@ -182,7 +178,7 @@ def test_interrupted_initialisation_is_started_over(tmp_path: Path) -> None:
 
 
 def test_other_version_of_the_data_is_said(tmp_path: Path) -> None:
-    embedded_paths.ensure_secret(tmp_path, "postgres_password")
+    paths.ensure_secret(tmp_path, "postgres_password")
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres" / "PG_VERSION").write_text("17\n")
     with pytest.raises(EmbeddedError, match="made by PostgreSQL 17, and this is 18"):
@@ -244,7 +240,7 @@ def test_long_path_falls_back_to_a_short_socket_folder() -> None:
         pair.stop()
         for folder in (
             root,
-            *(embedded_paths.socket_folder(pair.data_dir, name) for name in ("postgres", "redis")),
+            *(paths.socket_folder(pair.data_dir, name) for name in ("postgres", "redis")),
         ):
             shutil.rmtree(folder)
 

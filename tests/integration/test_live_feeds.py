@@ -15,7 +15,7 @@ import redis
 import websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone import paths
 from tests.integration.service import REPOSITORY, SAFETY_S, environment
 from tests.live import Live
 
@@ -90,7 +90,7 @@ async def test_tickets_and_subprotocols_open_sockets(live: Live) -> None:
 async def test_a_ticket_whose_time_is_over_opens_nothing(live: Live) -> None:
     """Neither a socket nor an event stream."""
     job = live.create()
-    with redis.Redis.from_url(embedded_paths.redis_url(live.service.data_dir)) as client:
+    with redis.Redis.from_url(paths.redis_url(live.service.data_dir)) as client:
         for door in ("socket", "stream"):
             ticket = live.http.post("/api/v1/tickets").json()["ticket"]
             for key in client.scan_iter("imagegen:ticket:*"):

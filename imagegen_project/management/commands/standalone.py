@@ -9,7 +9,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from imagegen_project import __version__, env
-from imagegen_project.standalone import paths as embedded_paths
+from imagegen_project.standalone import paths
 from imagegen_project.standalone import service as standalone
 from imagegen_project.standalone.folders import EmbeddedError, FolderLock
 from imagegen_project.standalone.once import OnceClient
@@ -172,7 +172,7 @@ class Command(BaseCommand):
     def _welcome(self, host: str, port: int) -> None:
         name = standalone.reachable_host(host)
         base_url = f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
-        password_file = embedded_paths.secret_file(env.DATA_DIR, "admin_password")
+        password_file = paths.secret_file(env.DATA_DIR, "admin_password")
         self._say("")
         self._say("Make a picture (circle.png) from another terminal:")
         self._say("")
