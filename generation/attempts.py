@@ -1,7 +1,5 @@
 """What a GPU worker does to a generation: claim it, keep its lease, end it. Every write is fenced by the attempt."""
 
-import hashlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,39 +7,22 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.core.files.base import ContentFile
-from django.core.files.storage import default_storage
 from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from generation.choices import ErrorCode, SafetyResult, Status
-from generation.metrics.counters import generation_measure
 from generation.models import GeneratedImage, Generation, Worker
-from generation.queue.standing import turn_reached
-from generation.selectors import QUEUE_ORDER, generations_claimable
-from generation.services import files_delete, generation_move
+from generation.pictures.files import FinishedImage, files_delete, image_row, image_store
+from generation.queue.precedence import QUEUE_ORDER, generations_claimable
+from generation.queue.turns import turn_reached
+from generation.transitions import generation_log, generation_move
 from models_registry.selectors import checkpoints_here
-
-logger = logging.getLogger("imagegen.generation")
 
 # A job on a model that is loaded may overtake this many older ones, and each of them for this long.
 LOOK_AHEAD = 16
 RESIDENT_FIRST = timedelta(seconds=10)
-
-
-@dataclass(frozen=True)
-class FinishedImage:
-    """One picture as the engine made it, under its number in the generation."""
-
-    data: bytes
-    pixel_sha256: str
-    width: int
-    height: int
-    seed: int
-    index: int = 0
-    content_type: str = "image/png"
 
 
 @dataclass(frozen=True)
@@ -128,7 +109,7 @@ def attempt_succeed(
     if _ended_before(generation):
         generation.refresh_from_db()
         return True
-    names = [_file_store(generation, image) for image in images]
+    names = [image_store(generation, image) for image in images]
     moved = False
     try:
         with transaction.atomic():
@@ -146,7 +127,7 @@ def attempt_succeed(
             )
             if moved:
                 GeneratedImage.objects.bulk_create(
-                    _image_row(generation, image, name) for image, name in zip(images, names, strict=True)
+                    image_row(generation, image, name) for image, name in zip(images, names, strict=True)
                 )
     except (OperationalError, InterfaceError):
         raise
@@ -167,30 +148,6 @@ def _ended_before(generation: Generation) -> bool:
     """Whether this attempt has succeeded already: an earlier call's commit, whose answer was lost."""
     ended = Generation.objects.filter(pk=generation.pk, status=Status.SUCCEEDED, attempt=generation.attempt)
     return ended.exists()
-
-
-def _file_store(generation: Generation, image: FinishedImage) -> str:
-    day = generation.created_at.strftime("%Y/%m/%d")
-    suffix = image.content_type.removeprefix("image/")
-    name = f"generations/{day}/{generation.id}/{generation.attempt}-{image.index}.{suffix}"
-    default_storage.delete(name)  # of an earlier call that was rolled back
-    stored: str = default_storage.save(name, ContentFile(image.data))
-    return stored
-
-
-def _image_row(generation: Generation, image: FinishedImage, name: str) -> GeneratedImage:
-    return GeneratedImage(
-        generation=generation,
-        index=image.index,
-        file=name,
-        content_type=image.content_type,
-        size_bytes=len(image.data),
-        sha256=hashlib.sha256(image.data).hexdigest(),
-        pixel_sha256=image.pixel_sha256,
-        width=image.width,
-        height=image.height,
-        seed=image.seed,
-    )
 
 
 def _pixels_match(generation: Generation, images: Sequence[FinishedImage]) -> bool | None:
@@ -265,33 +222,3 @@ def _ended(generation: Generation, *, moved: bool) -> bool:
         generation.refresh_from_db()
         generation_log(generation)
     return moved
-
-
-def generation_log(generation: Generation) -> None:
-    """The one log line of an ended generation, and its metrics."""
-    generation_measure(generation)
-    prompt = generation.prompt
-    shown = (
-        {"prompt": prompt}
-        if settings.LOG_PROMPTS
-        else {"prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()}
-    )
-    logger.info(
-        "generation ended",
-        extra={
-            "job_id": str(generation.id),
-            "request_id": generation.request_id,
-            "user": generation.owner.get_username(),
-            "status": generation.status,
-            "kind": generation.kind,
-            **shown,
-            "seed": generation.seed,
-            "model_id": generation.checkpoint_id,
-            "attempt": generation.attempt,
-            "queue_ms": generation.queue_ms,
-            "latency_ms": generation.latency_ms,
-            "vram_peak_mb": generation.vram_peak_mb,
-            "safety_filter_result": generation.safety_filter_result,
-            "error_code": generation.error_code,
-        },
-    )

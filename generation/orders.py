@@ -3,19 +3,23 @@
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from uuid_utils.compat import uuid7
 
 from generation.choices import CommandKind, CommandStatus, ErrorCode
-from generation.errors import FailedError, NoWorkerError, UnfinishedError
+from generation.errors import FailedError, NoWorkerError, OrderNotFoundError, UnfinishedError
 from generation.feed.stream import event_publish
 from generation.metrics.counters import order_measure
 from generation.models import Worker, WorkerCommand
 from generation.selectors import live_workers, order_url
+from loras.choices import PENDING, LoraState
 from loras.models import Lora
+from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
 from models_registry.services import checkpoint_request_download
 
@@ -123,3 +127,25 @@ def order_body(commands: list[WorkerCommand]) -> dict[str, Any]:
         "status": order_status(commands),
         "commands": commands,
     }
+
+
+def commands_due(worker: Worker) -> QuerySet[WorkerCommand]:
+    """The orders a worker can carry out now, oldest first; a load waits until the files are there."""
+    coming = Q(checkpoint__state__in=(DiskState.ABSENT, DiskState.DOWNLOADING)) | Q(
+        checkpoint__state=DiskState.BROKEN, checkpoint__download_requested_at__isnull=False
+    )
+    pending = WorkerCommand.objects.filter(worker=worker, status=CommandStatus.PENDING).exclude(
+        Q(kind=CommandKind.LOAD) & coming
+    )
+    waiting = Q(kind=CommandKind.ATTACH, lora__state__in=(LoraState.ABSENT, *PENDING))
+    return pending.exclude(waiting).select_related("checkpoint", "lora").order_by("id")
+
+
+def order_get(*, order_id: UUID) -> list[WorkerCommand]:
+    """What one request asked of the workers. Raises OrderNotFoundError."""
+    commands = list(
+        WorkerCommand.objects.filter(order_id=order_id).select_related("worker", "checkpoint").order_by("id")
+    )
+    if not commands:
+        raise OrderNotFoundError(f"No order {order_id}; the worker it was for may be gone.")
+    return commands

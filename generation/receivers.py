@@ -9,15 +9,15 @@ from django.db import transaction
 from django.db.models.signals import post_delete
 from django.dispatch import receiver
 
-from generation.attempts import generation_log
 from generation.choices import CommandStatus, ErrorCode, Status
 from generation.feed.stream import event_publish
 from generation.lora_uses import adapters_needed
 from generation.models import GeneratedImage, Generation, IdempotencyKey, WorkerCommand
 from generation.orders import command_finish
+from generation.pictures.files import files_delete
 from generation.queue.entries import worker_wake
 from generation.selectors import live_workers
-from generation.services import files_delete, generation_move
+from generation.transitions import generation_log, generation_move
 from imagegen_project.common.errors import DomainError
 from loras.models import Lora
 from loras.services import lora_check_fits

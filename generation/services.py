@@ -9,24 +9,24 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import User
-from django.core.files.storage import default_storage
 from django.db import InterfaceError, OperationalError, transaction
 from django.db.models.functions import Now
 
-from generation.choices import ACTIVE, ALLOWED_FROM, Kind, OutputFormat, Status
+from generation.choices import ACTIVE, Kind, OutputFormat, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
 from generation.feed.stream import event_publish
 from generation.lora_uses import LoraWish, adapters_again, adapters_store
 from generation.metrics.counters import generation_measure
 from generation.models import MAX_SEED, Generation, IdempotencyKey
-from generation.pictures.reading import input_name, input_read, input_store
+from generation.pictures.files import files_delete, input_name, input_read, input_store
 from generation.queue.entries import worker_wake
 from generation.queue.limits import limits_check, owner_lock, work_note, work_return
-from generation.queue.standing import turn_next
-from generation.requests.adjustments import steps_to_run
+from generation.queue.turns import turn_next
+from generation.transitions import generation_move
 from generation.webhooks.outbox import webhook_note
 from imagegen_project.common.context import request_id
 from models_registry.choices import DiskState
+from models_registry.family_facts import steps_to_run
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_get
 from models_registry.services import checkpoint_request_download
@@ -57,35 +57,6 @@ _REQUEST_FIELDS = (
 )
 # Input pictures, by the field that names their file.
 _INPUTS = {"input_image": "image", "mask_image": "mask"}
-
-
-def generation_move(
-    *,
-    generation_id: UUID,
-    to: Status,
-    origins: tuple[Status, ...] = (),
-    fence: int | None = None,
-    **values: Any,
-) -> bool:
-    """The one way a status changes: a conditional UPDATE. True when *this* call moved it.
-
-    `origins` narrows where it may come from. `fence` is the attempt the caller acts for: a worker whose lease was
-    taken back moves nothing.
-    """
-    rows = Generation.objects.filter(pk=generation_id, status__in=origins or ALLOWED_FROM[to])
-    if fence is not None:
-        rows = rows.filter(attempt=fence)
-    if to is not Status.RUNNING:
-        values["lease_expires_at"] = None
-    if to not in ACTIVE:
-        values["finished_at"] = Now()
-    with transaction.atomic():
-        moved = rows.update(status=to, **values) == 1
-        if moved:
-            webhook_note(generation_id=generation_id, to=to)
-        if moved and to in (Status.CANCELED, Status.FAILED):
-            work_return(generation_id)
-    return moved
 
 
 def generation_create(
@@ -299,9 +270,3 @@ def generations_abandon(*, ids: Iterable[UUID]) -> None:
     for generation in Generation.objects.filter(pk__in=list(ids), status__in=ACTIVE):
         with contextlib.suppress(GenerationEndedError):
             generation_cancel(generation=generation)
-
-
-def files_delete(names: list[str]) -> None:
-    """Removes stored files; one that is already gone is fine."""
-    for name in names:
-        default_storage.delete(name)

@@ -1,8 +1,5 @@
 """Fixed words of the registry, and what holds for each family of checkpoints."""
 
-from dataclasses import dataclass
-from typing import Final
-
 from django.db import models
 
 BUILTIN_ID = "builtin"
@@ -18,42 +15,6 @@ class Family(models.TextChoices):
     SD3 = "sd3", "Stable Diffusion 3.x"
     FLUX = "flux", "FLUX.1"
     OTHER = "other", "another that diffusers' AutoPipeline can load"
-
-
-@dataclass(frozen=True)
-class FamilyFacts:
-    """What a request may ask of a family beside its checkpoint's own scheduler.
-
-    `schedulers` are names that fit; `max_clip_skip` is how many layers of the text encoder may be left out, 0 where
-    that is not supported.
-    """
-
-    schedulers: tuple[str, ...]
-    max_clip_skip: int
-
-
-# For noise-predicting checkpoints; a flow-matching one has one scheduler, and another would draw noise.
-_DIFFUSION: Final = (
-    "ddim",
-    "ddpm",
-    "euler",
-    "euler_a",
-    "dpmpp_2m",
-    "dpmpp_2m_karras",
-    "dpmpp_2m_sde",
-    "unipc",
-    "lcm",
-)
-# clip_skip: one layer less than the text encoder has, the last being the one that is always used.
-FAMILY_FACTS: Final[dict[str, FamilyFacts]] = {
-    Family.BUILTIN: FamilyFacts(_DIFFUSION, max_clip_skip=2),
-    Family.SD1: FamilyFacts(_DIFFUSION, max_clip_skip=11),
-    Family.SD2: FamilyFacts(_DIFFUSION, max_clip_skip=22),
-    Family.SDXL: FamilyFacts(_DIFFUSION, max_clip_skip=10),
-    Family.SD3: FamilyFacts(("euler",), max_clip_skip=0),
-    Family.FLUX: FamilyFacts(("euler",), max_clip_skip=0),
-    Family.OTHER: FamilyFacts((), max_clip_skip=0),
-}
 
 
 class Dtype(models.TextChoices):

@@ -18,7 +18,7 @@ from generation.requests.serializers import (
     MAX_STEPS,
     MIN_GUIDANCE_SCALE,
 )
-from models_registry.choices import FAMILY_FACTS
+from models_registry.family_facts import FAMILY_FACTS
 from models_registry.selectors import checkpoints_enabled
 
 

@@ -143,8 +143,3 @@ def _give(request: Request, answer: Answer) -> Response:
     if answer.order is not None:
         order_wait(request, answer.order)
     return answer.response
-
-
-def keys_forget() -> int:
-    """Drops keys that are past their time; returns how many."""
-    return IdempotencyKey.objects.filter(created_at__lte=timezone.now() - KEEP).delete()[0]

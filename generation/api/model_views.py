@@ -18,8 +18,8 @@ from generation.api.model_serializers import (
 )
 from generation.api.views import PREFER
 from generation.choices import CommandKind
-from generation.orders import order_create, order_result
-from generation.selectors import live_workers, order_get, order_url
+from generation.orders import order_create, order_get, order_result
+from generation.selectors import live_workers, order_url
 from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.waiting import WaitOrder, has_waited, order_wait
 from models_registry.selectors import checkpoint_get, checkpoints_enabled

@@ -28,7 +28,7 @@ from generation.api.serializers import (
 )
 from generation.choices import Kind
 from generation.models import Generation
-from generation.pictures.reading import input_read
+from generation.pictures.files import input_read
 from generation.requests.creation import generation_request
 from generation.requests.serializers import GenerationCreateIn, GenerationFormIn
 from generation.results import generation_result, receipt_of

@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from generation.webhooks.outbox import webhook_secret_create
+from generation.webhooks.signing import webhook_secret_create
 from imagegen_project.common.http import caller
 
 

@@ -21,10 +21,10 @@ from redis import asyncio as aioredis
 from redis.exceptions import RedisError
 
 from generation.choices import TERMINAL
+from generation.feed.lag import event_measure
 from generation.feed.messages import TERMINAL_EVENTS, Event
+from generation.feed.snapshots import feed_snapshots
 from generation.feed.stream import event_decode, group_name, stream_key
-from generation.metrics.counters import event_measure
-from generation.selectors import feed_snapshots
 from imagegen_project.common.executors import run_in_socket_executor
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from generation.attempts import attempt_renew
 from generation.choices import CommandKind, CommandStatus, WorkerStatus
 from generation.gpu_worker.run import CANCELED, LOST, Run
 from generation.models import Worker, WorkerCommand
-from generation.selectors import commands_due
+from generation.orders import commands_due
 from generation.upkeep.sweep import sweep
 from imagegen_project.common.periodic import SWEEP_EVERY_S, periodically
 from models_registry.choices import DiskState

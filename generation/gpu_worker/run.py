@@ -7,14 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from django.conf import settings
-from django.core.files.storage import default_storage
 from django.db import InterfaceError, OperationalError, close_old_connections
 
 from generation import attempts
 from generation.choices import ErrorCode, SafetyResult, Status
 from generation.engine import (
-    AdapterUse,
     Batch,
     BatchResult,
     Engine,
@@ -27,18 +24,13 @@ from generation.engine import (
     EngineRefused,
     EngineStopped,
     EngineUnsafe,
-    ModelRef,
 )
-from generation.engine.encoding import request_of
 from generation.engine.previews import Preview
 from generation.feed.publisher import Publisher
+from generation.feed.snapshots import image_refs
+from generation.gpu_worker.batch import _batch, _receipt
 from generation.gpu_worker.watchdog import watchdog_arm
-from generation.models import Generation, GenerationLora
-from generation.selectors import image_refs
-from loras.files import lora_path
-from loras.services import lora_mark_lost
-from models_registry.models import Checkpoint
-from models_registry.selectors import checkpoint_folder
+from generation.models import Generation
 from models_registry.services import checkpoint_mark_broken
 
 logger = logging.getLogger(__name__)
@@ -58,18 +50,6 @@ _CODES = {
 Outcome = TypeVar("Outcome")
 
 CANCELED, TIMEOUT, LOST, HAND_BACK = "canceled", "timeout", "lost", "hand_back"
-
-
-def model_ref(checkpoint: Checkpoint) -> ModelRef:
-    """A checkpoint as the engine knows it."""
-    return ModelRef(
-        id=checkpoint.id,
-        repository=checkpoint.repository,
-        revision=checkpoint.revision,
-        folder=checkpoint_folder(checkpoint),
-        dtype=checkpoint.dtype,
-        variant=checkpoint.variant,
-    )
 
 
 @dataclass
@@ -95,70 +75,6 @@ class Run:
     def eta_s(self, step: int, total_steps: int) -> float:
         """Seconds that the remaining steps will take at the speed so far."""
         return round((time.monotonic() - self.started) / step * (total_steps - step), 2)
-
-
-def _stored(name: str) -> bytes | None:
-    """An input picture's file; None where the generation has none. Raises OSError when the storage has lost it."""
-    if not name:
-        return None
-    with default_storage.open(name) as file:
-        data: bytes = file.read()
-    return data
-
-
-def _adapters(generation: Generation) -> tuple[AdapterUse, ...]:
-    """The generation's adapters; notes which files they are. Raises EngineAdapterUnusable."""
-    uses = []
-    for use in generation.adapters.select_related("lora"):
-        if use.lora is None:
-            raise EngineAdapterUnusable(f"{use.name} was deleted.")
-        path = lora_path(use.lora)
-        if not path.is_file():
-            lora_mark_lost(lora=use.lora)
-            raise EngineAdapterUnusable(f"The file of {use.name} is gone.")
-        GenerationLora.objects.filter(pk=use.pk).update(sha256=use.lora.sha256)
-        uses.append(AdapterUse(use.name, use.lora.sha256, path, use.scale))
-    return tuple(uses)
-
-
-def _batch(generation: Generation) -> Batch:
-    return Batch(
-        model=model_ref(generation.checkpoint),
-        prompt=generation.prompt,
-        negative_prompt=generation.negative_prompt,
-        width=generation.width,
-        height=generation.height,
-        num_inference_steps=generation.num_inference_steps,
-        guidance_scale=generation.guidance_scale,
-        seed=generation.seed,
-        num_images=generation.num_images,
-        kind=generation.kind,
-        scheduler=generation.scheduler,
-        clip_skip=generation.clip_skip,
-        strength=generation.strength,
-        image=_stored(generation.input_image),
-        mask=_stored(generation.mask_image),
-        adapters=_adapters(generation),
-        output_format=generation.output_format,
-        strict=generation.strict,
-        # What the filter has not seen is shown to nobody.
-        preview_every=0 if settings.SAFETY_FILTER == "block" else generation.preview_every,
-    )
-
-
-def _receipt(batch: Batch, result: BatchResult, checkpoint: Checkpoint) -> dict[str, object]:
-    environment = dict(result.environment)
-    return {
-        "request": request_of(batch),
-        "model": {
-            "id": checkpoint.id,
-            "repository": checkpoint.repository,
-            "revision": checkpoint.revision,
-            "family": checkpoint.family,
-            "weights_sha256": environment.pop("weights_sha256"),
-        },
-        "environment": environment,
-    }
 
 
 def _persist(write: Callable[[], Outcome]) -> Outcome:

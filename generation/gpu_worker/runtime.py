@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import psutil
 from django.conf import settings
@@ -32,17 +32,16 @@ from generation.engine import (
 )
 from generation.engine.memory import device_name, total_and_free_mb
 from generation.feed.publisher import Publisher
+from generation.gpu_worker.batch import model_ref
 from generation.gpu_worker.control import ControlThreads
-from generation.gpu_worker.run import HAND_BACK, Run, failure_code, model_ref, run_generation
+from generation.gpu_worker.run import HAND_BACK, Run, failure_code, run_generation
 from generation.gpu_worker.watchdog import watchdog_disarm
 from generation.metrics.counters import MODEL_SWAP_SECONDS
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
-from generation.queue.entries import RUN_NEXT, queue_name, worker_wake
-from generation.selectors import generation_next
+from generation.queue.entries import worker_wake
+from generation.queue.precedence import generation_next
 from imagegen_project.common.context import job_id, request_id, username
-from imagegen_project.common.queues import queue_get
-from imagegen_project.common.rq_worker import AllowlistedWorker
 from loras.files import lora_path
 from loras.models import Lora
 from models_registry.choices import DiskState
@@ -303,47 +302,3 @@ class GpuRuntime:
         self.draining.set()
         if run := self.run:
             run.stop(HAND_BACK)
-
-
-class GpuWorker(AllowlistedWorker):
-    """RQ's side: a wake-up a generation. A first SIGTERM drains, a second hands back; neither fails a job."""
-
-    ENTRY_POINTS: ClassVar[tuple[str, ...]] = (RUN_NEXT,)
-    runtime: GpuRuntime
-
-    def request_stop(self, signum: int, frame: Any) -> None:
-        """First SIGTERM or SIGINT."""
-        self.runtime.drain()
-        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # RQ has no types there
-
-    def request_force_stop(self, signum: int, frame: Any) -> None:
-        """Every further one: RQ would raise SystemExit here, in the middle of anything."""
-        self.runtime.hand_back()
-
-
-_runtime: GpuRuntime | None = None
-
-
-def run_next() -> None:
-    """The entry point of RQ entries: there is work."""
-    if _runtime is not None:
-        _runtime.run_next()
-
-
-def gpu_worker_run(*, name: str = "") -> None:
-    """Runs a GPU worker in this process until it is told to stop."""
-    global _runtime  # noqa: PLW0603 - RQ can only call a module's function
-    _runtime = GpuRuntime(name=name)
-    queue = queue_get(queue_name(settings.DEVICE_CLASS))
-    # RQ's own name for it is random: one that a killed process left behind would refuse a second birth for 90 s.
-    worker = GpuWorker([queue], connection=queue.connection, serializer=queue.serializer)
-    worker.runtime = _runtime
-    _runtime.start()
-    logger.info(
-        "gpu worker started", extra={"worker": _runtime.worker.name, "device": _runtime.worker.device}
-    )
-    try:
-        worker.work(logging_level=None)
-    finally:
-        _runtime.close()
-        _runtime = None

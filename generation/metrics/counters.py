@@ -1,16 +1,12 @@
 """What is counted of jobs, orders, sweeps and events."""
 
-from datetime import datetime
-
 from django.contrib.auth.models import User
 from django.utils import timezone
-from prometheus_client import Histogram
 
 from generation.choices import Status
-from generation.feed.messages import Event
 from generation.models import Generation, WorkerCommand
 from imagegen_project.auth.models import HubAccount
-from imagegen_project.common.counters import PROCESS_REGISTRY, SharedCounter, SharedHistogram
+from imagegen_project.common.counters import SharedCounter, SharedHistogram
 
 _SECONDS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 
@@ -65,13 +61,6 @@ SHARED = (
     SWEEP_ACTIONS,
 )
 
-EVENT_LAG = Histogram(
-    "imagegen_event_lag_seconds",
-    "From an event's making, on its maker's clock, to its arrival in this process.",
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
-    registry=PROCESS_REGISTRY,
-)
-
 
 def user_class(user: User) -> str:
     """By which way a user came: `staff`, `hub` (a Hub account) or `local`."""
@@ -101,9 +90,3 @@ def order_measure(command: WorkerCommand, *, status: str) -> None:
     """Counts an order that has just ended."""
     seconds = (timezone.now() - command.created_at).total_seconds()
     ORDER_SECONDS.observe(max(0.0, seconds), command.kind, command.checkpoint_id or "", status)
-
-
-def event_measure(event: Event) -> None:
-    """Notes how long an event was on its way."""
-    made = datetime.fromisoformat(event["at"])
-    EVENT_LAG.observe(max(0.0, (timezone.now() - made).total_seconds()))

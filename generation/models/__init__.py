@@ -1,25 +1,11 @@
 """The tables of the job, a file per subject."""
 
-from generation.models.generations import (
-    MAX_PRIORITY,
-    MAX_SEED,
-    A1111Options,
-    GeneratedImage,
-    Generation,
-    GenerationLora,
-    Worker,
-    WorkerCommand,
-)
-from generation.models.webhooks import (
-    MAX_IDEMPOTENCY_KEY_CHARACTERS,
-    MAX_WEBHOOK_URL_CHARACTERS,
-    IdempotencyKey,
-    QueueTurn,
-    WebhookDelivery,
-    WebhookGone,
-    WebhookSecret,
-    WorkEntry,
-)
+from generation.models.a1111 import A1111Options
+from generation.models.generations import MAX_PRIORITY, MAX_SEED, GeneratedImage, Generation, GenerationLora
+from generation.models.idempotency import MAX_IDEMPOTENCY_KEY_CHARACTERS, IdempotencyKey
+from generation.models.queue import QueueTurn, WorkEntry
+from generation.models.webhooks import MAX_WEBHOOK_URL_CHARACTERS, WebhookDelivery, WebhookGone, WebhookSecret
+from generation.models.workers import Worker, WorkerCommand
 
 __all__ = [
     "MAX_IDEMPOTENCY_KEY_CHARACTERS",

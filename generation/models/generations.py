@@ -1,4 +1,4 @@
-"""The tables of the job: generations, their pictures, GPU workers and orders to them."""
+"""Generations, their pictures, and the LoRA they use."""
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -10,8 +10,6 @@ from uuid_utils.compat import uuid7
 from generation.choices import (
     ACTIVE,
     TERMINAL,
-    CommandKind,
-    CommandStatus,
     ErrorCode,
     Kind,
     OutputFormat,
@@ -19,53 +17,15 @@ from generation.choices import (
     Scheduler,
     Status,
     WebhookEvent,
-    WorkerStatus,
 )
 from generation.errors import ImageNotFoundError
 from generation.models.webhooks import MAX_WEBHOOK_URL_CHARACTERS
+from generation.models.workers import Worker
 from loras.models import MAX_NAME_CHARACTERS, Lora
 from models_registry.models import Checkpoint
 
 MAX_SEED = 2**32 - 1
 MAX_PRIORITY = 10
-
-
-class Worker(models.Model):
-    """A GPU worker process, alive while its heartbeat is fresh."""
-
-    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    name = models.CharField(max_length=120, unique=True)
-    hostname = models.CharField(max_length=200)
-    pid = models.PositiveIntegerField()
-    device = models.CharField(max_length=120, blank=True)
-    device_class = models.CharField(
-        max_length=32, blank=True, db_default="", help_text="Its DEVICE_CLASS; generations may ask for one."
-    )
-    status = models.CharField(max_length=16, choices=WorkerStatus.choices, default=WorkerStatus.STARTING)
-    memory_total_mb = models.PositiveIntegerField(default=0)
-    memory_free_mb = models.PositiveIntegerField(default=0)
-    resident_models = ArrayField(models.CharField(max_length=64), default=list, blank=True)
-    cached_models = models.JSONField(
-        default=list, blank=True, help_text="Each model's id, tier (resident, warm, loading) and bytes."
-    )
-    models_on_disk = ArrayField(
-        models.CharField(max_length=64),
-        default=list,
-        db_default=[],
-        blank=True,
-        help_text="Models whose files its host has.",
-    )
-    leaked_mb = models.PositiveIntegerField(
-        default=0, help_text="Memory beyond the cached models, compared with the first one loaded, MiB."
-    )
-    started_at = models.DateTimeField(auto_now_add=True)
-    heartbeat_at = models.DateTimeField(db_index=True)
-
-    class Meta:
-        ordering = ("name",)
-
-    def __str__(self) -> str:
-        return self.name
 
 
 class Generation(models.Model):
@@ -334,69 +294,3 @@ class GenerationLora(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} at {self.scale:g}"
-
-
-class A1111Options(models.Model):
-    """What a user has set through A1111's `options`; it holds for that dialect alone."""
-
-    owner = models.OneToOneField(
-        settings.AUTH_USER_MODEL, primary_key=True, on_delete=models.CASCADE, related_name="a1111_options"
-    )
-    checkpoint = models.ForeignKey(
-        Checkpoint,
-        null=True,
-        blank=True,
-        on_delete=models.SET_NULL,
-        help_text="Empty: the service's default.",
-    )
-    clip_skip = models.PositiveIntegerField(default=0)
-    output_format = models.CharField(max_length=8, choices=OutputFormat.choices, default=OutputFormat.PNG)
-
-    class Meta:
-        verbose_name = verbose_name_plural = "A1111 options"
-
-    def __str__(self) -> str:
-        return f"A1111 options of {self.owner_id}"
-
-
-class WorkerCommand(models.Model):
-    """An order to one GPU worker, carried out between jobs."""
-
-    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    order_id = models.UUIDField(
-        default=uuid7,
-        db_index=True,
-        editable=False,
-        help_text="Shared by what one request asked of several workers.",
-    )
-    worker = models.ForeignKey(Worker, on_delete=models.CASCADE, related_name="commands")
-    kind = models.CharField(max_length=16, choices=CommandKind.choices)
-    checkpoint = models.ForeignKey(Checkpoint, null=True, blank=True, on_delete=models.CASCADE)
-    lora = models.ForeignKey(Lora, null=True, blank=True, on_delete=models.CASCADE)
-    status = models.CharField(max_length=16, choices=CommandStatus.choices, default=CommandStatus.PENDING)
-    error_code = models.CharField(max_length=32, choices=ErrorCode.choices, blank=True)
-    detail = models.TextField(blank=True)
-    requested_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL
-    )
-    created_at = models.DateTimeField(auto_now_add=True)
-    finished_at = models.DateTimeField(null=True, blank=True)
-
-    class Meta:
-        ordering = ("-id",)
-        indexes = [
-            models.Index(
-                fields=["worker", "id"], condition=Q(status=CommandStatus.PENDING), name="command_pending"
-            )
-        ]
-        constraints = [
-            models.CheckConstraint(
-                condition=Q(kind=CommandKind.DRAIN)
-                | Q(kind__in=(CommandKind.LOAD, CommandKind.UNLOAD), checkpoint__isnull=False)
-                | Q(kind__in=(CommandKind.ATTACH, CommandKind.DETACH), lora__isnull=False),
-                name="command_names_its_object",
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.checkpoint_id or ''} on {self.worker_id}"

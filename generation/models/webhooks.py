@@ -1,4 +1,4 @@
-"""The tables beside the job: turns, work done, idempotency keys, webhooks."""
+"""Webhooks: signing secrets, the outbox, and addresses that are gone."""
 
 from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
@@ -9,51 +9,6 @@ from uuid_utils.compat import uuid7
 from generation.choices import DeliveryStatus, WebhookEvent
 
 MAX_WEBHOOK_URL_CHARACTERS = 1000
-MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
-
-
-class QueueTurn(models.Model):
-    """How far the queue of one priority has come: the turn that was next when a worker last claimed there."""
-
-    priority = models.SmallIntegerField(primary_key=True)
-    turn = models.BigIntegerField()
-
-    def __str__(self) -> str:
-        return f"priority {self.priority}: turn {self.turn}"
-
-
-class WorkEntry(models.Model):
-    """What one generation counts towards its owner's work limit; it stays when the generation is deleted."""
-
-    generation_id = models.UUIDField(primary_key=True)
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
-    pixel_steps = models.BigIntegerField(help_text="Pixels of all pictures x steps.")
-    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
-
-    class Meta:
-        indexes = [models.Index(fields=["owner", "created_at"], name="work_entry_owner")]
-
-    def __str__(self) -> str:
-        return f"{self.generation_id}: {self.pixel_steps}"
-
-
-class IdempotencyKey(models.Model):
-    """A creating request that carried an `Idempotency-Key`, and what it was answered."""
-
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
-    key = models.CharField(max_length=MAX_IDEMPOTENCY_KEY_CHARACTERS)
-    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the route and the canonical body.")
-    generation_id = models.UUIDField(null=True, db_index=True)
-    answer = models.JSONField(null=True, encoder=DjangoJSONEncoder)
-    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
-
-    class Meta:
-        constraints = [
-            models.UniqueConstraint(fields=["owner", "key"], name="idempotency_key_per_owner"),
-        ]
-
-    def __str__(self) -> str:
-        return self.key
 
 
 class WebhookSecret(models.Model):

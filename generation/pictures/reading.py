@@ -6,19 +6,14 @@ import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 from dataclasses import dataclass
-from uuid import UUID
 
-from django.core.files.base import ContentFile
-from django.core.files.storage import default_storage
-from django.utils import timezone
 from PIL import Image, ImageCms
 
-from generation.errors import InputNotFoundError, InvalidImageError
+from generation.errors import InvalidImageError
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PICTURE_PIXELS = 16_000_000
 MAX_PICTURE_BYTES = 10 * 1024 * 1024
-MASK_THRESHOLD = 128
 
 _DATA_URI = re.compile(r"data:[^,;\s]{0,100}(?:;[^,;\s]{1,100}){0,5};base64,", re.IGNORECASE)
 # A progressive JPEG decodes all its pixels again for each scan; cameras write a dozen.
@@ -185,124 +180,3 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         if converted is not None:
             return converted
     return plain.convert("RGB")
-
-
-def size_follow(
-    picture: Size, *, width: int | None, height: int | None, low: int, high: int, multiple: int
-) -> Size:
-    """The size for a request that leaves out width, height or both: the picture's, within a checkpoint's limits.
-
-    Sides are multiples of `multiple` from `low` to `high`; the aspect ratio is kept as well as that allows.
-    """
-    lowest, highest = math.ceil(low / multiple) * multiple, high // multiple * multiple
-
-    def snap(pixels: float) -> int:
-        return min(max(round(pixels / multiple) * multiple, lowest), highest)
-
-    wide, tall = picture
-    if width is not None:
-        return width, snap(width * tall / wide)
-    if height is not None:
-        return snap(height * wide / tall), height
-    scale = min(1.0, highest / max(picture))
-    scale = max(scale, lowest / min(picture))
-    return snap(wide * scale), snap(tall * scale)
-
-
-def _cover_box(source: Size, size: Size) -> tuple[float, float, float, float]:
-    """The largest part of the source, around its centre, that has the shape of `size`."""
-    (wide, tall), (width, height) = source, size
-    part_wide = min(wide, tall * width / height)
-    part_tall = min(tall, wide * height / width)
-    left, top = (wide - part_wide) / 2, (tall - part_tall) / 2
-    return left, top, left + part_wide, top + part_tall
-
-
-def _fit(image: Image.Image, size: Size, resample: Image.Resampling) -> Image.Image:
-    """Scales to cover `size` and crops around the centre; nothing is cropped where the aspect ratio is the same."""
-    if image.size == size:
-        return image
-    return image.resize(size, resample, box=_cover_box(image.size, size))
-
-
-def _warning(param: str, reason: str, used: str | None) -> dict[str, str | None]:
-    return {"param": param, "reason": reason, "used": used}
-
-
-def image_prepare(picture: Picture, size: Size) -> tuple[bytes, list[dict[str, str | None]]]:
-    """The input picture as the engine takes it, an RGB PNG of `size`, and a warning for whatever was changed."""
-    warnings = _animation_warning("image", picture)
-    image = picture.image
-    if image.mode == "RGBA":
-        if image.getchannel("A").getextrema() != (255, 255):
-            warnings.append(_warning("image", "Its transparent parts were filled.", "white"))
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
-    if image.size != size:
-        was, used = "{}x{}".format(*image.size), "{}x{}".format(*size)
-        same_shape = image.width * size[1] == image.height * size[0]
-        done = "Resized" if same_shape else "Scaled to cover and cropped around its centre"
-        warnings.append(_warning("image", f"{done}, from {was}.", used))
-    return _png(_fit(image, size, Image.Resampling.LANCZOS)), warnings
-
-
-def mask_prepare(picture: Picture, size: Size) -> tuple[bytes, list[dict[str, str | None]]]:
-    """The mask as the engine takes it, a PNG of `size` in black and white, and warnings; white is drawn anew.
-
-    It is cropped like the picture it belongs to, which has the same size.
-    """
-    warnings = _animation_warning("mask_image", picture)
-    # Pillow's types know extrema of several channels only.
-    mask = _mask_grey(picture.image).point(lambda grey: 255 if grey >= MASK_THRESHOLD else 0)
-    mask = _fit(mask, size, Image.Resampling.NEAREST)
-    if mask.getbbox() is None:
-        warnings.append(_warning("mask_image", "Nothing to repaint: the mask is black everywhere.", None))
-    return _png(mask), warnings
-
-
-def _mask_grey(image: Image.Image) -> Image.Image:
-    """The mask's grey values; its alpha channel where that is all it draws with."""
-    grey = image.convert("L")
-    if image.mode != "RGBA":
-        return grey
-    alpha = image.getchannel("A")
-    if _is_uniform(grey) and not _is_uniform(alpha):
-        return alpha
-    return Image.composite(grey, Image.new("L", image.size), alpha)
-
-
-def _is_uniform(channel: Image.Image) -> bool:
-    lowest, highest = channel.getextrema()
-    return lowest == highest
-
-
-def _animation_warning(param: str, picture: Picture) -> list[dict[str, str | None]]:
-    return [_warning(param, "It is animated.", "its first frame")] if picture.animated else []
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def input_name(generation_id: UUID, part: str) -> str:
-    """Where a new generation's `image` or `mask` is kept: named by its id alone, never by the client."""
-    return f"inputs/{timezone.now():%Y/%m/%d}/{generation_id}/{part}.png"
-
-
-def input_store(name: str, data: bytes) -> None:
-    """Keeps an input picture under a name of `input_name`."""
-    default_storage.save(name, ContentFile(data))
-
-
-def input_read(name: str) -> bytes:
-    """A kept input picture. Raises InputNotFoundError when there is none, or when the storage has lost it."""
-    if not name:
-        raise InputNotFoundError("The generation was not given one.")
-    try:
-        with default_storage.open(name) as file:
-            data: bytes = file.read()
-    except FileNotFoundError as error:
-        raise InputNotFoundError("Its file is gone from the storage.") from error
-    return data

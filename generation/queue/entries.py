@@ -15,7 +15,7 @@ from imagegen_project.common.queues import (
 )
 
 # By dotted name: the web process must never import the worker's module.
-RUN_NEXT: Final = "generation.gpu_worker.runtime.run_next"
+RUN_NEXT: Final = "generation.gpu_worker.worker.run_next"
 
 
 def device_classes() -> tuple[str, ...]:

@@ -8,12 +8,13 @@ another owner's first one joins the next turn, and "the best queued generation" 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db.models import Count, F, Max, Q, QuerySet, Sum
+from django.db.models import Count, F, Q, QuerySet, Sum
 from django.utils import timezone
 
-from generation.choices import ACTIVE, Status
-from generation.models import Generation, QueueTurn
-from generation.selectors import QUEUE_ORDER, generations_claimable, live_workers
+from generation.choices import Status
+from generation.models import Generation
+from generation.queue.precedence import QUEUE_ORDER, generations_claimable
+from generation.selectors import live_workers
 from models_registry.choices import DiskState
 
 # How many of a model's latest generations say how fast it is.
@@ -29,20 +30,6 @@ class Standing:
 
     position: int
     starts_at: datetime | None
-
-
-def turn_next(*, owner_id: int, priority: int) -> int:
-    """The turn of an owner's next generation. The caller holds the owner's lock: two must not get the same."""
-    reached = QueueTurn.objects.filter(priority=priority).values_list("turn", flat=True).first() or 0
-    owned = Generation.objects.filter(owner_id=owner_id, priority=priority, status__in=ACTIVE)
-    last: int = owned.aggregate(last=Max("turn"))["last"] or 0
-    return max(reached, last) + 1
-
-
-def turn_reached(*, priority: int, turn: int) -> None:
-    """Notes which turn was next at a claim; it never goes back, whatever returned to the queue meanwhile."""
-    if not QueueTurn.objects.filter(priority=priority, turn__lt=turn).update(turn=turn):
-        QueueTurn.objects.bulk_create([QueueTurn(priority=priority, turn=turn)], ignore_conflicts=True)
 
 
 def _ahead(generation: Generation) -> QuerySet[Generation]:

@@ -5,19 +5,8 @@ from typing import Any
 from django.conf import settings
 
 from generation.errors import AdjustedError
-from generation.pictures.reading import image_prepare, mask_prepare
-from models_registry.choices import FAMILY_FACTS, Family
-
-# Their pipelines start at a moment of the flow; the others at a whole step.
-_FLOW_FAMILIES = (Family.SD3, Family.FLUX)
-
-
-def steps_to_run(*, family: str, num_inference_steps: int, strength: float | None) -> int:
-    """How many denoising steps will run: those of the last `strength` part, rounded as the family's pipeline does."""
-    if strength is None:
-        return num_inference_steps
-    part = num_inference_steps * strength
-    return num_inference_steps - int(num_inference_steps - part) if family in _FLOW_FAMILIES else int(part)
+from generation.pictures.fitting import image_prepare, mask_prepare
+from models_registry.family_facts import FAMILY_FACTS
 
 
 def request_adjust(values: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

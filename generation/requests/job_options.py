@@ -7,7 +7,8 @@ from rest_framework import serializers
 
 from generation.choices import WebhookEvent
 from generation.models import MAX_WEBHOOK_URL_CHARACTERS
-from generation.webhooks.outbox import webhook_is_gone, webhook_secret, webhook_url_problem
+from generation.webhooks.signing import webhook_is_gone, webhook_secret
+from generation.webhooks.transport import webhook_url_problem
 from imagegen_project.common.serializers import BoundedListField
 
 DEFAULT_EVENTS = (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELED)

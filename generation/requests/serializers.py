@@ -11,12 +11,13 @@ from rest_framework import serializers
 from generation.choices import Kind, OutputFormat, Scheduler
 from generation.errors import InvalidImageError
 from generation.models import MAX_PRIORITY, MAX_SEED
-from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read, size_follow
+from generation.pictures.fitting import size_follow
+from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read
 from generation.requests.job_options import WebhookEventsField, WebhookUrlField, job_options_check
 from generation.requests.loras import MAX_LORAS, MAX_NAME, MAX_SCALE, MIN_SCALE, LoraUseIn, wishes_read
 from imagegen_project.common.serializers import BoundedListField, StrictSerializer, TextField
-from models_registry.choices import FAMILY_FACTS
 from models_registry.errors import ModelNotFoundError
+from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_default, checkpoint_get
 

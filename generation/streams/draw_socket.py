@@ -20,7 +20,7 @@ from generation.models import Generation
 from generation.requests.creation import generation_request
 from generation.selectors import generation_get
 from generation.services import generation_cancel, generations_abandon
-from generation.streams.sse import MAX_SEQ
+from generation.streams.cursor import MAX_SEQ
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.problems import problem_of

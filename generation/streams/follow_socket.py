@@ -13,7 +13,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from generation.errors import GenerationNotFoundError
 from generation.feed.following import follow
 from generation.selectors import generation_get
-from generation.streams.sse import seq_read
+from generation.streams.cursor import seq_read
 from imagegen_project.common.executors import run_in_socket_executor
 
 logger = logging.getLogger(__name__)

@@ -3,13 +3,12 @@
 `GET /api/v1/generations/<id>/events`; a stream is resumed behind `Last-Event-ID` (or `?after=`).
 """
 
-import asyncio
 import contextlib
 import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
 
@@ -17,11 +16,12 @@ from generation.choices import TERMINAL
 from generation.errors import GenerationNotFoundError
 from generation.feed.following import feed_hub, follow
 from generation.selectors import generation_get
+from generation.streams.cursor import seq_read
 from imagegen_project.auth.errors import challenge
 from imagegen_project.auth.websocket import SocketAuthMiddleware
-from imagegen_project.common.asgi import Application, Receive, Scope, Send, hung_up
-from imagegen_project.common.context import request_id
+from imagegen_project.common.asgi import Application, Receive, Scope, Send
 from imagegen_project.common.errors import DomainError
+from imagegen_project.common.event_stream import _encoded, event_bytes, stream_send
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.problems import PROBLEM_CONTENT_TYPE, problem_of, problem_response
 from imagegen_project.common.routers import UUID_REGEX
@@ -32,81 +32,12 @@ from imagegen_project.server.middleware import ROUTE_KEY
 logger = logging.getLogger("imagegen.request")
 
 ROUTE = "api:generation-events"
-EVENT_STREAM = "text/event-stream"
-HEARTBEAT_S = 15.0
-HEARTBEAT = b": still here\n\n"
-MAX_SEQ = 2**53
 _PATH = re.compile(rf"/(?:api/)?v1/generations/(?P<generation_id>{UUID_REGEX})/events/?")
 
 
 def is_event_stream(path: str) -> bool:
     """Whether a path is that of a generation's event stream."""
     return _PATH.fullmatch(path) is not None
-
-
-def seq_read(text: str) -> int | Literal[False]:
-    """A sequence number as a client writes it; False when it is none."""
-    return int(text) if re.fullmatch(r"[0-9]{1,16}", text) and int(text) <= MAX_SEQ else False
-
-
-def event_bytes(event_type: str, data: str, *, seq: int | None = None) -> bytes:
-    """One event on the wire; `data` is one line."""
-    number = "" if seq is None else f"id: {seq}\n"
-    return f"{number}event: {event_type}\ndata: {data}\n\n".encode()
-
-
-async def stream_send(
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    items: AsyncGenerator[bytes, None],
-    *,
-    headers: Mapping[str, str] | None = None,
-) -> None:
-    """Sends items as they come, with a comment whenever it is quiet, until they end or the client hangs up."""
-    request_id.set(scope[REQUEST_ID_KEY])  # a stream that Django ordered is out of its request's context
-    fields = {
-        "Content-Type": EVENT_STREAM,
-        "Cache-Control": "no-store",
-        "X-Accel-Buffering": "no",  # a proxy must not collect events
-        "X-Request-Id": scope[REQUEST_ID_KEY],
-        **(headers or {}),
-    }
-    await send({"type": "http.response.start", "status": 200, "headers": _encoded(fields)})
-    await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
-    gone = asyncio.create_task(hung_up(receive))
-    async with contextlib.aclosing(items):
-        try:
-            await _send_items(send, items, gone)
-        except Exception:
-            logger.exception("stream broken")
-        finally:
-            gone.cancel()
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _send_items(send: Send, items: AsyncGenerator[bytes, None], gone: "asyncio.Task[None]") -> None:
-    coming: asyncio.Task[bytes] = asyncio.ensure_future(anext(items))
-    try:
-        while not gone.done():
-            await asyncio.wait((coming, gone), timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
-                continue
-            try:
-                item = coming.result()
-            except StopAsyncIteration:
-                return
-            await send({"type": "http.response.body", "body": item, "more_body": True})
-            coming = asyncio.ensure_future(anext(items))
-    finally:
-        # A generator that is still asked for its next item cannot be closed.
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)
-
-
-def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
 class EventStreams:

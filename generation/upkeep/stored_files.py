@@ -7,34 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from django.core.cache import cache
 from django.core.files.storage import default_storage
-from django.db.models import Sum
 from django.utils import timezone
 
-from generation.api.idempotency import keys_forget
-from generation.choices import TERMINAL
-from generation.models import GeneratedImage, Generation, WebhookDelivery
-from generation.queue.limits import work_forget
-from generation.services import files_delete, generation_delete
+from generation.models import GeneratedImage, Generation
+from generation.pictures.files import files_delete
 
 logger = logging.getLogger(__name__)
 
 # A file may lie there for a while before its row is committed: only older ones are left over.
 ORPHAN_AGE = timedelta(hours=1)
-# What a crash leaves behind belongs to recent generations; older days are for the command.
-RECENT = timedelta(days=3)
-KEEP_DELIVERIES = timedelta(days=30)
-HOUSEKEEPING_EVERY_S = 600
 ROOTS = ("generations", "inputs")
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """What was deleted, or would be."""
-
-    generations: int
-    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -44,23 +27,6 @@ class Disagreements:
     files: tuple[str, ...]
     images: tuple[str, ...]
     inputs: tuple[str, ...]
-
-
-def generations_prune(*, older_than: timedelta, username: str = "", dry_run: bool = False) -> Pruned:
-    """Deletes generations that ended longer ago than that, with their files; optionally of one user only."""
-    rows = Generation.objects.filter(status__in=TERMINAL, finished_at__lt=timezone.now() - older_than)
-    if username:
-        rows = rows.filter(owner__username=username)
-    images = GeneratedImage.objects.filter(generation__in=rows)
-    size = images.aggregate(total=Sum("size_bytes"))["total"] or 0
-    size += rows.aggregate(total=Sum("input_bytes"))["total"] or 0
-    if dry_run:
-        return Pruned(rows.count(), size)
-    pruned = 0
-    for generation in rows.order_by("id").iterator():
-        generation_delete(generation=generation)
-        pruned += 1
-    return Pruned(pruned, size)
 
 
 def storage_reconcile(
@@ -146,17 +112,3 @@ def _inputs_without_file(since: datetime | None) -> Iterator[str]:
         rows = rows.filter(created_at__gte=since)
     for names in rows.order_by("pk").values_list("input_image", "mask_image").iterator():
         yield from (name for name in names if name and not default_storage.exists(name))
-
-
-def housekeeping() -> bool:
-    """What may take its time, once in ten minutes over all processes; whether this call did it.
-
-    Not part of the sweep: that also runs in the thread that renews leases.
-    """
-    if not cache.add("housekeeping", 1, timeout=HOUSEKEEPING_EVERY_S):
-        return False
-    work_forget()
-    keys_forget()
-    WebhookDelivery.objects.filter(finished_at__lt=timezone.now() - KEEP_DELIVERIES).delete()
-    storage_reconcile(since=timezone.now() - RECENT)
-    return True

@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from generation.attempts import attempt_log_with, generation_log
+from generation.attempts import attempt_log_with
 from generation.choices import CommandStatus, ErrorCode, Status
 from generation.feed.messages import EventType
 from generation.feed.stream import event_publish
@@ -24,8 +24,9 @@ from generation.metrics.counters import LEASES_EXPIRED, SWEEP_ACTIONS
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
 from generation.queue.entries import device_classes, queue_length, queue_shorten, worker_wake, workers_wake
-from generation.selectors import WORKER_ALIVE, generations_claimable
-from generation.services import generation_move
+from generation.queue.precedence import generations_claimable
+from generation.selectors import WORKER_ALIVE
+from generation.transitions import generation_log, generation_move
 from generation.webhooks.outbox import webhooks_restore
 from loras.cache import loras_resume
 from loras.choices import LoraState

@@ -18,7 +18,7 @@ from standardwebhooks.webhooks import Webhook
 
 from generation.choices import DeliveryStatus
 from generation.models import WebhookDelivery, WebhookGone
-from generation.webhooks.outbox import webhook_is_gone, webhook_secret
+from generation.webhooks.signing import webhook_is_gone, webhook_secret
 from generation.webhooks.transport import WebhookUnreachableError, webhook_post
 from imagegen_project import __version__
 

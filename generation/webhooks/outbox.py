@@ -3,25 +3,18 @@
 The messages follow Standard Webhooks (https://www.standardwebhooks.com); `generation/webhooks/delivery.py` sends them.
 """
 
-import base64
-import secrets
-from ipaddress import ip_address
 from typing import Any, Final
-from urllib.parse import urlsplit
 from uuid import UUID
 
-from django.conf import settings
-from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
-from django.utils.crypto import salted_hmac
 from redis.exceptions import RedisError
 
 from generation.choices import DeliveryStatus, Status, WebhookEvent
-from generation.models import Generation, WebhookDelivery, WebhookGone, WebhookSecret
+from generation.models import Generation, WebhookDelivery
 from generation.selectors import error_of, generation_url
-from generation.webhooks.transport import is_public
+from generation.webhooks.signing import webhook_is_gone
 from imagegen_project.common.queues import WEBHOOKS_QUEUE, entries_push, entries_waiting
 
 # By dotted name: only the webhook worker runs it.
@@ -33,58 +26,6 @@ EVENTS: Final = {
     Status.FAILED: WebhookEvent.FAILED,
     Status.CANCELED: WebhookEvent.CANCELED,
 }
-
-
-def webhook_url_problem(url: str) -> str | None:
-    """What is wrong with an address, as far as it shows; where its name leads is looked at when it is used."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        return "Not an address."
-    if not url.isascii() or not url.isprintable() or " " in url:
-        return "Only printable ASCII; encode anything else."
-    if parts.scheme not in ("http", "https") or not host:
-        return "An address that begins with https:// or http:// and names a host."
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        return "Not a host's name."
-    if parts.username is not None or parts.fragment:
-        return "Without user, password and fragment."
-    try:
-        public = is_public(ip_address(host))
-    except ValueError:
-        return None
-    return None if public or settings.WEBHOOK_ALLOW_PRIVATE else "Not a public address."
-
-
-def webhook_secret_create(*, owner: User) -> str:
-    """A new signing secret, readable only now; the old one ends, and addresses that were gone are tried again."""
-    salt = secrets.token_hex(32)
-    with transaction.atomic():
-        WebhookSecret.objects.update_or_create(
-            owner=owner, defaults={"salt": salt, "created_at": timezone.now()}
-        )
-        WebhookGone.objects.filter(owner=owner).delete()
-    return _secret(salt)
-
-
-def _secret(salt: str) -> str:
-    """Derived from SECRET_KEY, so that a copy of the database signs nothing."""
-    key = salted_hmac("imagegen.webhooks", salt, algorithm="sha256").digest()
-    return f"whsec_{base64.b64encode(key).decode('ascii')}"
-
-
-def webhook_secret(*, owner_id: int) -> str | None:
-    """A user's signing secret, if they made one."""
-    row = WebhookSecret.objects.filter(owner_id=owner_id).first()
-    return _secret(row.salt) if row else None
-
-
-def webhook_is_gone(*, owner_id: int, url: str) -> bool:
-    """Whether the address answered 410 and its owner has not made a new secret since."""
-    return WebhookGone.objects.filter(owner_id=owner_id, url=url).exists()
 
 
 def webhook_note(*, generation_id: UUID, to: Status) -> None:

@@ -5,8 +5,10 @@ import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpcore2
+from django.conf import settings
 
 # Neither does Python call them private: for use within a site (RFC 8215, RFC 3879), and IPv4's first guise (RFC 4291).
 _LOCAL = (IPv6Network("64:ff9b:1::/48"), IPv6Network("fec0::/10"), IPv6Network("::/96"))
@@ -101,3 +103,27 @@ def webhook_post(
         raise WebhookUnreachableError("the name is not known") from error
     except (OSError, httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as error:
         raise WebhookUnreachableError(str(error)[:200] or type(error).__name__) from error
+
+
+def webhook_url_problem(url: str) -> str | None:
+    """What is wrong with an address, as far as it shows; where its name leads is looked at when it is used."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "Not an address."
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return "Only printable ASCII; encode anything else."
+    if parts.scheme not in ("http", "https") or not host:
+        return "An address that begins with https:// or http:// and names a host."
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return "Not a host's name."
+    if parts.username is not None or parts.fragment:
+        return "Without user, password and fragment."
+    try:
+        public = is_public(ip_address(host))
+    except ValueError:
+        return None
+    return None if public or settings.WEBHOOK_ALLOW_PRIVATE else "Not a public address."

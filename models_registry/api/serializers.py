@@ -5,7 +5,8 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from models_registry.choices import FAMILY_FACTS, DownloadProblem
+from models_registry.choices import DownloadProblem
+from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
 
 

@@ -47,7 +47,7 @@ from generation.models import (
     Worker,
 )
 from generation.queue.entries import queue_length
-from generation.selectors import generations_claimable
+from generation.queue.precedence import generations_claimable
 from generation.services import (
     generation_cancel,
     generation_create,

@@ -14,3 +14,9 @@ def a1111_options_set(
     values = {"checkpoint": checkpoint, "clip_skip": clip_skip, "output_format": output_format}
     options, _ = A1111Options.objects.update_or_create(owner=owner, defaults=values)
     return options
+
+
+def a1111_options_get(*, owner: User) -> A1111Options:
+    """What a user has set through A1111's `options`; the defaults, not stored, where nothing was."""
+    rows = A1111Options.objects.select_related("checkpoint")
+    return rows.filter(owner=owner).first() or A1111Options(owner=owner)

@@ -12,14 +12,14 @@ from rest_framework.response import Response
 
 from generation.choices import Kind
 from generation.compat.a1111 import answers as results
-from generation.compat.a1111.options import a1111_options_set
+from generation.compat.a1111.options import a1111_options_get, a1111_options_set
 from generation.compat.a1111.requests import FIELDS, img2img_read, options_read, txt2img_read
 from generation.compat.dialect import DialectView, NothingHereView, Params, job_header, refuse, result_wait
 from generation.compat.shapes import a1111_shape
 from generation.errors import GenerationEndedError, InputNotFoundError
 from generation.models import Generation
 from generation.results import generation_result
-from generation.selectors import a1111_options_get, generation_get, generations_active
+from generation.selectors import generation_get, generations_active
 from generation.services import generation_cancel
 from imagegen_project.auth.authentication import BasicTokenAuthentication, BearerAuthentication
 from imagegen_project.common.http import caller

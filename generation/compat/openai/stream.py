@@ -15,9 +15,9 @@ from generation.models import Generation
 from generation.results import generation_result
 from generation.selectors import generation_get
 from generation.services import generations_abandon
-from generation.streams.sse import event_bytes, stream_send
 from imagegen_project.common.asgi import Receive, Scope, Send
 from imagegen_project.common.errors import DomainError
+from imagegen_project.common.event_stream import event_bytes, stream_send
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.problems import problem_of
 from imagegen_project.common.shutdown import is_ending

@@ -1,6 +1,5 @@
 """OpenAI's Images API, below /v1/."""
 
-import base64
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -12,12 +11,13 @@ from rest_framework.response import Response
 from generation.api.model_views import ModelDetailView, ModelListView
 from generation.choices import Kind
 from generation.compat.dialect import DialectView, NothingHereView, job_header, result_wait
+from generation.compat.openai.answers import _images_body
 from generation.compat.openai.requests import FIELDS, ImagesRequest, edit_read, generation_read
 from generation.compat.openai.stream import ImageStream
 from generation.compat.shapes import openai_shape
 from generation.models import Generation
 from generation.results import generation_result
-from generation.selectors import generation_get, image_url
+from generation.selectors import generation_get
 from imagegen_project.common.http import caller
 from imagegen_project.common.parsers import BoundedJSONParser
 from imagegen_project.common.routers import UUID_REGEX, route
@@ -87,28 +87,6 @@ class ImagesResultView(OpenAIView):
         generation = generation_result(generation, waited=has_waited(request))
         by_url = request.query_params.get("response_format") == "url"
         return Response(_images_body(request, generation, by_url=by_url), headers=job_header(generation))
-
-
-def _images_body(request: Request, generation: Generation, *, by_url: bool) -> dict[str, Any]:
-    images = generation.images.all()
-    data = [
-        (
-            {"url": request.build_absolute_uri(image_url(image))}
-            if by_url
-            else {"b64_json": base64.b64encode(image.read()).decode("ascii")}
-        )
-        for image in images
-    ]
-    return {
-        "created": int(generation.created_at.timestamp()),
-        "data": data,
-        "background": "opaque",
-        "output_format": generation.output_format,
-        "size": f"{generation.width}x{generation.height}",
-        "job_id": str(generation.id),
-        "seed": generation.seed,
-        "warnings": generation.warnings,
-    }
 
 
 class OpenAIModelListView(OpenAIView, ModelListView):

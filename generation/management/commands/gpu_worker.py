@@ -24,6 +24,6 @@ class Command(BaseCommand):
     def handle(self, *args: Any, name: str, **options: Any) -> None:
         """Runs until it is told to stop."""
         env.configure_torch_process()  # before torch is imported
-        from generation.gpu_worker.runtime import gpu_worker_run  # noqa: PLC0415
+        from generation.gpu_worker.worker import gpu_worker_run  # noqa: PLC0415
 
         gpu_worker_run(name=name)

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from generation.upkeep.stored_files import generations_prune
+from generation.upkeep.pruning import generations_prune
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 

@@ -1,21 +1,15 @@
 """`manage.py webhook_worker`."""
 
 import logging
-from typing import Any, ClassVar
+from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from generation.webhooks.outbox import DELIVER_DUE, webhooks_wake
+from generation.webhooks.outbox import webhooks_wake
+from generation.webhooks.worker import WebhookWorker
 from imagegen_project.common.queues import WEBHOOKS_QUEUE, queue_get
-from imagegen_project.common.rq_worker import AllowlistedWorker
 
 logger = logging.getLogger(__name__)
-
-
-class WebhookWorker(AllowlistedWorker):
-    """Delivers what is in the outbox."""
-
-    ENTRY_POINTS: ClassVar[tuple[str, ...]] = (DELIVER_DUE,)
 
 
 class Command(BaseCommand):

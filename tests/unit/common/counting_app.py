@@ -5,7 +5,7 @@ import json
 import resource
 from typing import Any
 
-from imagegen_project.asgi import RequestGate
+from imagegen_project.server.gate import RequestGate
 
 
 def peak_kb() -> int:

@@ -12,8 +12,8 @@ from django.urls import reverse
 from pytest_django import Settings
 
 from imagegen_project import asgi
-from imagegen_project.asgi import RequestGate
 from imagegen_project.common.waiting import ORDER_KEY, REQUEST_ID_KEY, WAITED_KEY, WaitOrder
+from imagegen_project.server.gate import RequestGate
 
 ORDER = WaitOrder((uuid4(),), 5.0, "/answer")
 

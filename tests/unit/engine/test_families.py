@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from generation.choices import Scheduler
 from generation.engine import Batch, Engine, EngineModelBroken, ModelRef
 from generation.engine.schedulers import SCHEDULERS
-from models_registry.choices import FAMILY_FACTS
+from models_registry.family_facts import FAMILY_FACTS
 from tests.tiny_checkpoints import TINY_FAMILIES
 
 TinyModel = Callable[[str], ModelRef]

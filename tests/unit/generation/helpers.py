@@ -6,8 +6,9 @@ from typing import Any
 
 from PIL import Image
 
-from generation.attempts import FinishedImage, attempt_succeed
+from generation.attempts import attempt_succeed
 from generation.models import Generation
+from generation.pictures.files import FinishedImage
 
 
 def drawn_picture(colour: str = "red", *, seed: int = 7) -> FinishedImage:

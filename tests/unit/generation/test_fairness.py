@@ -16,8 +16,8 @@ from rest_framework.test import APIClient
 from generation.attempts import attempt_hand_back, generation_claim
 from generation.choices import Status
 from generation.models import Generation, Worker
+from generation.queue.precedence import QUEUE_ORDER, generation_next, generations_claimable
 from generation.queue.standing import queue_standing
-from generation.selectors import QUEUE_ORDER, generation_next, generations_claimable
 from generation.services import generation_cancel
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_folder

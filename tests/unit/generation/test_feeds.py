@@ -22,8 +22,9 @@ from generation.feed.following import feed_hub, follow, wait_for_end
 from generation.feed.messages import Event
 from generation.feed.stream import event_append, event_notify, stream_key
 from generation.models import Generation, Worker
-from generation.services import generation_delete, generation_move
+from generation.services import generation_delete
 from generation.streams.follow_socket import GenerationConsumer
+from generation.transitions import generation_move
 from tests.unit.generation.conftest import GenerationMaker
 from tests.unit.generation.helpers import succeed
 

@@ -9,8 +9,12 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
-from generation.webhooks.outbox import webhook_url_problem
-from generation.webhooks.transport import WebhookUnreachableError, is_public, webhook_post
+from generation.webhooks.transport import (
+    WebhookUnreachableError,
+    is_public,
+    webhook_post,
+    webhook_url_problem,
+)
 
 URL = "/api/v1/generations"
 MANY = 100_000

@@ -15,10 +15,10 @@ from django.utils import timezone
 from PIL import Image
 from rest_framework.test import APIClient
 
-from generation.api.idempotency import keys_forget
 from generation.attempts import generation_claim
 from generation.models import Generation, IdempotencyKey, Worker
 from generation.services import generation_cancel, generations_abandon
+from generation.upkeep.housekeeping import keys_forget
 from imagegen_project.asgi import django_application
 from imagegen_project.auth.services import token_create
 from imagegen_project.common.waiting import ORDER_KEY, WaitOrder

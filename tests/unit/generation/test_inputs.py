@@ -12,15 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageCms, ImageStat
 
 from generation.errors import InvalidImageError
-from generation.pictures.reading import (
-    MAX_PICTURE_BYTES,
-    Picture,
-    base64_decode,
-    image_prepare,
-    mask_prepare,
-    picture_read,
-    size_follow,
-)
+from generation.pictures.fitting import image_prepare, mask_prepare, size_follow
+from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read
 from tests.unit.generation.drawn import (
     decoded,
     encoded,

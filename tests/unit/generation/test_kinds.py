@@ -7,7 +7,8 @@ from django.conf import settings as django_settings
 from rest_framework.test import APIClient
 
 from generation.models import Generation
-from models_registry.choices import FAMILY_FACTS, Family
+from models_registry.choices import Family
+from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
 from tests.unit.generation.drawn import (
     MASK,

@@ -12,7 +12,7 @@ from rest_framework.test import APIClient
 from generation.attempts import generation_claim
 from generation.choices import CommandKind
 from generation.models import Generation, GenerationLora, Worker, WorkerCommand
-from generation.selectors import commands_due
+from generation.orders import commands_due
 from generation.services import generation_replay
 from generation.upkeep.sweep import adapters_restore
 from loras.choices import LoraSource, LoraState

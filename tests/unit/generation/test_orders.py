@@ -14,8 +14,14 @@ from generation.choices import CommandKind, CommandStatus, ErrorCode
 from generation.errors import FailedError, UnfinishedError
 from generation.feed.following import wait_for_end
 from generation.models import Worker, WorkerCommand
-from generation.orders import command_finish, order_create, order_result, order_status
-from generation.selectors import commands_due, order_get
+from generation.orders import (
+    command_finish,
+    commands_due,
+    order_create,
+    order_get,
+    order_result,
+    order_status,
+)
 from generation.upkeep.sweep import orders_take_back
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint

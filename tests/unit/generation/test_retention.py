@@ -18,7 +18,9 @@ from generation.attempts import generation_claim
 from generation.choices import DeliveryStatus, Kind
 from generation.models import GeneratedImage, Generation, IdempotencyKey, WebhookDelivery, WorkEntry, Worker
 from generation.services import generation_cancel
-from generation.upkeep.stored_files import generations_prune, housekeeping, storage_reconcile
+from generation.upkeep.housekeeping import housekeeping
+from generation.upkeep.pruning import generations_prune
+from generation.upkeep.stored_files import storage_reconcile
 from tests.unit.generation.conftest import GenerationMaker
 from tests.unit.generation.drawn import encoded, gradient
 from tests.unit.generation.helpers import succeed

@@ -12,9 +12,10 @@ from pytest_django import Settings
 from generation.feed.stream import event_append, event_notify
 from generation.models import Generation, Worker
 from generation.streams import sse
-from generation.streams.sse import EventStreams, stream_send
+from generation.streams.sse import EventStreams
 from imagegen_project.auth.services import token_create
 from imagegen_project.auth.tickets import ticket_create
+from imagegen_project.common.event_stream import stream_send
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.waiting import REQUEST_ID_KEY
 from imagegen_project.server.middleware import ROUTE_KEY

@@ -22,13 +22,8 @@ from generation.choices import ALLOWED_FROM, TERMINAL, ErrorCode, Kind, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
 from generation.models import MAX_SEED, Generation, Worker
 from generation.queue.entries import queue_length, workers_wake
-from generation.services import (
-    generation_cancel,
-    generation_delete,
-    generation_move,
-    generation_replay,
-    generation_retry,
-)
+from generation.services import generation_cancel, generation_delete, generation_replay, generation_retry
+from generation.transitions import generation_move
 from generation.upkeep.sweep import SURPLUS_ENTRIES, entries_restore, leases_take_back, sweep
 from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
 from tests.unit.generation.conftest import GenerationMaker, make_worker

@@ -10,9 +10,9 @@ import pytest
 from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import AnonymousUser, User
 
+from generation.feed.snapshots import image_refs
 from generation.feed.stream import event_append, event_notify
 from generation.models import Generation, Worker
-from generation.selectors import image_refs
 from generation.streams import draw_socket as streaming
 from generation.streams.draw_socket import (
     MAX_MESSAGE_BYTES,

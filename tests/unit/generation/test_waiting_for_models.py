@@ -12,7 +12,7 @@ from generation.choices import ErrorCode, Status
 from generation.feed.stream import event_decode, stream_key
 from generation.models import Generation, Worker
 from generation.queue.entries import queue_length
-from generation.selectors import generation_next
+from generation.queue.precedence import generation_next
 from generation.services import generation_cancel, generation_retry
 from generation.upkeep.sweep import downloads_request, entries_restore, sweep
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, entries_waiting

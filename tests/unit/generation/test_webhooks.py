@@ -18,13 +18,13 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from generation.attempts import attempt_fail, generation_claim
 from generation.choices import DeliveryStatus, ErrorCode
-from generation.management.commands.webhook_worker import WebhookWorker
 from generation.models import Generation, WebhookDelivery, WebhookGone, Worker
 from generation.services import generation_cancel, generation_delete
 from generation.upkeep.sweep import sweep
 from generation.webhooks import delivery as webhook_delivery
 from generation.webhooks.delivery import deliver, deliver_due, delivery_claim
-from generation.webhooks.outbox import webhook_secret, webhook_secret_create
+from generation.webhooks.signing import webhook_secret, webhook_secret_create
+from generation.webhooks.worker import WebhookWorker
 from imagegen_project.common.queues import WEBHOOKS_QUEUE, entries_waiting, queue_get
 from tests.unit.generation.conftest import GenerationMaker, client_of
 from tests.unit.generation.helpers import succeed

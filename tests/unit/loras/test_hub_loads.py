@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from pytest_django import Settings
 from rest_framework.test import APIClient
 
-from generation.management.commands.task_worker import TaskWorker
+from generation.upkeep.worker import TaskWorker
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, queue_get
 from loras.files import content_path
 from loras.models import Lora

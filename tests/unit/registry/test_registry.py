@@ -9,8 +9,9 @@ from rest_framework.test import APIClient
 
 from generation.choices import Scheduler
 from models_registry import builtin
-from models_registry.choices import FAMILY_FACTS, Family
+from models_registry.choices import Family
 from models_registry.errors import ModelNotFoundError
+from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_default, checkpoint_folder, checkpoint_get
 

@@ -1,0 +1,57 @@
+"""The RQ worker of a GPU."""
+
+import logging
+from typing import Any, ClassVar
+
+from django.conf import settings
+
+from generation.gpu_worker.runtime import GpuRuntime
+from generation.queue.entries import RUN_NEXT, queue_name
+from imagegen_project.common.queues import queue_get
+from imagegen_project.common.rq_worker import AllowlistedWorker
+
+logger = logging.getLogger(__name__)
+
+
+class GpuWorker(AllowlistedWorker):
+    """RQ's side: a wake-up a generation. A first SIGTERM drains, a second hands back; neither fails a job."""
+
+    ENTRY_POINTS: ClassVar[tuple[str, ...]] = (RUN_NEXT,)
+    runtime: GpuRuntime
+
+    def request_stop(self, signum: int, frame: Any) -> None:
+        """First SIGTERM or SIGINT."""
+        self.runtime.drain()
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # RQ has no types there
+
+    def request_force_stop(self, signum: int, frame: Any) -> None:
+        """Every further one: RQ would raise SystemExit here, in the middle of anything."""
+        self.runtime.hand_back()
+
+
+_runtime: GpuRuntime | None = None
+
+
+def run_next() -> None:
+    """The entry point of RQ entries: there is work."""
+    if _runtime is not None:
+        _runtime.run_next()
+
+
+def gpu_worker_run(*, name: str = "") -> None:
+    """Runs a GPU worker in this process until it is told to stop."""
+    global _runtime  # noqa: PLW0603 - RQ can only call a module's function
+    _runtime = GpuRuntime(name=name)
+    queue = queue_get(queue_name(settings.DEVICE_CLASS))
+    # RQ's own name for it is random: one that a killed process left behind would refuse a second birth for 90 s.
+    worker = GpuWorker([queue], connection=queue.connection, serializer=queue.serializer)
+    worker.runtime = _runtime
+    _runtime.start()
+    logger.info(
+        "gpu worker started", extra={"worker": _runtime.worker.name, "device": _runtime.worker.device}
+    )
+    try:
+        worker.work(logging_level=None)
+    finally:
+        _runtime.close()
+        _runtime = None

@@ -1,0 +1,29 @@
+"""How far the queue has come, and what work was asked for."""
+
+from django.conf import settings
+from django.db import models
+
+
+class QueueTurn(models.Model):
+    """How far the queue of one priority has come: the turn that was next when a worker last claimed there."""
+
+    priority = models.SmallIntegerField(primary_key=True)
+    turn = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return f"priority {self.priority}: turn {self.turn}"
+
+
+class WorkEntry(models.Model):
+    """What one generation counts towards its owner's work limit; it stays when the generation is deleted."""
+
+    generation_id = models.UUIDField(primary_key=True)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    pixel_steps = models.BigIntegerField(help_text="Pixels of all pictures x steps.")
+    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["owner", "created_at"], name="work_entry_owner")]
+
+    def __str__(self) -> str:
+        return f"{self.generation_id}: {self.pixel_steps}"
