@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from signal import SIGTERM
 
-from tests.integration.service import Service
+from tests.support.service import Service
 
 NO_LIMITS = {
     "AUTH_FAILURES": "0",

@@ -27,7 +27,7 @@ import httpx2
 import websockets
 from tqdm import tqdm
 
-from tests.integration.service import REPOSITORY, Service, environment
+from tests.support.service import REPOSITORY, Service, environment
 
 GOAL_MS = 250.0
 RATES = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)

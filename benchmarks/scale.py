@@ -22,7 +22,7 @@ import httpx2
 import psutil
 from tqdm import tqdm
 
-from tests.integration.service import REPOSITORY, Service, environment
+from tests.support.service import REPOSITORY, Service, environment
 
 QUICK = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 1}
 NO_LIMITS = {"MAX_QUEUED": "0", "MAX_QUEUED_PER_USER": "0", "WORK_LIMIT": "0", "LOG_LEVEL": "WARNING"}

@@ -22,7 +22,7 @@ import psutil
 import websockets
 from tqdm import tqdm
 
-from tests.integration.service import Service
+from tests.support.service import Service
 
 WAITING = 300
 QUICK = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 1}

@@ -31,7 +31,7 @@ import httpx2
 import websockets
 
 from imagegen_project.common.shutdown import COME_AGAIN
-from tests.integration.service import REPOSITORY, Service, environment
+from tests.support.service import REPOSITORY, Service, environment
 
 QUICK = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 2}
 SAMPLE_S = 10.0

@@ -20,7 +20,7 @@ from imagegen_project.standalone.supervisor import Supervisor
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # As a plugin its services are one each for all folders; each `conftest.py` that imports them would start its own.
-pytest_plugins = ["tests.live"]
+pytest_plugins = ["tests.support.live"]
 
 
 def pytest_unconfigure() -> None:
@@ -70,8 +70,16 @@ def redis_client(
         yield client
 
 
-@pytest.fixture(autouse=True)
-def _empty_redis(redis_client: "redis.Redis[Any]") -> Iterator[None]:
-    """Every test finds an empty Redis."""
-    yield
+@pytest.fixture
+def empty_redis(redis_client: "redis.Redis[Any]") -> Iterator["redis.Redis[Any]"]:
+    """The Redis of the suite, which the test finds empty; tests that use the database get it anyway."""
+    yield redis_client
     redis_client.flushdb()
+
+
+@pytest.fixture(autouse=True)
+def _redis_beside_the_database(request: pytest.FixtureRequest) -> None:
+    """What writes rows tells Redis of them. A pure test asks for neither, and starts no server."""
+    uses_database = {"db", "transactional_db"} & set(request.fixturenames)
+    if uses_database or request.node.get_closest_marker("django_db"):
+        request.getfixturevalue("empty_redis")

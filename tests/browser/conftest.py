@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.live import Live
+from tests.support.live import Live
 
 if TYPE_CHECKING:
     from playwright.async_api import Page

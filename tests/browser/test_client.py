@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 
 from imagegen_project.standalone import paths
-from tests.integration.service import SAFETY_S
 from tests.integration.test_live_feeds import feed, web_process
-from tests.live import Live
+from tests.support.live import Live
+from tests.support.service import SAFETY_S
 
 if TYPE_CHECKING:
     from playwright.async_api import Page

@@ -19,7 +19,7 @@ import psutil
 import redis
 
 from imagegen_project.standalone import paths
-from tests.integration.service import REPOSITORY, SAFETY_S, Service, environment
+from tests.support.service import REPOSITORY, SAFETY_S, Service, environment
 
 FAILPOINTS = Path(__file__).parent / "failpoints"
 RETRY_PAUSE_S = 0.5

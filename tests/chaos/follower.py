@@ -12,7 +12,7 @@ import websockets
 from websockets.exceptions import WebSocketException
 
 from tests.chaos.fleet import ENDS
-from tests.integration.service import SAFETY_S
+from tests.support.service import SAFETY_S
 
 COME_BACK_S = 0.3
 

@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 
 from tests.chaos.fleet import ENDS, Client, Fleet, fleet
 from tests.chaos.follower import Followed, Followers
-from tests.integration.service import SAFETY_S
+from tests.support.service import SAFETY_S
 
 TRANSITIONS = (
     "accepted",

@@ -58,8 +58,8 @@ from generation.upkeep.stored_files import ORPHAN_AGE, storage_reconcile
 from generation.upkeep.sweep import sweep
 from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
 from models_registry.models import Checkpoint
-from tests.unit.generation.conftest import make_worker
-from tests.unit.generation.helpers import drawn_picture, succeed
+from tests.support.endings import drawn_picture, succeed
+from tests.support.factories import make_worker
 
 BOUNDS = bounds(
     max_examples=20,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.service import Service
-from tests.live import Live
+from tests.support.live import Live
+from tests.support.service import Service
 
 FAILPOINTS = Path(__file__).parent / "failpoints"
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import webuiapi
 
-from tests.integration.service import wait_for
-from tests.live import Live
-from tests.unit.generation.drawn import PICTURE, decoded, gradient, mask_of
+from tests.support.live import Live
+from tests.support.pictures import PICTURE, decoded, gradient, mask_of
+from tests.support.service import wait_for
 
 QUICK: dict[str, Any] = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 2}
 

@@ -17,10 +17,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import close_session
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.integration.service import SAFETY_S, wait_for
 from tests.integration.test_live_feeds import feed
-from tests.live import Live
-from tests.unit.generation.drawn import decoded
+from tests.support.live import Live
+from tests.support.pictures import decoded
+from tests.support.service import SAFETY_S, wait_for
 
 REQUEST: dict[str, Any] = {
     "prompt": "a red circle",

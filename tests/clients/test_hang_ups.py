@@ -5,8 +5,8 @@ import socket
 from typing import Any
 from uuid import uuid4
 
-from tests.integration.service import wait_for
-from tests.live import Live
+from tests.support.live import Live
+from tests.support.service import wait_for
 
 SMALL = {"width": 256, "height": 256}
 # Path, body without the prompt, the prompt's name, more headers.

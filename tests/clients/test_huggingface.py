@@ -8,8 +8,8 @@ from huggingface_hub import AsyncInferenceClient, ImageToImageTargetSize, Infere
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import close_session
 
-from tests.live import Live
-from tests.unit.generation.drawn import PICTURE
+from tests.support.live import Live
+from tests.support.pictures import PICTURE
 
 QUICK: dict[str, Any] = {"width": 320, "height": 256, "num_inference_steps": 2, "seed": 7}
 

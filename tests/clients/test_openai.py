@@ -8,9 +8,9 @@ import httpx2
 import openai
 import pytest
 
-from tests.live import Live
-from tests.unit.generation.drawn import PICTURE, decoded
-from tests.unit.generation.test_compat_openai import hole
+from tests.support.live import Live
+from tests.support.pictures import PICTURE, decoded
+from tests.unit.generation.compat.test_openai import hole
 
 QUICK: dict[str, Any] = {
     "model": "builtin",

@@ -28,9 +28,9 @@ from loras.models import Lora
 from loras.processing import lora_process
 from loras.services import lora_upload
 from models_registry.models import Checkpoint
-from tests.lora_files import lora_bytes
-from tests.unit.generation.conftest import make_worker
-from tests.unit.generation.helpers import succeed
+from tests.support.endings import succeed
+from tests.support.factories import make_worker
+from tests.support.lora_files import lora_bytes
 
 pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
 

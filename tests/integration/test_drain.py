@@ -16,7 +16,7 @@ import websockets
 from websockets.exceptions import ConnectionClosed
 
 from imagegen_project.common.shutdown import COME_AGAIN
-from tests.integration.service import SAFETY_S, Service
+from tests.support.service import SAFETY_S, Service
 
 REQUEST = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 2, "cancel_on_disconnect": True}
 

@@ -20,8 +20,8 @@ from signal import SIGTERM
 import psutil
 import pytest
 
-from tests.integration.containers import USER, Composition, Image, buildah, healthcheck
-from tests.integration.service import REPOSITORY, wait_for
+from tests.support.containers import USER, Composition, Image, buildah, healthcheck
+from tests.support.service import REPOSITORY, wait_for
 
 BASE = os.environ.get("IMAGE_BASE", "")
 WORKER = os.environ.get("IMAGE_WORKER", "")

@@ -12,8 +12,8 @@ import httpx2
 import psutil
 from PIL import Image
 
-from tests.integration.service import REPOSITORY, SAFETY_S, environment, wait_for
-from tests.live import Live
+from tests.support.live import Live
+from tests.support.service import REPOSITORY, SAFETY_S, environment, wait_for
 
 
 def worker_process(live: Live) -> psutil.Process:

@@ -16,8 +16,8 @@ import websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from imagegen_project.standalone import paths
-from tests.integration.service import REPOSITORY, SAFETY_S, environment
-from tests.live import Live
+from tests.support.live import Live
+from tests.support.service import REPOSITORY, SAFETY_S, environment
 
 WAITING = 300
 DRAWN = 5

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from models_registry import builtin
-from tests.integration.service import wait_for
-from tests.live import Hubbed
+from tests.support.live import Hubbed
+from tests.support.service import wait_for
 
 REQUEST = {"prompt": "a large red circle on a white background", "steps": 8, "seed": 5}
 

@@ -8,9 +8,9 @@ import psutil
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.hub_double import HubDouble
-from tests.integration.service import wait_for
-from tests.live import FAMILIES, SIDE, Hubbed
+from tests.support.hub import HubDouble
+from tests.support.live import FAMILIES, SIDE, Hubbed
+from tests.support.service import wait_for
 
 
 def picture(colour: str = "red") -> str:

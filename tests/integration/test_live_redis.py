@@ -7,9 +7,9 @@ from typing import Any
 import httpx2
 import psutil
 
-from tests.integration.service import SAFETY_S, wait_for
 from tests.integration.test_live_feeds import assert_whole, feed
-from tests.live import Live
+from tests.support.live import Live
+from tests.support.service import SAFETY_S, wait_for
 
 FEEDS_OF_A_KIND = 25
 STEPS = 100

@@ -24,11 +24,11 @@ from models_registry.errors import DownloadFailedError
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_folder
 from models_registry.services import checkpoint_request_download
-from tests.hub_double import HubDouble
-from tests.hub_repository import HubRepository
-from tests.integration.service import REPOSITORY, environment, wait_for
-from tests.tiny_checkpoints import TINY_FAMILIES, make_tiny_checkpoint
-from tests.unit.registry.repositories import NEEDED, UNET, safetensors_bytes, write_files, write_repository
+from tests.support.hub import HubDouble
+from tests.support.hub_repository import HubRepository
+from tests.support.repositories import NEEDED, UNET, safetensors_bytes, write_files, write_repository
+from tests.support.service import REPOSITORY, environment, wait_for
+from tests.support.tiny_checkpoints import TINY_FAMILIES, make_tiny_checkpoint
 
 pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
 

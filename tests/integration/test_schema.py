@@ -19,7 +19,7 @@ from schemathesis.checks import CHECKS
 
 from generation.models import Worker
 from imagegen_project.auth.services import token_create
-from tests.unit.generation.conftest import make_worker
+from tests.support.factories import make_worker
 
 EXAMPLES = 12
 # A document cannot say all of what makes a request good: ids that exist, sizes of one model, states.

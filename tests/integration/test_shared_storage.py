@@ -19,8 +19,8 @@ from generation.models import Generation
 from generation.services import generation_create, generation_delete
 from imagegen_project.auth.services import token_create
 from models_registry.models import Checkpoint
-from tests.unit.generation.conftest import make_worker
-from tests.unit.generation.helpers import drawn_picture, succeed
+from tests.support.endings import drawn_picture, succeed
+from tests.support.factories import make_worker
 
 pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from imagegen_project.server.slow_readers import EVENTS_LIMIT_BYTES
-from tests.integration.service import REPOSITORY, SAFETY_S, environment, wait_for
 from tests.integration.test_live_feeds import feed
-from tests.live import Live
+from tests.support.live import Live
+from tests.support.service import REPOSITORY, SAFETY_S, environment, wait_for
 
 LARGE_EVENTS = 1500
 # As the worker would publish them, with the largest previews there are.

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.integration.service import SAFETY_S, Service, gone, run, wait_for
+from tests.support.service import SAFETY_S, Service, gone, run, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from imagegen_project.auth.services import token_create
 from loras.choices import LoraState
 from loras.models import Lora
 from models_registry.models import Checkpoint
-from tests.unit.generation.conftest import make_worker
-from tests.unit.generation.helpers import succeed
+from tests.support.endings import succeed
+from tests.support.factories import make_worker
 
 pytestmark = pytest.mark.django_db
 

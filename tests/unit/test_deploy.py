@@ -23,7 +23,7 @@ from generation.metrics.collector import ServiceCollector
 from generation.models import Generation
 from imagegen_project import __version__, env
 from imagegen_project.common.counters import PROCESS_REGISTRY
-from tests.unit.test_environment import variables
+from tests.unit.imagegen_project.test_env import variables
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KUBERNETES = REPOSITORY / "deploy" / "kubernetes"

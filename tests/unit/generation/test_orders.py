@@ -25,7 +25,7 @@ from generation.orders import (
 from generation.upkeep.sweep import orders_take_back
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
-from tests.unit.generation.conftest import make_worker
+from tests.support.factories import make_worker
 
 RESIDENT = [{"id": "builtin", "tier": "resident", "bytes": 7}]
 

@@ -21,7 +21,7 @@ from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_folder
 from models_registry.services import checkpoint_mark_broken, download_claim, download_fail, download_succeed
 from models_registry.signals import checkpoint_progress
-from tests.unit.generation.conftest import GenerationMaker
+from tests.support.factories import GenerationMaker
 
 pytestmark = pytest.mark.django_db
 

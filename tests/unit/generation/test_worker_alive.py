@@ -10,7 +10,7 @@ from django.db import OperationalError
 from django.db.models.functions import Now
 
 from generation.management.commands import worker_alive
-from tests.unit.generation.conftest import make_worker
+from tests.support.factories import make_worker
 
 
 def test_only_a_live_worker_of_this_host_is_alive(db: None) -> None:

@@ -1,7 +1,6 @@
 """Fixtures of the adapters' tests: users and their clients, a folder for files, and makers of adapters."""
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from pytest_django import Settings
-from rest_framework.test import APIClient
 
 from loras.choices import LoraSource
 from loras.models import Lora
@@ -17,10 +15,9 @@ from loras.processing import lora_process
 from loras.services import lora_upload
 from loras.signals import pinned_loras
 from models_registry import hub
-from tests.hub_double import HubDouble
-from tests.lora_files import lora_bytes
-
-LoraMaker = Callable[..., Lora]
+from tests.support.factories import LoraMaker
+from tests.support.hub import HubDouble
+from tests.support.lora_files import lora_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -31,39 +28,20 @@ def folder(settings: Settings, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def owner(db: None) -> User:
-    """The user whose adapters the tests make, the only ones there are: those that ship with the project are gone."""
+def owner(owner: User) -> User:
+    """The user whose LoRA the tests make, the only ones there are: those that ship with the project are gone."""
     Lora.objects.filter(source=LoraSource.BUILTIN).delete()
-    return User.objects.create_user("ada")
+    return owner
 
 
 @pytest.fixture
-def stranger(db: None) -> User:
-    """Another ordinary user."""
-    return User.objects.create_user("bob")
-
-
-@pytest.fixture
-def staff(db: None) -> User:
-    """A member of staff."""
+def superuser(db: None) -> User:
+    """Somebody who may do everything in the admin."""
     return User.objects.create_superuser("eve")
 
 
-def client_of(user: User) -> APIClient:
-    """An API client that is this user."""
-    client = APIClient()
-    client.force_authenticate(user)
-    return client
-
-
 @pytest.fixture
-def api(owner: User) -> APIClient:
-    """The owner's client."""
-    return client_of(owner)
-
-
-@pytest.fixture
-def make(owner: User) -> LoraMaker:
+def make_lora(owner: User) -> LoraMaker:
     """Makes an adapter of an upload, checked and present; `content` makes its file another one."""
 
     def lora(name: str = "mine", *, content: int = 0, family: str = "sd1", **changes: Any) -> Lora:
@@ -78,11 +56,11 @@ def make(owner: User) -> LoraMaker:
 
 
 @pytest.fixture
-def make_hub(make: LoraMaker) -> LoraMaker:
+def make_hub_lora(make_lora: LoraMaker) -> LoraMaker:
     """Makes a present adapter that could be had from the Hub again."""
 
     def lora(name: str = "mine", **changes: Any) -> Lora:
-        return make(name, source="hub", repository=f"org/{name}", weight_name="a.safetensors", **changes)
+        return make_lora(name, source="hub", repository=f"org/{name}", weight_name="a.safetensors", **changes)
 
     return lora
 
@@ -113,11 +91,3 @@ def hub_double(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     yield double
     double.stop()
-
-
-def upload(client: APIClient, data: bytes, **fields: Any) -> Any:
-    """Posts a file as a form."""
-    file = io.BytesIO(data)
-    file.name = "file.safetensors"
-    form = {"file": file, "name": "mine"} | fields
-    return client.post("/api/v1/loras/upload", form, format="multipart")

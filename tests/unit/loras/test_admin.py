@@ -10,18 +10,18 @@ from django.test import Client
 
 from loras.files import content_path
 from loras.models import Lora
-from tests.lora_files import HOSTILE, lora_bytes
-from tests.unit.loras.conftest import LoraMaker
+from tests.support.factories import LoraMaker
+from tests.support.lora_files import HOSTILE, lora_bytes
 
 LIST = "/admin/loras/lora/"
 ADD = f"{LIST}add/"
 
 
 @pytest.fixture
-def page(staff: User) -> Client:
+def page(superuser: User) -> Client:
     """A browser in which a member of staff is logged in."""
     client = Client()
-    client.force_login(staff)
+    client.force_login(superuser)
     return client
 
 
@@ -36,12 +36,12 @@ def act(page: Client, action: str, *loras: Lora) -> str:
     return page.post(LIST, body, follow=True).content.decode()
 
 
-def test_an_upload_is_stored(page: Client, staff: User) -> None:
+def test_an_upload_is_stored(page: Client, superuser: User) -> None:
     """As the member of staff's own."""
     answer = page.post(ADD, form(lora_bytes("sd2"), trigger_words="a, b"), follow=True)
     assert answer.status_code == 200
     lora = Lora.objects.get(source="upload")
-    assert (lora.owner, lora.family, lora.state, lora.trigger_words) == (staff, "sd2", "checking", ["a", "b"])
+    assert (lora.owner, lora.family, lora.state, lora.trigger_words) == (superuser, "sd2", "checking", ["a", "b"])
     assert "was added successfully" in answer.content.decode()
 
 
@@ -54,9 +54,11 @@ def test_a_refused_upload_says_why(page: Client, name: str, folder: Path) -> Non
     assert not Lora.objects.filter(source="upload").exists()
 
 
-def test_a_taken_or_bad_name_is_refused_by_the_form(page: Client, staff: User, make: LoraMaker) -> None:
+def test_a_taken_or_bad_name_is_refused_by_the_form(
+    page: Client, superuser: User, make_lora: LoraMaker
+) -> None:
     """Like any other field."""
-    make("mine", owner=staff)
+    make_lora("mine", owner=superuser)
     assert "another adapter of this name" in page.post(ADD, form(lora_bytes(seed=1))).content.decode()
     assert "Lower-case letters" in page.post(ADD, form(lora_bytes(), name="No")).content.decode()
     assert page.post(ADD, {"name": "x", "trigger_words": ""}).status_code == 200
@@ -72,18 +74,18 @@ def test_what_only_storing_finds_out_is_a_message(page: Client, monkeypatch: pyt
     assert "The disk is full" in page.post(ADD, form(lora_bytes()), follow=True).content.decode()
 
 
-def test_the_list_and_the_page_show_reasons(page: Client, make: LoraMaker) -> None:
+def test_the_list_and_the_page_show_reasons(page: Client, make_lora: LoraMaker) -> None:
     """And what the file says."""
-    lora = make(state="broken", error_code="unusable", error_detail="Its file is gone from the disk.")
+    lora = make_lora(state="broken", error_code="unusable", error_detail="Its file is gone from the disk.")
     assert "broken" in page.get(LIST).content.decode()
     shown = page.get(f"{LIST}{lora.pk}/change/").content.decode()
     assert "Its file is gone from the disk." in shown
     assert lora.sha256 in shown
 
 
-def test_sharing_and_enabling_by_the_page(page: Client, make: LoraMaker) -> None:
+def test_sharing_and_enabling_by_the_page(page: Client, make_lora: LoraMaker) -> None:
     """Nothing else can be changed there."""
-    lora = make()
+    lora = make_lora()
     change = f"{LIST}{lora.pk}/change/"
     page.post(change, {"shared": "on", "trigger_words": "new", "name": "other", "family": "sdxl"})
     lora.refresh_from_db()
@@ -91,10 +93,12 @@ def test_sharing_and_enabling_by_the_page(page: Client, make: LoraMaker) -> None
     assert (lora.name, lora.family) == ("mine", "sd1")
 
 
-def test_two_shared_adapters_of_one_name_are_refused(page: Client, staff: User, make: LoraMaker) -> None:
+def test_two_shared_adapters_of_one_name_are_refused(
+    page: Client, superuser: User, make_lora: LoraMaker
+) -> None:
     """By the page and by the action."""
-    make("same", shared=True)
-    other = make("same", content=1, owner=staff)
+    make_lora("same", shared=True)
+    other = make_lora("same", content=1, owner=superuser)
     shown = page.post(f"{LIST}{other.pk}/change/", {"shared": "on", "enabled": "on", "trigger_words": ""})
     assert "Another shared adapter has this name" in shown.content.decode()
     assert "Another shared adapter has this name" in act(page, "share_selected", other)
@@ -102,9 +106,9 @@ def test_two_shared_adapters_of_one_name_are_refused(page: Client, staff: User, 
     assert other.shared is False
 
 
-def test_actions(page: Client, make: LoraMaker, make_hub: LoraMaker) -> None:
+def test_actions(page: Client, make_lora: LoraMaker, make_hub_lora: LoraMaker) -> None:
     """Share, disable, enable, download."""
-    lora, absent = make("one"), make_hub("two", content=1, state="absent")
+    lora, absent = make_lora("one"), make_hub_lora("two", content=1, state="absent")
     act(page, "share_selected", lora)
     act(page, "disable_selected", lora)
     lora.refresh_from_db()
@@ -118,9 +122,9 @@ def test_actions(page: Client, make: LoraMaker, make_hub: LoraMaker) -> None:
     assert "upload it again" in act(page, "request_selected", lora)
 
 
-def test_deleting_takes_the_file_along(page: Client, make: LoraMaker) -> None:
+def test_deleting_takes_the_file_along(page: Client, make_lora: LoraMaker) -> None:
     """One by one or several."""
-    one, two, three = make("one"), make("two", content=1), make("three", content=2)
+    one, two, three = make_lora("one"), make_lora("two", content=1), make_lora("three", content=2)
     page.post(f"{LIST}{one.pk}/delete/", {"post": "yes"})
     body = {"action": "delete_selected", "_selected_action": [two.pk, three.pk], "post": "yes"}
     assert page.post(LIST, body).status_code == 302
@@ -128,9 +132,9 @@ def test_deleting_takes_the_file_along(page: Client, make: LoraMaker) -> None:
     assert not Lora.objects.filter(source="upload").exists()
 
 
-def test_what_is_in_use_is_not_deleted(page: Client, make: LoraMaker, pins: set[Any]) -> None:
+def test_what_is_in_use_is_not_deleted(page: Client, make_lora: LoraMaker, pins: set[Any]) -> None:
     """Neither from its page nor from the list."""
-    used = make()
+    used = make_lora()
     pins.add(used.id)
     body = {"action": "delete_selected", "_selected_action": [used.pk], "post": "yes"}
     for url, fields in ((LIST, body), (f"{LIST}{used.pk}/delete/", {"post": "yes"})):

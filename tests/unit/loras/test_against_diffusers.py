@@ -16,8 +16,8 @@ from peft.utils import get_peft_model_state_dict
 from loras.reading import AdapterFacts, read_adapter
 from models_registry.builtin.architecture import build_parts, build_pipeline
 from models_registry.builtin.training_adapters import RANK, TARGETS
-from tests.lora_files import encoder_tensors, lora_bytes, transformer_tensors, unet_tensors
-from tests.lora_files import safetensors as made
+from tests.support.lora_files import encoder_tensors, lora_bytes, transformer_tensors, unet_tensors
+from tests.support.lora_files import safetensors as made
 
 
 def read(path: Path) -> AdapterFacts:

@@ -17,8 +17,8 @@ from loras.choices import LoraState
 from loras.files import content_path, incoming_path
 from loras.models import Lora
 from loras.processing import lora_process
-from tests.lora_files import HOSTILE, assemble, lora_bytes, safetensors, unet_tensors
-from tests.unit.loras.conftest import LoraMaker, client_of, upload
+from tests.support.factories import LoraMaker, client_of, upload
+from tests.support.lora_files import HOSTILE, assemble, lora_bytes, safetensors, unet_tensors
 
 LORAS = "/api/v1/loras"
 UPLOAD = f"{LORAS}/upload"
@@ -183,13 +183,13 @@ def test_a_mistake_in_between_leaves_nothing(
 
 @pytest.mark.parametrize("path", [LORAS, f"{LORAS}/", f"{LORAS}/list", "/v1/loras", "/v1/loras/list/"])
 def test_lists_hold_what_one_may_use(
-    api: APIClient, owner: User, stranger: User, staff: User, make: LoraMaker, path: str
+    api: APIClient, owner: User, stranger: User, superuser: User, make_lora: LoraMaker, path: str
 ) -> None:
     """One's own, and what is shared and enabled; staff see all."""
-    make("mine")
-    make("private", content=1, owner=stranger)
-    make("open", content=2, owner=stranger, shared=True)
-    make("closed", content=3, owner=stranger, shared=True, enabled=False)
+    make_lora("mine")
+    make_lora("private", content=1, owner=stranger)
+    make_lora("open", content=2, owner=stranger, shared=True)
+    make_lora("closed", content=3, owner=stranger, shared=True, enabled=False)
 
     def names(client: APIClient) -> set[str]:
         found = client.get(path).json()["results"]
@@ -197,13 +197,13 @@ def test_lists_hold_what_one_may_use(
 
     assert names(api) == {"mine", "open"}
     assert names(client_of(stranger)) == {"private", "open", "closed"}
-    assert names(client_of(staff)) == {"mine", "private", "open", "closed"}
+    assert names(client_of(superuser)) == {"mine", "private", "open", "closed"}
 
 
-def test_lists_are_narrowed(api: APIClient, make: LoraMaker) -> None:
+def test_lists_are_narrowed(api: APIClient, make_lora: LoraMaker) -> None:
     """By family and state; a wrong word is refused."""
-    make("one", family="sd1")
-    make("two", family="sdxl", content=1)
+    make_lora("one", family="sd1")
+    make_lora("two", family="sdxl", content=1)
     found = api.get(LORAS, {"family": "sdxl"}).json()["results"]
     assert [lora["name"] for lora in found] == ["two"]
     assert api.get(LORAS, {"state": ["absent", "broken"]}).json()["results"] == []
@@ -211,18 +211,20 @@ def test_lists_are_narrowed(api: APIClient, make: LoraMaker) -> None:
 
 
 def test_a_list_costs_the_same_however_long(
-    api: APIClient, make: LoraMaker, django_assert_max_num_queries: Any
+    api: APIClient, make_lora: LoraMaker, django_assert_max_num_queries: Any
 ) -> None:
     """One query."""
     for number in range(4):
-        make(f"lora-{number}", content=number)
+        make_lora(f"lora-{number}", content=number)
     with django_assert_max_num_queries(2):
         assert len(api.get(LORAS).json()["results"]) >= 4
 
 
-def test_another_users_private_adapter_is_not_found(api: APIClient, stranger: User, make: LoraMaker) -> None:
+def test_another_users_private_adapter_is_not_found(
+    api: APIClient, stranger: User, make_lora: LoraMaker
+) -> None:
     """For looking and for deleting; a shared one can be seen, and not deleted."""
-    url = f"{LORAS}/{make('private', owner=stranger).id}"
+    url = f"{LORAS}/{make_lora('private', owner=stranger).id}"
     for answer in (api.get(url), api.delete(url)):
         assert (answer.status_code, answer.json()["code"]) == (404, "lora_not_found")
     Lora.objects.update(shared=True)
@@ -231,9 +233,9 @@ def test_another_users_private_adapter_is_not_found(api: APIClient, stranger: Us
     assert Lora.objects.filter(name="private").exists()
 
 
-def test_nobody_sees_adapters_without_a_token(make: LoraMaker) -> None:
+def test_nobody_sees_adapters_without_a_token(make_lora: LoraMaker) -> None:
     """401 everywhere."""
-    url = f"{LORAS}/{make(shared=True).id}"
+    url = f"{LORAS}/{make_lora(shared=True).id}"
     client = APIClient()
     answers = [client.get(LORAS), client.get(url), client.delete(url), upload(client, lora_bytes())]
     answers.append(client.post(f"{LORAS}/load", {"lora_path": "org/name"}))
@@ -241,10 +243,10 @@ def test_nobody_sees_adapters_without_a_token(make: LoraMaker) -> None:
 
 
 def test_a_deleted_adapter_takes_its_file_along(
-    api: APIClient, stranger: User, make: LoraMaker, folder: Path
+    api: APIClient, stranger: User, make_lora: LoraMaker, folder: Path
 ) -> None:
     """Unless another one has the same."""
-    first, twin = make("first"), make("twin", owner=stranger)
+    first, twin = make_lora("first"), make_lora("twin", owner=stranger)
     assert first.sha256 == twin.sha256
     assert api.delete(f"{LORAS}/{first.id}").status_code == 204
     assert content_path(twin.sha256).is_file()
@@ -252,14 +254,14 @@ def test_a_deleted_adapter_takes_its_file_along(
     assert files_below(folder) == []
 
 
-def test_staff_may_delete_anybodys(staff: User, make: LoraMaker) -> None:
+def test_staff_may_delete_anybodys(superuser: User, make_lora: LoraMaker) -> None:
     """They answer for the disk."""
-    assert client_of(staff).delete(f"{LORAS}/{make().id}").status_code == 204
+    assert client_of(superuser).delete(f"{LORAS}/{make_lora().id}").status_code == 204
 
 
-def test_an_adapter_in_use_is_not_deleted(api: APIClient, make: LoraMaker, pins: set[Any]) -> None:
+def test_an_adapter_in_use_is_not_deleted(api: APIClient, make_lora: LoraMaker, pins: set[Any]) -> None:
     """409 until the work has ended."""
-    lora = make()
+    lora = make_lora()
     pins.add(lora.id)
     answer = api.delete(f"{LORAS}/{lora.id}")
     assert (answer.status_code, answer.json()["code"]) == (409, "lora_in_use")

@@ -21,18 +21,18 @@ from loras.selectors import lora_get
 from loras.services import lora_delete
 from loras.shipped import loras_register_builtin
 from models_registry import builtin
-from tests.lora_files import lora_bytes
-from tests.unit.loras.conftest import LoraMaker, client_of, upload
+from tests.support.factories import LoraMaker, client_of, upload
+from tests.support.lora_files import lora_bytes
 
 SIZE = len(lora_bytes())
 
 
 @pytest.fixture
-def three(make_hub: LoraMaker, settings: Settings) -> list[Lora]:
+def three(make_hub_lora: LoraMaker, settings: Settings) -> list[Lora]:
     """Three adapters of the Hub, used three, two and one hours ago; there is room for two."""
     now = timezone.now()
     made = [
-        make_hub(name, content=hours, last_used_at=now - timedelta(hours=hours))
+        make_hub_lora(name, content=hours, last_used_at=now - timedelta(hours=hours))
         for name, hours in (("old", 3), ("middle", 2), ("new", 1))
     ]
     settings.LORA_CACHE_MAX_BYTES = int(SIZE * 2.5)
@@ -78,11 +78,11 @@ def test_uploads_stay(three: list[Lora]) -> None:
 
 
 def test_a_file_that_two_have_counts_the_later_use(
-    three: list[Lora], make_hub: LoraMaker, stranger: User, settings: Settings
+    three: list[Lora], make_hub_lora: LoraMaker, stranger: User, settings: Settings
 ) -> None:
     """And goes for both."""
     room, settings.LORA_CACHE_MAX_BYTES = settings.LORA_CACHE_MAX_BYTES, SIZE * 10
-    make_hub("twin", content=3, owner=stranger, last_used_at=timezone.now())
+    make_hub_lora("twin", content=3, owner=stranger, last_used_at=timezone.now())
     settings.LORA_CACHE_MAX_BYTES = room
     assert [pruned.names for pruned in cache_prune()] == [("middle",)]
     settings.LORA_CACHE_MAX_BYTES = 1
@@ -90,11 +90,11 @@ def test_a_file_that_two_have_counts_the_later_use(
 
 
 def test_a_pin_of_either_holds_a_file_that_two_have(
-    three: list[Lora], make_hub: LoraMaker, stranger: User, settings: Settings, pins: set[Any]
+    three: list[Lora], make_hub_lora: LoraMaker, stranger: User, settings: Settings, pins: set[Any]
 ) -> None:
     """The other one stays present with it."""
     settings.LORA_CACHE_MAX_BYTES = SIZE * 10
-    pins.add(make_hub("twin", content=3, owner=stranger).id)
+    pins.add(make_hub_lora("twin", content=3, owner=stranger).id)
     settings.LORA_CACHE_MAX_BYTES = 1
     assert [pruned.names for pruned in cache_prune()] == [("middle",), ("new",)]
     assert states(three) == ["present", "absent", "absent"]
@@ -122,9 +122,9 @@ def test_a_dry_run_only_says(three: list[Lora]) -> None:
     assert on_disk(three) == ["middle", "new"]
 
 
-def test_every_new_file_keeps_the_budget(three: list[Lora], make_hub: LoraMaker) -> None:
+def test_every_new_file_keeps_the_budget(three: list[Lora], make_hub_lora: LoraMaker) -> None:
     """Without a command."""
-    make_hub("fourth", content=9)
+    make_hub_lora("fourth", content=9)
     assert on_disk(three) == ["new"]
 
 
@@ -135,7 +135,7 @@ def test_a_pruned_file_can_be_deleted_and_had_again(three: list[Lora], owner: Us
     assert not Lora.objects.filter(name="old").exists()
 
 
-def test_leftovers_go_at_the_start(db: None, make: LoraMaker) -> None:
+def test_leftovers_go_at_the_start(db: None, make_lora: LoraMaker) -> None:
     """Partial files that nobody writes; what waits to be checked stays, and what is being written."""
     leftover = incoming_folder() / "0193.part"
     leftover.write_bytes(b"half")
@@ -143,7 +143,7 @@ def test_leftovers_go_at_the_start(db: None, make: LoraMaker) -> None:
     half_download.parent.mkdir()
     half_download.write_bytes(b"half")
     written = incoming_folder() / "0195.part"
-    waiting = make(state="checking")
+    waiting = make_lora(state="checking")
     incoming_path(waiting.id).write_bytes(b"whole")
     with written.open("xb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -155,9 +155,11 @@ def test_leftovers_go_at_the_start(db: None, make: LoraMaker) -> None:
     assert not written.exists()
 
 
-def test_rows_without_their_file_say_so(make: LoraMaker, make_hub: LoraMaker, tmp_path: Path) -> None:
+def test_rows_without_their_file_say_so(
+    make_lora: LoraMaker, make_hub_lora: LoraMaker, tmp_path: Path
+) -> None:
     """One from the Hub is absent, an upload is broken, until its file is back."""
-    lost, gone, kept = make_hub("lost"), make("gone", content=1), make("kept", content=2)
+    lost, gone, kept = make_hub_lora("lost"), make_lora("gone", content=1), make_lora("kept", content=2)
     content_path(lost.sha256).unlink()
     content_path(gone.sha256).rename(aside := tmp_path / "aside")
     cache_repair()
@@ -168,9 +170,9 @@ def test_rows_without_their_file_say_so(make: LoraMaker, make_hub: LoraMaker, tm
     assert states([lost, gone, kept]) == ["absent", "present", "present"]
 
 
-def test_another_file_of_that_name_is_not_taken_for_the_lost_one(make: LoraMaker) -> None:
+def test_another_file_of_that_name_is_not_taken_for_the_lost_one(make_lora: LoraMaker) -> None:
     """A half copied backup, for instance."""
-    gone, _ = make("gone", content=1), make("kept", content=2)
+    gone, _ = make_lora("gone", content=1), make_lora("kept", content=2)
     content_path(gone.sha256).unlink()
     cache_repair()
     content_path(gone.sha256).write_bytes(b"half")
@@ -179,10 +181,10 @@ def test_another_file_of_that_name_is_not_taken_for_the_lost_one(make: LoraMaker
 
 
 def test_a_folder_that_is_away_changes_no_row(
-    make: LoraMaker, make_hub: LoraMaker, folder: Path, caplog: pytest.LogCaptureFixture
+    make_lora: LoraMaker, make_hub_lora: LoraMaker, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not mounted yet, or not restored yet: it comes back."""
-    both = [make_hub("one"), make("other", content=1)]
+    both = [make_hub_lora("one"), make_lora("other", content=1)]
     folder.rename(aside := folder.with_name("aside"))
     cache_repair()
     assert states(both) == ["present", "present"]
@@ -261,9 +263,9 @@ def test_a_new_version_of_what_ships_is_noticed(shipped: Path, owner: User) -> N
     assert not Lora.objects.filter(name="pastel").exists()
 
 
-def test_a_taken_name_does_not_stop_what_ships(shipped: Path, make: LoraMaker) -> None:
+def test_a_taken_name_does_not_stop_what_ships(shipped: Path, make_lora: LoraMaker) -> None:
     """It gets another one."""
-    make("outline", shared=True)
+    make_lora("outline", shared=True)
     assert [lora.name for lora in loras_register_builtin()] == ["builtin-outline", "pastel"]
 
 

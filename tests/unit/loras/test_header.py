@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from imagegen_project.common.safetensors_header import HeaderError, read_header
 from loras.key_styles import AdapterError
 from loras.reading import read_adapter
-from tests.lora_files import HOSTILE, assemble, lora_bytes, safetensors, unet_tensors
+from tests.support.lora_files import HOSTILE, assemble, lora_bytes, safetensors, unet_tensors
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

@@ -14,10 +14,10 @@ from loras.files import content_path
 from loras.models import Lora
 from loras.processing import lora_process
 from loras.tasks import process_lora
-from tests.hub_double import HubDouble
-from tests.hub_repository import HubRepository
-from tests.lora_files import HOSTILE, lora_bytes
-from tests.unit.loras.conftest import client_of
+from tests.support.factories import client_of
+from tests.support.hub import HubDouble
+from tests.support.hub_repository import HubRepository
+from tests.support.lora_files import HOSTILE, lora_bytes
 
 LOAD = "/api/v1/loras/load"
 FILE = "pytorch_lora_weights.safetensors"

@@ -18,7 +18,7 @@ from loras.finite import CHUNK_BYTES, check_finite
 from loras.key_styles import DIFFUSERS, KOHYA, PEFT, AdapterError
 from loras.reading import AdapterFacts, read_adapter
 from models_registry.choices import Family
-from tests.lora_files import (
+from tests.support.lora_files import (
     Tensor,
     encoder_tensors,
     lora_bytes,

@@ -18,43 +18,43 @@ from loras.processing import lora_process
 from loras.selectors import lora_get
 from loras.services import lora_check_fits, lora_mark_lost, lora_request, lora_touch
 from models_registry.models import Checkpoint
-from tests.integration.service import wait_for
-from tests.unit.loras.conftest import LoraMaker
+from tests.support.factories import LoraMaker
+from tests.support.service import wait_for
 
 
-def test_an_adapter_is_found_by_id_name_and_repository(owner: User, make_hub: LoraMaker) -> None:
+def test_an_adapter_is_found_by_id_name_and_repository(owner: User, make_hub_lora: LoraMaker) -> None:
     """Whatever a request calls it."""
-    lora = make_hub("mine")
+    lora = make_hub_lora("mine")
     for name in (str(lora.id), "mine", "org/mine"):
         assert lora_get(user=owner, name=name) == lora
 
 
 @pytest.mark.parametrize("name", ["", "other", "org/other", str(uuid4()), "MINE"])
-def test_an_unknown_adapter_is_not_found(owner: User, make: LoraMaker, name: str) -> None:
+def test_an_unknown_adapter_is_not_found(owner: User, make_lora: LoraMaker, name: str) -> None:
     """404, which blames the field that it came in."""
-    make("mine")
+    make_lora("mine")
     with pytest.raises(LoraNotFoundError) as caught:
         lora_get(user=owner, name=name, param="loras")
     assert caught.value.param == "loras"
 
 
-def test_ones_own_comes_before_a_shared_one(owner: User, stranger: User, make: LoraMaker) -> None:
+def test_ones_own_comes_before_a_shared_one(owner: User, stranger: User, make_lora: LoraMaker) -> None:
     """Nobody can take a name away by sharing one; staff do not get private ones by name."""
-    shared = make("same", owner=stranger, shared=True)
+    shared = make_lora("same", owner=stranger, shared=True)
     assert lora_get(user=owner, name="same") == shared
-    own = make("same", content=1)
+    own = make_lora("same", content=1)
     assert lora_get(user=owner, name="same") == own
     assert lora_get(user=stranger, name="same") == shared
     staff = User.objects.create_user("eve", is_staff=True)
-    private = make("private", content=2)
+    private = make_lora("private", content=2)
     with pytest.raises(LoraNotFoundError):
         lora_get(user=staff, name="private")
     assert lora_get(user=staff, name=str(private.id)) == private
 
 
-def test_an_adapter_fits_its_family_alone(make: LoraMaker) -> None:
+def test_an_adapter_fits_its_family_alone(make_lora: LoraMaker) -> None:
     """What it fits passes; else both families are named."""
-    lora = make(family="sdxl")
+    lora = make_lora(family="sdxl")
     lora_check_fits(lora=lora, checkpoint=Checkpoint.objects.get(id="sd-xl-base"))
     with pytest.raises(
         LoraIncompatibleError, match=r"Stable Diffusion XL.*sd-2-1.*Stable Diffusion 2"
@@ -79,22 +79,22 @@ def changed(lora: Lora, **changes: Any) -> Lora:
     ],
     ids=str,
 )
-def test_what_cannot_be_used_says_why(make: LoraMaker, changes: dict[str, Any]) -> None:
+def test_what_cannot_be_used_says_why(make_lora: LoraMaker, changes: dict[str, Any]) -> None:
     """409, whatever the model."""
     with pytest.raises(LoraUnavailableError):
-        lora_check_fits(lora=changed(make(), **changes), checkpoint=Checkpoint.objects.get(id="sd-1-5"))
+        lora_check_fits(lora=changed(make_lora(), **changes), checkpoint=Checkpoint.objects.get(id="sd-1-5"))
 
 
-def test_a_pruned_adapter_still_fits(make_hub: LoraMaker) -> None:
+def test_a_pruned_adapter_still_fits(make_hub_lora: LoraMaker) -> None:
     """Its family is known; its file can be had again."""
-    lora = make_hub(state="absent")
+    lora = make_hub_lora(state="absent")
     lora_check_fits(lora=lora, checkpoint=Checkpoint.objects.get(id="sd-1-5"))
     assert lora_request(lora=lora).state == "downloading"
 
 
-def test_a_lost_upload_cannot_be_asked_for(make: LoraMaker) -> None:
+def test_a_lost_upload_cannot_be_asked_for(make_lora: LoraMaker) -> None:
     """There is nowhere to get it from."""
-    lora = make()
+    lora = make_lora()
     lora_mark_lost(lora=lora)
     lora.refresh_from_db()
     assert lora.state == "broken"
@@ -102,9 +102,9 @@ def test_a_lost_upload_cannot_be_asked_for(make: LoraMaker) -> None:
         lora_request(lora=lora)
 
 
-def test_use_is_noted(make: LoraMaker) -> None:
+def test_use_is_noted(make_lora: LoraMaker) -> None:
     """It is what the order of pruning goes by."""
-    lora = make()
+    lora = make_lora()
     assert lora.last_used_at is None
     lora_touch(ids=[lora.id])
     lora.refresh_from_db()
@@ -128,17 +128,17 @@ def test_use_is_noted(make: LoraMaker) -> None:
     ],
     ids=str,
 )
-def test_the_database_refuses_contradictions(make: LoraMaker, changes: dict[str, Any]) -> None:
+def test_the_database_refuses_contradictions(make_lora: LoraMaker, changes: dict[str, Any]) -> None:
     """Whoever writes them."""
-    lora = make()
+    lora = make_lora()
     with pytest.raises(IntegrityError), transaction.atomic():
         Lora.objects.filter(pk=lora.pk).update(**changes)
 
 
-def test_a_shared_name_is_unique(stranger: User, make: LoraMaker) -> None:
+def test_a_shared_name_is_unique(stranger: User, make_lora: LoraMaker) -> None:
     """Else it would mean two things."""
-    make("same", shared=True)
-    other = make("same", content=1, owner=stranger)
+    make_lora("same", shared=True)
+    other = make_lora("same", content=1, owner=stranger)
     with pytest.raises(IntegrityError), transaction.atomic():
         Lora.objects.filter(pk=other.pk).update(shared=True)
 
@@ -161,10 +161,14 @@ def asked_at(lora: Lora, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
 )
 def test_pending_adapters_are_asked_for_again(
-    make_hub: LoraMaker, monkeypatch: pytest.MonkeyPatch, state: str, age_s: int, again: bool  # noqa: FBT001
+    make_hub_lora: LoraMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    age_s: int,
+    again: bool,  # noqa: FBT001
 ) -> None:
     """After a while, when an entry was lost or its worker died."""
-    lora = make_hub(state=state, requested_at=timezone.now() - timedelta(seconds=age_s))
+    lora = make_hub_lora(state=state, requested_at=timezone.now() - timedelta(seconds=age_s))
     assert asked_at(lora, monkeypatch) == (["mine"] if again else [])
 
 
@@ -176,10 +180,10 @@ def locks_of(pid: int) -> list[Any]:
 
 
 def test_what_somebody_has_in_hand_is_left_alone(
-    make_hub: LoraMaker, monkeypatch: pytest.MonkeyPatch
+    make_hub_lora: LoraMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No second download, and no second entry; a process that dies lets go."""
-    lora = make_hub(state="downloading", requested_at="2026-01-01T00:00:00Z")
+    lora = make_hub_lora(state="downloading", requested_at="2026-01-01T00:00:00Z")
     seen_to: list[Lora] = []
     monkeypatch.setattr("loras.processing._process", seen_to.append)
     parameters = connection.get_connection_params()

@@ -1,0 +1,1 @@
+"""What tests of several kinds share: factories, doubles, files, and the running service."""

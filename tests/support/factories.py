@@ -1,0 +1,35 @@
+"""What tests make of rows and clients."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from generation.models import Generation, Worker
+from loras.models import Lora
+
+GenerationMaker = Callable[..., Generation]
+LoraMaker = Callable[..., Lora]
+
+
+def client_of(user: User) -> APIClient:
+    """An API client that is this user."""
+    client = APIClient()
+    client.force_authenticate(user)
+    return client
+
+
+def make_worker(name: str, **values: Any) -> Worker:
+    """A live GPU worker's row."""
+    return Worker.objects.create(name=name, hostname="host", pid=1, heartbeat_at=timezone.now(), **values)
+
+
+def upload(client: APIClient, data: bytes, **fields: Any) -> Any:
+    """Posts a LoRA's file as a form."""
+    file = io.BytesIO(data)
+    file.name = "file.safetensors"
+    form = {"file": file, "name": "mine"} | fields
+    return client.post("/api/v1/loras/upload", form, format="multipart")

@@ -1,0 +1,154 @@
+"""Running services for all tests that only need one: a plain one, and one with a Hub of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+
+import httpx2
+import pytest
+
+from models_registry import builtin
+from tests.support.hub import HubDouble
+from tests.support.hub_repository import HubRepository
+from tests.support.service import REPOSITORY, SAFETY_S, Service, environment
+
+# The tiny checkpoints' author imports torch; the service itself runs in processes of its own.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+FAMILIES = ("sd1", "sd2", "sdxl", "sd3")
+SIDE = 64
+REGISTER = """
+from models_registry.models import Checkpoint
+for family in {families!r}:
+    Checkpoint.objects.create(
+        id=f"tiny-{{family}}", name=family, repository=f"tiny/{{family}}", family=family, licence="mit",
+        default_width={side}, default_height={side}, min_size={side}, max_size=256,
+    )
+"""
+
+
+class Live:
+    """A client of the running service, as its local user."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.url = f"http://127.0.0.1:{service.port}"
+        self.token = (service.data_dir / "token").read_text().strip()
+        self.headers = {"Authorization": f"Bearer {self.token}"}
+        self.http = httpx2.Client(base_url=self.url, headers=self.headers, timeout=SAFETY_S)
+
+    def socket_url(self, job_id: str, query: str = "") -> str:
+        """The address of a generation's feed."""
+        return f"ws://127.0.0.1:{self.service.port}/ws/generations/{job_id}/{query}"
+
+    def create(self, **fields: Any) -> dict[str, Any]:
+        """Stores a quick generation."""
+        request = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 2} | fields
+        response = self.http.post("/api/v1/generations", json=request)
+        assert response.status_code == 202, response.text
+        body: dict[str, Any] = response.json()
+        return body
+
+    def get(self, job_id: str) -> dict[str, Any]:
+        """A generation as it stands."""
+        body: dict[str, Any] = self.http.get(f"/api/v1/generations/{job_id}").json()
+        return body
+
+    def wait(self, job_id: str, *statuses: str) -> dict[str, Any]:
+        """Waits for one of the statuses (by default for any end)."""
+        wanted = statuses or ("succeeded", "failed", "canceled")
+        deadline = time.monotonic() + SAFETY_S
+        while (body := self.get(job_id))["status"] not in wanted:
+            assert time.monotonic() < deadline, body
+            time.sleep(0.1)
+        return body
+
+    def picture(self, job_id: str, index: int = 0) -> bytes:
+        """A finished picture's file."""
+        response = self.http.get(f"/api/v1/generations/{job_id}/images/{index}")
+        assert response.status_code == 200, response.text
+        return response.content
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """The whole service on embedded servers; small limits, so that tests reach them quickly."""
+    data_dir: Path = tmp_path_factory.mktemp("live") / "data"
+    service = Service(data_dir, LEASE_S="5", MAX_BODY_MB="1", WORKER_GRACE_S="1", WAIT_LIMIT_S="120")
+    try:
+        service.wait_ready()
+        client = Live(service)
+        with client.http:
+            yield client
+    finally:
+        service.end(SIGTERM)
+
+
+class Hubbed(Live):
+    """A running service and the Hub it downloads from."""
+
+    def __init__(self, service: Service, repositories: dict[str, HubRepository]) -> None:
+        super().__init__(service)
+        self.repositories = repositories
+
+    def model(self, family: str) -> dict[str, Any]:
+        """What the list says about a tiny checkpoint."""
+        found: dict[str, Any] = self.http.get(f"/api/v1/models/tiny-{family}").json()
+        return found
+
+    def draw(self, family: str, **fields: Any) -> dict[str, Any]:
+        """A generation on a tiny checkpoint, waited for."""
+        request = {"prompt": "a red circle", "model": f"tiny-{family}", "steps": 4, "seed": 7} | fields
+        answer = self.http.post("/api/v1/generate/txt2img", json=request)
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubDouble]:
+    """A Hub."""
+    double = HubDouble()
+    yield double
+    double.stop()
+
+
+@pytest.fixture(scope="session")
+def hubbed(hub: HubDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubbed]:
+    """The whole service, with tiny checkpoints of every family registered and none of them on disk."""
+    from tests.support.tiny_checkpoints import make_tiny_checkpoint
+
+    root: Path = tmp_path_factory.mktemp("hubbed")
+    repositories = {
+        family: HubRepository(hub, f"tiny/{family}", make_tiny_checkpoint(family, root / "hub" / family))
+        for family in FAMILIES
+    }
+    (root / "adapters").mkdir()
+    shutil.copy(builtin.ADAPTERS / "outline.safetensors", root / "adapters")
+    HubRepository(hub, "org/outline", root / "adapters")
+    (root / "service").mkdir()
+    service = Service(root / "service" / "data", HF_ENDPOINT=hub.url, WAIT_LIMIT_S="120")
+    try:
+        service.wait_ready()
+        subprocess.run(
+            [
+                sys.executable,
+                str(REPOSITORY / "manage.py"),
+                "shell",
+                "-c",
+                REGISTER.format(families=FAMILIES, side=SIDE),
+            ],
+            env=environment() | {"DATA_DIR": str(service.data_dir)},
+            check=True,
+            capture_output=True,
+        )
+        client = Hubbed(service, repositories)
+        with client.http:
+            yield client
+    finally:
+        service.end(SIGTERM)

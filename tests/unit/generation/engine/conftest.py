@@ -1,0 +1,65 @@
+"""The engine on real pipelines: the built-in model, and tiny random checkpoints of every family."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagegen_project import env
+
+env.configure_torch_process()
+
+from generation.engine import Batch, Engine, ModelRef  # noqa: E402
+from models_registry.builtin import WEIGHTS  # noqa: E402
+from tests.support.tiny_checkpoints import make_tiny_checkpoint  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def model() -> ModelRef:
+    """The built-in checkpoint."""
+    return ModelRef(id="builtin", repository="imagegen/builtin", revision="", folder=WEIGHTS)
+
+
+TinyModel = Callable[[str], ModelRef]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """Tiny random checkpoints on disk, by family; made once."""
+    root: Path = tmp_path_factory.mktemp("tiny")
+
+    def model(family: str) -> ModelRef:
+        folder = root / family
+        if not folder.exists():
+            make_tiny_checkpoint(family, folder)
+        return ModelRef(id=f"tiny-{family}", repository=f"tiny/{family}", revision="", folder=folder)
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    """An engine of one thread, so that equal requests give equal pixels."""
+    return Engine(threads=1)
+
+
+@pytest.fixture
+def batch(model: ModelRef) -> Callable[..., Batch]:
+    """A quick request, with changes."""
+    base = Batch(
+        model=model,
+        prompt="a large red circle",
+        negative_prompt="",
+        width=256,
+        height=256,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        seed=7,
+    )
+
+    def change(**changes: Any) -> Batch:
+        return dataclasses.replace(base, **changes)
+
+    return change

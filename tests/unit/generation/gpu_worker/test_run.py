@@ -1,0 +1,83 @@
+"""What a generation ends with when the engine could not draw it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_django import Settings
+
+from generation.attempts import generation_claim
+from generation.choices import SafetyResult
+from generation.engine import (
+    EngineAdapterUnusable,
+    EngineModelBroken,
+    EngineModelUnavailable,
+    EngineOutOfMemory,
+    EngineRefused,
+    EngineUnsafe,
+)
+from generation.feed.publisher import Publisher
+from generation.gpu_worker.run import Run, run_generation
+from generation.models import Worker
+from models_registry.choices import DiskState
+from models_registry.models import Checkpoint
+from models_registry.selectors import checkpoint_folder
+from tests.support.factories import GenerationMaker
+
+
+class FailingEngine:
+    """Raises one error, as an engine does from the pipeline's thread."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def run(self, *_: Any, **__: Any) -> Any:
+        raise self.error
+
+
+REFUSED = EngineRefused({"param": "clip_skip", "reason": "This model has one layer."})
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "detail"),
+    [
+        (EngineUnsafe("Blocked."), "unsafe", "Blocked."),
+        (REFUSED, "would_be_adjusted", "clip_skip: This model has one layer."),
+        (EngineAdapterUnusable("soft has NaNs."), "lora_unavailable", "soft has NaNs."),
+        (EngineModelUnavailable("Not here."), "model_unavailable", "Not here."),
+        (EngineModelBroken("Tensors are missing."), "model_unavailable", "Tensors are missing."),
+        (EngineOutOfMemory("Too large."), "out_of_memory", "Too large."),
+        (FileNotFoundError("/media/x"), "engine_error", "Its input picture is gone from the storage."),
+    ],
+)
+def test_an_error_of_the_engine_ends_the_job_with_its_code(
+    make: GenerationMaker,
+    worker: Worker,
+    settings: Settings,
+    tmp_path: Path,
+    error: Exception,
+    code: str,
+    detail: str,
+) -> None:
+    """In the row, with a sentence; only a checkpoint whose files are at fault is put out of use."""
+    settings.MODEL_CACHE_DIR = tmp_path
+    checkpoint = Checkpoint.objects.exclude(id="builtin")[0]
+    checkpoint.state, checkpoint.revision = DiskState.PRESENT, "a" * 40
+    checkpoint.save()
+    checkpoint_folder(checkpoint).mkdir(parents=True)
+    make(checkpoint=checkpoint)
+    claimed = generation_claim(worker=worker)
+    assert claimed is not None
+    publisher = Publisher()
+    engine: Any = FailingEngine(error)
+    try:
+        assert run_generation(Run(claimed), engine, publisher, worker_name="w") == "failed"
+    finally:
+        publisher.close()
+    claimed.refresh_from_db()
+    assert (claimed.status, claimed.error_code, claimed.error_detail) == ("failed", code, detail)
+    unsafe = isinstance(error, EngineUnsafe)
+    assert claimed.safety_filter_result == (SafetyResult.BLOCKED if unsafe else SafetyResult.NOT_CHECKED)
+    checkpoint.refresh_from_db()
+    broken = isinstance(error, EngineModelBroken)
+    assert checkpoint.state == (DiskState.BROKEN if broken else DiskState.PRESENT)
