@@ -8,12 +8,11 @@ from django.utils.safestring import SafeString
 
 from generation.errors import GenerationEndedError
 from generation.models import GeneratedImage, Generation, WebhookDelivery, WebhookGone, Worker, WorkerCommand
-from generation.selectors import generation_url, image_url
 from generation.services import generation_cancel, generation_delete
 
 
 def _picture(image: GeneratedImage, pixels: int) -> SafeString:
-    return _thumbnail(image_url(image), pixels)
+    return _thumbnail(image.get_absolute_url(), pixels)
 
 
 def _thumbnail(url: str, pixels: int) -> SafeString:
@@ -94,7 +93,7 @@ class GenerationAdmin(ReadOnlyAdmin):
     @admin.display(description="input pictures")
     def inputs(self, generation: Generation) -> SafeString | str:
         """The picture and the mask it started from."""
-        base = generation_url(generation.id)
+        base = generation.get_absolute_url()
         given = {"input": generation.input_image, "mask": generation.mask_image}
         pictures = [(_thumbnail(f"{base}/{name}", 160),) for name, file in given.items() if file]
         return format_html_join(" ", "{}", pictures) if pictures else "none"

@@ -16,7 +16,6 @@ from generation.errors import FailedError, NoWorkerError, OrderNotFoundError, Un
 from generation.feed.stream import event_publish
 from generation.metrics.counters import order_measure
 from generation.models import Worker, WorkerCommand
-from generation.selectors import live_workers, order_url
 from loras.choices import PENDING, LoraState
 from loras.models import Lora
 from models_registry.choices import DiskState
@@ -32,7 +31,7 @@ def order_create(
     A load goes to the live worker with most free memory, an unload to one that holds the checkpoint, where there is
     one; `everywhere` means every live worker. Raises NoWorkerError.
     """
-    workers = live_workers().order_by("-memory_free_mb", "id")
+    workers = Worker.objects.live().order_by("-memory_free_mb", "id")
     if kind is CommandKind.UNLOAD:
         holders = workers.filter(cached_models__contains=[{"id": checkpoint.id}])
         workers = holders if holders.exists() else workers
@@ -59,7 +58,7 @@ def adapter_attach(
 
     Goes to a live worker that holds such a model; an empty list where none does, since then there is nothing to warm.
     """
-    fitting = live_workers().order_by("-memory_free_mb", "id")
+    fitting = Worker.objects.live().order_by("-memory_free_mb", "id")
     if checkpoint is not None:
         fitting = fitting.filter(resident_models__contains=[checkpoint.pk])
     chosen = [worker for worker in fitting if worker.resident_models][:1]
@@ -70,7 +69,7 @@ def adapter_detach(*, lora: Lora, requested_by: User) -> list[WorkerCommand]:
     """Orders an adapter off every live worker that holds it; the jobs that run keep it until they end."""
     holders = [
         worker
-        for worker in live_workers()
+        for worker in Worker.objects.live()
         if any(lora.sha256 in model["adapters"] for model in worker.cached_models)
     ]
     return _give(holders, kind=CommandKind.DETACH, lora=lora, requested_by=requested_by)
@@ -109,7 +108,7 @@ def order_result(commands: list[WorkerCommand]) -> dict[str, Any]:
         detail = f"{failed.worker}: {failed.detail}"
         raise FailedError(error_code=failed.error_code, detail=detail, job_id=job_id)
     if status is not CommandStatus.SUCCEEDED:
-        address = order_url(commands[0].order_id)
+        address = commands[0].get_absolute_url()
         raise UnfinishedError(
             f"It goes on; ask {address} for it.", headers={"Location": address}, location=address
         )

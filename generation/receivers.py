@@ -12,11 +12,10 @@ from django.dispatch import receiver
 from generation.choices import CommandStatus, ErrorCode, Status
 from generation.feed.stream import event_publish
 from generation.lora_uses import adapters_needed
-from generation.models import GeneratedImage, Generation, IdempotencyKey, WorkerCommand
+from generation.models import GeneratedImage, Generation, IdempotencyKey, Worker, WorkerCommand
 from generation.orders import command_finish
 from generation.pictures.files import files_delete
 from generation.queue.entries import worker_wake
-from generation.selectors import live_workers
 from generation.transitions import generation_log, generation_move
 from imagegen_project.common.errors import DomainError
 from loras.models import Lora
@@ -65,7 +64,7 @@ def needed(**kwargs: Any) -> list[Any]:
 def holding(**kwargs: Any) -> dict[str, list[str]]:
     """Which live workers hold each adapter's file."""
     held: dict[str, list[str]] = {}
-    for worker in live_workers():
+    for worker in Worker.objects.live():
         for sha256 in {sha256 for model in worker.cached_models for sha256 in model["adapters"]}:
             held.setdefault(sha256, []).append(worker.name)
     return held

@@ -1,19 +1,22 @@
-"""Reading generations and workers."""
+"""Reading generations and pictures, for those who may; what an ended one answers."""
 
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import Case, QuerySet, When
-from django.db.models.functions import Now
 
 from generation.choices import ACTIVE, Status
-from generation.errors import GenerationNotFoundError, ImageNotFoundError
-from generation.models import GeneratedImage, Generation, Worker
-
-# A worker renews its row every half second; this much silence means that it is gone.
-WORKER_ALIVE = timedelta(seconds=15)
+from generation.errors import (
+    CanceledError,
+    FailedError,
+    GenerationActiveError,
+    GenerationNotFoundError,
+    ImageNotFoundError,
+    NoReceiptError,
+    UnfinishedError,
+)
+from generation.models import GeneratedImage, Generation
 
 
 def generations_visible(user: User | AnonymousUser) -> QuerySet[Generation]:
@@ -48,28 +51,36 @@ def image_get(*, user: User | AnonymousUser, generation_id: UUID, index: int) ->
     return image
 
 
-def live_workers() -> QuerySet[Worker]:
-    """The GPU workers whose heartbeat is fresh."""
-    return Worker.objects.filter(heartbeat_at__gte=Now() - WORKER_ALIVE)
+def generation_result(generation: Generation, *, waited: bool) -> Generation:
+    """The generation if it succeeded. Raises the error that says why there are no pictures."""
+    address = generation.get_absolute_url()
+    job_id = str(generation.id)
+    match generation.status:
+        case Status.SUCCEEDED:
+            return generation
+        case Status.CANCELED:
+            raise CanceledError("The generation was canceled.", job_id=job_id)
+        case Status.FAILED:
+            raise FailedError(error_code=generation.error_code, detail=generation.error_detail, job_id=job_id)
+        case _ if waited:
+            raise UnfinishedError(
+                f"It goes on; ask {address} for it.",
+                headers={"Location": address, "X-Job-Id": job_id},
+                job_id=job_id,
+                location=address,
+            )
+        case _:
+            raise GenerationActiveError(f"It is {generation.status}.", job_id=job_id)
 
 
-def order_url(order_id: UUID) -> str:
-    """Where the API serves an order to workers."""
-    return f"/api/v1/models/orders/{order_id}"
-
-
-def generation_url(generation_id: UUID) -> str:
-    """Where the API serves a generation."""
-    return f"/api/v1/generations/{generation_id}"
-
-
-def image_url(image: GeneratedImage) -> str:
-    """Where the API serves a picture."""
-    return f"{generation_url(image.generation_id)}/images/{image.index}"
-
-
-def error_of(generation: Generation) -> dict[str, Any] | None:
-    """A failed generation's error as clients see it."""
-    if not generation.error_code:
-        return None
-    return {"code": generation.error_code, "detail": generation.error_detail}
+def receipt_of(generation: Generation) -> dict[str, Any]:
+    """The receipt with the rows it belongs to. Raises NoReceiptError unless the generation succeeded."""
+    if generation.receipt is None:
+        raise NoReceiptError(f"The generation is {generation.status}.")
+    return {
+        "job_id": generation.id,
+        "kind": generation.kind,
+        **generation.receipt,
+        "timings": {"queue_ms": generation.queue_ms, "latency_ms": generation.latency_ms},
+        "images": generation.images.all(),
+    }

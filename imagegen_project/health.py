@@ -10,7 +10,7 @@ from django_redis import get_redis_connection
 from psycopg_pool import PoolTimeout
 from redis.exceptions import RedisError
 
-from generation.selectors import live_workers
+from generation.models import Worker
 from imagegen_project import __version__
 
 
@@ -41,7 +41,7 @@ def _check(probe: Callable[[], Any]) -> str:
 def ready(request: HttpRequest) -> JsonResponse:
     """Readiness: 200 when PostgreSQL and Redis answer, else 503; `?worker=1` also wants a live GPU worker."""
     checks = {"database": _check(_database), "redis": _check(_redis)}
-    workers = live_workers().count() if checks["database"] == "ok" else 0
+    workers = Worker.objects.live().count() if checks["database"] == "ok" else 0
     needs_worker = request.GET.get("worker") == "1"
     healthy = set(checks.values()) == {"ok"} and (workers > 0 or not needs_worker)
     body = {"status": "ready" if healthy else "not_ready", "checks": checks, "workers": workers}

@@ -9,7 +9,6 @@ from rest_framework.views import APIView
 from generation.api.model_serializers import OrderOut, order_out
 from generation.api.views import PREFER
 from generation.orders import adapter_attach, adapter_detach
-from generation.selectors import order_url
 from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.serializers import StrictSerializer
 from imagegen_project.common.waiting import WaitOrder, order_wait
@@ -78,7 +77,7 @@ class LoraUnloadView(APIView):
         commands = adapter_detach(lora=lora, requested_by=caller(request))
         if not commands:
             return Response(status=status.HTTP_204_NO_CONTENT)
-        preference, address = Preference.of(request), order_url(commands[0].order_id)
+        preference, address = Preference.of(request), commands[0].get_absolute_url()
         if not preference.respond_async:
             order_wait(
                 request,

@@ -18,8 +18,8 @@ from generation.api.model_serializers import (
 )
 from generation.api.views import PREFER
 from generation.choices import CommandKind
+from generation.models import Worker
 from generation.orders import order_create, order_get, order_result
-from generation.selectors import live_workers, order_url
 from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.waiting import WaitOrder, has_waited, order_wait
 from models_registry.selectors import checkpoint_get, checkpoints_enabled
@@ -34,7 +34,7 @@ class ModelListView(APIView):
     @extend_schema(operation_id="models_list", responses=ModelListOut, auth=[])
     def get(self, request: Request) -> Response:
         """Every enabled model: its limits and defaults, its files' state, and where each worker has it."""
-        context = {"workers": list(live_workers())}
+        context = {"workers": list(Worker.objects.live())}
         models = ModelWithWorkersOut(checkpoints_enabled(), many=True, context=context)
         return Response({"object": "list", "data": models.data})
 
@@ -48,7 +48,7 @@ class ModelDetailView(APIView):
     @extend_schema(operation_id="models_retrieve", responses=ModelWithWorkersOut, auth=[])
     def get(self, request: Request, name: str) -> Response:
         """One model's limits and defaults, its files' state, and where each worker has it."""
-        context = {"workers": list(live_workers())}
+        context = {"workers": list(Worker.objects.live())}
         return Response(ModelWithWorkersOut(checkpoint_get(name=name), context=context).data)
 
 
@@ -65,7 +65,7 @@ class ModelOrderView(APIView):
         serializer.is_valid(raise_exception=True)
         preference = Preference.of(request)
         commands = order_create(kind=self.kind, requested_by=caller(request), **serializer.validated_data)
-        address = order_url(commands[0].order_id)
+        address = commands[0].get_absolute_url()
         if not preference.respond_async:
             feeds = tuple(command.pk for command in commands)
             order_wait(request, WaitOrder(feeds, preference.wait_seconds, address))

@@ -8,8 +8,8 @@ from rest_framework import serializers
 
 from generation.choices import Scheduler
 from generation.models import GeneratedImage, Generation, GenerationLora
+from generation.pictures.files import image_read
 from generation.queue.standing import queue_standing
-from generation.selectors import error_of, generation_url, image_url
 
 
 class WarningOut(serializers.Serializer[Any]):
@@ -49,7 +49,7 @@ class ImageOut(serializers.ModelSerializer[GeneratedImage]):
 
     def get_url(self, image: GeneratedImage) -> str:
         """The path under which the API serves it."""
-        return image_url(image)
+        return image.get_absolute_url()
 
 
 class GenerationLoraOut(serializers.ModelSerializer[GenerationLora]):
@@ -136,7 +136,7 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
     @extend_schema_field(ErrorOut(allow_null=True))
     def get_error(self, generation: Generation) -> dict[str, Any] | None:
         """Why it failed, or null."""
-        return error_of(generation)
+        return generation.error
 
     def get_cancel_requested(self, generation: Generation) -> bool:
         """Whether a cancel has been asked for."""
@@ -144,7 +144,7 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
 
     def get_urls(self, generation: Generation) -> dict[str, str]:
         """Where to go from here; `input` and `mask` where it was given them."""
-        base = generation_url(generation.id)
+        base = generation.get_absolute_url()
         inputs = {"input": generation.input_image, "mask": generation.mask_image}
         return {
             "self": base,
@@ -187,7 +187,7 @@ class ImageDataOut(ImageOut):
 
     def get_b64_json(self, image: GeneratedImage) -> str:
         """The file, base64."""
-        return base64.b64encode(image.read()).decode("ascii")
+        return base64.b64encode(image_read(image)).decode("ascii")
 
 
 class GenerationResultOut(GenerationOut):

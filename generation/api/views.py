@@ -28,11 +28,10 @@ from generation.api.serializers import (
 )
 from generation.choices import Kind
 from generation.models import Generation
-from generation.pictures.files import input_read
+from generation.pictures.files import image_read, input_read
 from generation.requests.creation import generation_request
 from generation.requests.serializers import GenerationCreateIn, GenerationFormIn
-from generation.results import generation_result, receipt_of
-from generation.selectors import generation_get, generation_url, generations_visible, image_get
+from generation.selectors import generation_get, generation_result, generations_visible, image_get, receipt_of
 from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.routers import UUID_REGEX
 from imagegen_project.common.waiting import WaitOrder, has_waited
@@ -63,7 +62,7 @@ def _create(request: Request, *, kinds: tuple[Kind, ...] = tuple(Kind)) -> Gener
 
 
 def _accepted(generation: Generation, *, headers: dict[str, str] | None = None) -> Response:
-    location = {"Location": generation_url(generation.id), "X-Job-Id": str(generation.id)}
+    location = {"Location": generation.get_absolute_url(), "X-Job-Id": str(generation.id)}
     body = GenerationDetailOut(generation).data
     return Response(body, status=status.HTTP_202_ACCEPTED, headers=location | (headers or {}))
 
@@ -107,7 +106,7 @@ class GenerateView(APIView):
         def answer(generation: Generation) -> Answer:
             if preference.respond_async and preference.wait_s is None:
                 return Answer(_accepted(generation, headers={"Preference-Applied": "respond-async"}))
-            path = f"{generation_url(generation.id)}/result"
+            path = f"{generation.get_absolute_url()}/result"
             return Answer(_accepted(generation), _wait(generation, preference, path))
 
         return answer_once(request, create=partial(_create, request, kinds=self.kinds), answer=answer)
@@ -160,7 +159,7 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
         def answer(generation: Generation) -> Answer:
             order = None
             if preference.wait_s is not None:
-                order = _wait(generation, preference, generation_url(generation.id))
+                order = _wait(generation, preference, generation.get_absolute_url())
             return Answer(_accepted(generation), order)
 
         return answer_once(request, create=partial(_create, request), answer=answer)
@@ -233,7 +232,7 @@ class ImageView(APIView):
             return HttpResponse(status=status.HTTP_304_NOT_MODIFIED, headers=headers)
         if request.query_params.get("redirect") == "1" and (address := image.signed_url()):
             return HttpResponseRedirect(address, headers={"Cache-Control": "private, no-store"})
-        return HttpResponse(image.read(), content_type=image.content_type, headers=headers)
+        return HttpResponse(image_read(image), content_type=image.content_type, headers=headers)
 
 
 class InputView(APIView):

@@ -7,7 +7,6 @@ from uuid import UUID
 from generation.choices import TERMINAL, Status
 from generation.feed.messages import Event, ImageRef
 from generation.models import GeneratedImage, Generation, WorkerCommand
-from generation.selectors import error_of, image_url
 from loras.choices import LoraState
 from loras.models import Lora
 
@@ -30,7 +29,7 @@ def image_refs(images: Iterable[GeneratedImage]) -> list[ImageRef]:
             "width": image.width,
             "height": image.height,
             "sha256": image.sha256,
-            "url": image_url(image),
+            "url": image.get_absolute_url(),
         }
         for image in images
     ]
@@ -82,6 +81,6 @@ def _snapshot(row: Generation) -> Event:
     }
     if row.status in TERMINAL:
         event["images"] = image_refs(row.images.all())
-    if error := error_of(row):
+    if error := row.error:
         event["error"] = error
     return event

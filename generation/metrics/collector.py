@@ -16,8 +16,7 @@ from redis.exceptions import RedisError
 
 from generation.choices import ACTIVE, DeliveryStatus, Status
 from generation.metrics.counters import SHARED
-from generation.models import Generation, WebhookDelivery
-from generation.selectors import live_workers
+from generation.models import Generation, WebhookDelivery, Worker
 from imagegen_project.auth.models import HubAccount
 from imagegen_project.common.counters import shared_families
 from imagegen_project.common.queues import entries_waiting
@@ -98,7 +97,7 @@ def _workers() -> Iterator[Metric]:
     )
     models = GaugeMetricFamily("imagegen_cache_models", "Models it holds.", labels=["worker", "tier"])
     sizes = GaugeMetricFamily("imagegen_cache_bytes", "Weights it holds.", labels=["worker", "tier"])
-    for worker in live_workers():
+    for worker in Worker.objects.live():
         alive.add_metric([worker.name, worker.device, worker.status], 1)
         total.add_metric([worker.name], worker.memory_total_mb * _MIB)
         free.add_metric([worker.name], worker.memory_free_mb * _MIB)

@@ -18,7 +18,6 @@ from generation.choices import (
     Status,
     WebhookEvent,
 )
-from generation.errors import ImageNotFoundError
 from generation.models.webhooks import MAX_WEBHOOK_URL_CHARACTERS
 from generation.models.workers import Worker
 from loras.models import MAX_NAME_CHARACTERS, Lora
@@ -217,6 +216,10 @@ class Generation(models.Model):
     def __str__(self) -> str:
         return f"{self.id} ({self.status})"
 
+    def get_absolute_url(self) -> str:
+        """Where the API serves it."""
+        return f"/api/v1/generations/{self.id}"
+
     @property
     def pixel_steps(self) -> int:
         """The work it asks for: pixels of all its pictures x steps."""
@@ -226,6 +229,11 @@ class Generation(models.Model):
     def is_terminal(self) -> bool:
         """Whether it has ended."""
         return self.status in TERMINAL
+
+    @property
+    def error(self) -> dict[str, str] | None:
+        """Why it failed, as clients see it; None unless it did."""
+        return {"code": self.error_code, "detail": self.error_detail} if self.error_code else None
 
 
 class GeneratedImage(models.Model):
@@ -256,18 +264,13 @@ class GeneratedImage(models.Model):
     def __str__(self) -> str:
         return f"{self.generation_id}#{self.index}"
 
+    def get_absolute_url(self) -> str:
+        """Where the API serves the file."""
+        return f"/api/v1/generations/{self.generation_id}/images/{self.index}"
+
     def signed_url(self) -> str:
         """An address of the file at the shared storage, good for MEDIA_S3_URL_TTL_S; "" where pictures are local."""
         return str(default_storage.url(str(self.file.name))) if settings.MEDIA_IS_SHARED else ""
-
-    def read(self) -> bytes:
-        """The file's bytes. Raises ImageNotFoundError when the storage has lost it."""
-        try:
-            with default_storage.open(str(self.file.name)) as file:
-                data: bytes = file.read()
-        except FileNotFoundError as error:
-            raise ImageNotFoundError("Its file is gone from the storage.") from error
-        return data
 
 
 class GenerationLora(models.Model):

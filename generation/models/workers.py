@@ -1,14 +1,32 @@
 """GPU workers and the orders to them."""
 
+from datetime import timedelta
+
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 from uuid_utils.compat import uuid7
 
 from generation.choices import CommandKind, CommandStatus, ErrorCode, WorkerStatus
 from loras.models import Lora
 from models_registry.models import Checkpoint
+
+# A worker renews its row every half second; this much silence means that it is gone.
+WORKER_ALIVE = timedelta(seconds=15)
+
+
+class WorkerQuerySet(models.QuerySet["Worker"]):
+    """GPU workers."""
+
+    def live(self) -> "WorkerQuerySet":
+        """Those whose heartbeat is fresh."""
+        return self.filter(heartbeat_at__gte=Now() - WORKER_ALIVE)
+
+    def silent(self) -> "WorkerQuerySet":
+        """Those that are gone."""
+        return self.filter(heartbeat_at__lt=Now() - WORKER_ALIVE)
 
 
 class Worker(models.Model):
@@ -41,6 +59,8 @@ class Worker(models.Model):
     )
     started_at = models.DateTimeField(auto_now_add=True)
     heartbeat_at = models.DateTimeField(db_index=True)
+
+    objects = WorkerQuerySet.as_manager()
 
     class Meta:
         ordering = ("name",)
@@ -90,3 +110,7 @@ class WorkerCommand(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.checkpoint_id or ''} on {self.worker_id}"
+
+    def get_absolute_url(self) -> str:
+        """Where the API serves the order that it is a part of."""
+        return f"/api/v1/models/orders/{self.order_id}"

@@ -8,7 +8,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 from django.utils import timezone
 
-from generation.errors import InputNotFoundError
+from generation.errors import ImageNotFoundError, InputNotFoundError
 from generation.models import GeneratedImage, Generation
 
 
@@ -33,10 +33,22 @@ def input_read(name: str) -> bytes:
     if not name:
         raise InputNotFoundError("The generation was not given one.")
     try:
-        with default_storage.open(name) as file:
-            data: bytes = file.read()
+        return _read(name)
     except FileNotFoundError as error:
         raise InputNotFoundError("Its file is gone from the storage.") from error
+
+
+def image_read(image: GeneratedImage) -> bytes:
+    """A finished picture's file. Raises ImageNotFoundError when the storage has lost it."""
+    try:
+        return _read(str(image.file.name))
+    except FileNotFoundError as error:
+        raise ImageNotFoundError("Its file is gone from the storage.") from error
+
+
+def _read(name: str) -> bytes:
+    with default_storage.open(name) as file:
+        data: bytes = file.read()
     return data
 
 
@@ -54,6 +66,7 @@ class FinishedImage:
 
 
 def image_store(generation: Generation, image: FinishedImage) -> str:
+    """Writes a finished picture, under a name that says which attempt made it; returns the name."""
     day = generation.created_at.strftime("%Y/%m/%d")
     suffix = image.content_type.removeprefix("image/")
     name = f"generations/{day}/{generation.id}/{generation.attempt}-{image.index}.{suffix}"
@@ -63,6 +76,7 @@ def image_store(generation: Generation, image: FinishedImage) -> str:
 
 
 def image_row(generation: Generation, image: FinishedImage, name: str) -> GeneratedImage:
+    """The row of a written picture, not stored yet."""
     return GeneratedImage(
         generation=generation,
         index=image.index,

@@ -12,9 +12,8 @@ from django.db.models import Count, F, Q, QuerySet, Sum
 from django.utils import timezone
 
 from generation.choices import Status
-from generation.models import Generation
+from generation.models import Generation, Worker
 from generation.queue.precedence import QUEUE_ORDER, generations_claimable
-from generation.selectors import live_workers
 from models_registry.choices import DiskState
 
 # How many of a model's latest generations say how fast it is.
@@ -71,7 +70,7 @@ def queue_standing(generation: Generation) -> Standing | None:
 
 def _wait_ms(work: dict[str, int]) -> float | None:
     """How long the live workers need for work, by model, as fast as they have been; None where that is unknown."""
-    workers = live_workers().count()
+    workers = Worker.objects.live().count()
     total = 0.0
     for checkpoint_id, pixel_steps in work.items():
         speed = _ms_per_pixel_step(checkpoint_id)

@@ -17,6 +17,7 @@ from generation.errors import GenerationEndedError
 from generation.feed.following import follow
 from generation.feed.messages import Event
 from generation.models import Generation
+from generation.pictures.files import image_read
 from generation.requests.creation import generation_request
 from generation.selectors import generation_get
 from generation.services import generation_cancel, generations_abandon
@@ -227,6 +228,8 @@ def _cancel(user: User, generation_id: UUID) -> None:
 def _with_pictures(user: User, event: Event) -> dict[str, Any]:
     """The last event, with the pictures themselves."""
     generation = generation_get(user=user, generation_id=UUID(event["job_id"]))
-    files = {image.index: base64.b64encode(image.read()).decode("ascii") for image in generation.images.all()}
+    files = {
+        image.index: base64.b64encode(image_read(image)).decode("ascii") for image in generation.images.all()
+    }
     images = [{**image, "b64_json": files[image["index"]]} for image in event["images"]]
     return {**event, "images": images}

@@ -13,8 +13,7 @@ from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 
 from generation.choices import CommandKind, CommandStatus, Status
-from generation.models import Generation, WorkerCommand
-from generation.selectors import live_workers
+from generation.models import Generation, Worker, WorkerCommand
 from models_registry.choices import DiskState
 from models_registry.downloads import copy_bring
 from models_registry.errors import DownloadFailedError, DownloadLostError, DownloadStoppedError, disk_failed
@@ -57,5 +56,5 @@ def copies_bring() -> None:
         except (DownloadFailedError, OSError) as error:
             failed = disk_failed(error) if isinstance(error, OSError) else error
             logger.warning("copy failed", extra={"model_id": checkpoint.pk, "reason": failed.detail})
-            if not live_workers().filter(models_on_disk__contains=[checkpoint.pk]).exists():
+            if not Worker.objects.live().filter(models_on_disk__contains=[checkpoint.pk]).exists():
                 checkpoint_mark_absent(checkpoint_id=checkpoint.pk)

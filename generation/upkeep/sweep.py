@@ -25,7 +25,6 @@ from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
 from generation.queue.entries import device_classes, queue_length, queue_shorten, worker_wake, workers_wake
 from generation.queue.precedence import generations_claimable
-from generation.selectors import WORKER_ALIVE
 from generation.transitions import generation_log, generation_move
 from generation.webhooks.outbox import webhooks_restore
 from loras.cache import loras_resume
@@ -120,7 +119,7 @@ def orders_take_back() -> None:
     """Ends orders to workers that are gone: nobody else will carry them out."""
     lost = WorkerCommand.objects.filter(
         status__in=(CommandStatus.PENDING, CommandStatus.RUNNING),
-        worker__heartbeat_at__lt=Now() - WORKER_ALIVE,
+        worker__in=Worker.objects.silent(),
     )
     for command in lost:
         command_finish(command=command, error_code=ErrorCode.WORKER_LOST, detail="The worker was lost.")

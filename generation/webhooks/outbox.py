@@ -13,7 +13,6 @@ from redis.exceptions import RedisError
 
 from generation.choices import DeliveryStatus, Status, WebhookEvent
 from generation.models import Generation, WebhookDelivery
-from generation.selectors import error_of, generation_url
 from generation.webhooks.signing import webhook_is_gone
 from imagegen_project.common.queues import WEBHOOKS_QUEUE, entries_push, entries_waiting
 
@@ -50,7 +49,7 @@ def webhook_note(*, generation_id: UUID, to: Status) -> None:
 
 def _payload(generation: Generation, event: WebhookEvent, status: Status) -> dict[str, Any]:
     """Small, and without the prompt: it says what happened and where the rest is."""
-    base = generation_url(generation.id)
+    base = generation.get_absolute_url()
     images = range(generation.num_images) if status is Status.SUCCEEDED else ()
     return {
         "type": f"generation.{event}",
@@ -62,7 +61,7 @@ def _payload(generation: Generation, event: WebhookEvent, status: Status) -> dic
             "model": generation.checkpoint_id,
             "seed": generation.seed,
             "attempt": generation.attempt,
-            "error": error_of(generation),
+            "error": generation.error,
             "url": base,
             "images": [f"{base}/images/{index}" for index in images],
         },

@@ -16,6 +16,7 @@ from pytest_django import Settings
 from generation.attempts import generation_claim
 from generation.errors import ImageNotFoundError
 from generation.models import Generation
+from generation.pictures.files import image_read
 from generation.services import generation_create, generation_delete
 from imagegen_project.auth.services import token_create
 from models_registry.models import Checkpoint
@@ -119,7 +120,7 @@ def test_a_lost_picture_is_said_to_be_lost(generation: Generation) -> None:
     image = generation.images.get()
     default_storage.delete(str(image.file.name))
     with pytest.raises(ImageNotFoundError):
-        image.read()
+        image_read(image)
 
 
 def test_local_pictures_have_no_signed_address(settings: Settings) -> None:

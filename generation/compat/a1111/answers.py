@@ -17,6 +17,7 @@ from generation.compat.a1111.requests import SAMPLERS, SCHEDULE_TYPES
 from generation.feed.messages import Event
 from generation.feed.stream import event_decode, stream_key
 from generation.models import A1111Options, Generation
+from generation.pictures.files import image_read
 from loras.choices import LoraState
 from loras.selectors import loras_visible
 from models_registry.models import Checkpoint
@@ -144,7 +145,7 @@ def _preview(job: Generation) -> str | None:
 
 def pictures_body(generation: Generation, *, with_pictures: bool) -> dict[str, Any]:
     """A finished job: pictures, the request's parameters, and `info` as a JSON string."""
-    files = [image.read() for image in generation.images.all()]
+    files = [image_read(image) for image in generation.images.all()]
     return {
         "images": [base64.b64encode(file).decode("ascii") for file in files] if with_pictures else [],
         "parameters": _parameters(generation),

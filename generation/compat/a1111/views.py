@@ -18,8 +18,7 @@ from generation.compat.dialect import DialectView, NothingHereView, Params, job_
 from generation.compat.shapes import a1111_shape
 from generation.errors import GenerationEndedError, InputNotFoundError
 from generation.models import Generation
-from generation.results import generation_result
-from generation.selectors import generation_get, generations_active
+from generation.selectors import generation_get, generation_result, generations_active
 from generation.services import generation_cancel
 from imagegen_project.auth.authentication import BasicTokenAuthentication, BearerAuthentication
 from imagegen_project.common.http import caller

@@ -15,10 +15,10 @@ from generation.choices import Kind
 from generation.compat.dialect import DialectView, NothingHereView, job_header, result_wait
 from generation.compat.huggingface.requests import _FIELDS, _accepted_format, _picture, _read
 from generation.compat.shapes import huggingface_shape
-from generation.models import Generation
+from generation.models import Generation, Worker
+from generation.pictures.files import image_read
 from generation.pictures.reading import MAX_PICTURE_BYTES
-from generation.results import generation_result
-from generation.selectors import generation_get, image_get, live_workers
+from generation.selectors import generation_get, generation_result, image_get
 from imagegen_project.common.parsers import BoundedJSONParser
 from imagegen_project.common.routers import UUID_REGEX, route
 from imagegen_project.common.waiting import WaitOrder, has_waited
@@ -80,7 +80,9 @@ class ResultView(HuggingFaceView):
         generation = generation_get(user=request.user, generation_id=generation_id)
         generation_result(generation, waited=has_waited(request))
         image = image_get(user=request.user, generation_id=generation_id, index=0)
-        return HttpResponse(image.read(), content_type=image.content_type, headers=job_header(generation))
+        return HttpResponse(
+            image_read(image), content_type=image.content_type, headers=job_header(generation)
+        )
 
 
 class HealthView(HuggingFaceView):
@@ -93,7 +95,7 @@ class HealthView(HuggingFaceView):
         checkpoint = checkpoint_get(name=name)
         if checkpoint.state == DiskState.BROKEN:
             return _unhealthy(checkpoint.error_detail)
-        if not live_workers().exists():
+        if not Worker.objects.live().exists():
             return _unhealthy("No GPU worker is alive.")
         return Response({"status": "ok", "state": checkpoint.state})
 

@@ -6,16 +6,16 @@ from typing import Any
 from rest_framework.request import Request
 
 from generation.models import Generation
-from generation.selectors import image_url
+from generation.pictures.files import image_read
 
 
 def _images_body(request: Request, generation: Generation, *, by_url: bool) -> dict[str, Any]:
     images = generation.images.all()
     data = [
         (
-            {"url": request.build_absolute_uri(image_url(image))}
+            {"url": request.build_absolute_uri(image.get_absolute_url())}
             if by_url
-            else {"b64_json": base64.b64encode(image.read()).decode("ascii")}
+            else {"b64_json": base64.b64encode(image_read(image)).decode("ascii")}
         )
         for image in images
     ]

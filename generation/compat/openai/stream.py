@@ -12,8 +12,8 @@ from django.contrib.auth.models import User
 from generation.compat.shapes import openai_shape
 from generation.feed.following import follow
 from generation.models import Generation
-from generation.results import generation_result
-from generation.selectors import generation_get
+from generation.pictures.files import image_read
+from generation.selectors import generation_get, generation_result
 from generation.services import generations_abandon
 from imagegen_project.common.asgi import Receive, Scope, Send
 from imagegen_project.common.errors import DomainError
@@ -86,7 +86,7 @@ class ImageStream:
             return [
                 self._event(
                     "completed",
-                    base64.b64encode(image.read()).decode("ascii"),
+                    base64.b64encode(image_read(image)).decode("ascii"),
                     self.output_format,
                     usage=_USAGE,
                 )

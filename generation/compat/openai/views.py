@@ -16,8 +16,7 @@ from generation.compat.openai.requests import FIELDS, ImagesRequest, edit_read, 
 from generation.compat.openai.stream import ImageStream
 from generation.compat.shapes import openai_shape
 from generation.models import Generation
-from generation.results import generation_result
-from generation.selectors import generation_get
+from generation.selectors import generation_get, generation_result
 from imagegen_project.common.http import caller
 from imagegen_project.common.parsers import BoundedJSONParser
 from imagegen_project.common.routers import UUID_REGEX, route

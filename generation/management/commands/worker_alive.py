@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 from psycopg_pool import PoolTimeout
 
-from generation.selectors import live_workers
+from generation.models import Worker
 
 
 class Command(BaseCommand):
@@ -23,7 +23,7 @@ class Command(BaseCommand):
         """Looks once. Raises CommandError."""
         host = socket.gethostname()
         try:
-            alive = live_workers().filter(hostname=host).exists()
+            alive = Worker.objects.live().filter(hostname=host).exists()
         except (DatabaseError, PoolTimeout) as error:
             self.stderr.write(f"The database cannot be asked: {error}")
             return

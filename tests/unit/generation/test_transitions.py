@@ -21,6 +21,7 @@ from generation.attempts import (
 from generation.choices import ALLOWED_FROM, TERMINAL, ErrorCode, Kind, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
 from generation.models import MAX_SEED, Generation, Worker
+from generation.pictures.files import image_read
 from generation.queue.entries import queue_length, workers_wake
 from generation.services import generation_cancel, generation_delete, generation_replay, generation_retry
 from generation.transitions import generation_move
@@ -133,8 +134,8 @@ def test_success_stores_the_picture_and_ends_the_job(make: GenerationMaker, work
     generation.refresh_from_db()
     image = generation.images.get()
     assert (generation.status, generation.step, generation.lease_expires_at) == (Status.SUCCEEDED, 4, None)
-    assert image.read().startswith(b"\x89PNG")
-    assert image.size_bytes == len(image.read())
+    assert image_read(image).startswith(b"\x89PNG")
+    assert image.size_bytes == len(image_read(image))
 
 
 def test_a_stale_attempt_changes_nothing_and_leaves_no_file(

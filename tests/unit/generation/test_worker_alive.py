@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError
 from django.db.models.functions import Now
 
-from generation.management.commands import worker_alive
+from generation.models.workers import WorkerQuerySet
 from tests.support.factories import make_worker
 
 
@@ -33,10 +33,10 @@ def test_only_a_live_worker_of_this_host_is_alive(db: None) -> None:
 def test_a_database_that_is_away_says_nothing_about_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its container must not be restarted for that."""
 
-    def away() -> None:
+    def away(_: WorkerQuerySet) -> None:
         raise OperationalError("connection refused")
 
-    monkeypatch.setattr(worker_alive, "live_workers", away)
+    monkeypatch.setattr(WorkerQuerySet, "live", away)
     errors = io.StringIO()
     call_command("worker_alive", stderr=errors)
     assert "connection refused" in errors.getvalue()

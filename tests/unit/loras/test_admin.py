@@ -41,7 +41,12 @@ def test_an_upload_is_stored(page: Client, superuser: User) -> None:
     answer = page.post(ADD, form(lora_bytes("sd2"), trigger_words="a, b"), follow=True)
     assert answer.status_code == 200
     lora = Lora.objects.get(source="upload")
-    assert (lora.owner, lora.family, lora.state, lora.trigger_words) == (superuser, "sd2", "checking", ["a", "b"])
+    assert (lora.owner, lora.family, lora.state, lora.trigger_words) == (
+        superuser,
+        "sd2",
+        "checking",
+        ["a", "b"],
+    )
     assert "was added successfully" in answer.content.decode()
 
 

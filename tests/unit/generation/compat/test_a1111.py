@@ -11,6 +11,7 @@ from rest_framework.test import APIClient
 from generation.attempts import generation_claim
 from generation.feed.stream import event_publish
 from generation.models import Generation, Worker
+from generation.pictures.files import image_read
 from imagegen_project.auth.services import token_create
 from tests.support.dialects import finish, made, nothing_stored, warned
 from tests.support.factories import GenerationMaker, client_of
@@ -174,7 +175,7 @@ def test_results_have_pictures_parameters_and_info(api: APIClient, worker: Worke
     generation = finish(made(api.post(URL, REQUEST | {"seed": 5})), worker)
     body = api.get(f"{BASE}/results/{generation.id}").json()
     assert set(body) == {"images", "parameters", "info"}
-    assert base64.b64decode(body["images"][0]) == generation.images.get().read()
+    assert base64.b64decode(body["images"][0]) == image_read(generation.images.get())
     info = json.loads(body["info"])
     assert (info["seed"], info["all_seeds"], len(info["infotexts"])) == (5, [5], 1)
     assert info["sd_model_name"] == "builtin"

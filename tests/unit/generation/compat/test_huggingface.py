@@ -7,6 +7,7 @@ from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
 from generation.models import Worker
+from generation.pictures.files import image_read
 from models_registry.models import Checkpoint
 from tests.support.dialects import finish, made, nothing_stored, warned
 from tests.support.pictures import MASK, PICTURE, text_of
@@ -132,7 +133,7 @@ def test_the_result_is_the_file(api: APIClient, worker: Worker, stranger: User) 
     generation = finish(made(api.post(URL, {"inputs": "a"})), worker)
     response = api.get(f"/hf/results/{generation.id}", headers={"accept": "image/png"})
     assert (response["Content-Type"], response["X-Job-Id"]) == ("image/png", str(generation.id))
-    assert response.content == generation.images.get().read()
+    assert response.content == image_read(generation.images.get())
     other = APIClient()
     other.force_authenticate(stranger)
     error_of(other.get(f"/hf/results/{generation.id}"), 404)

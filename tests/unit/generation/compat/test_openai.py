@@ -15,6 +15,7 @@ from generation.compat.openai import stream as openai_stream
 from generation.compat.openai.stream import ImageStream
 from generation.feed.stream import event_append, event_notify
 from generation.models import Generation, Worker
+from generation.pictures.files import image_read
 from generation.services import generation_cancel
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.waiting import REQUEST_ID_KEY
@@ -144,9 +145,9 @@ def test_results_carry_the_pictures(api: APIClient, worker: Worker) -> None:
     body = response.json()
     assert response["X-Job-Id"] == str(generation.id)
     assert body["created"] == int(generation.created_at.timestamp())
-    assert base64.b64decode(body["data"][0]["b64_json"]) == generation.images.get().read()
+    assert base64.b64decode(body["data"][0]["b64_json"]) == image_read(generation.images.get())
     (entry,) = api.get(f"/v1/images/results/{generation.id}?response_format=url").json()["data"]
-    assert api.get(entry["url"]).content == generation.images.get().read()
+    assert api.get(entry["url"]).content == image_read(generation.images.get())
 
 
 @pytest.mark.django_db

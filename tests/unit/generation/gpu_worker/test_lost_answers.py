@@ -13,6 +13,7 @@ from generation.attempts import generation_claim
 from generation.choices import Kind, Status
 from generation.gpu_worker import run as runner
 from generation.models import Generation, Worker
+from generation.pictures.files import image_read
 from tests.support.endings import drawn_picture, succeed
 from tests.support.factories import GenerationMaker
 
@@ -53,7 +54,7 @@ def test_an_end_whose_answer_is_lost_is_made_once(
     assert runner._persist(lambda: succeed(claimed))
     row = Generation.objects.get()
     assert row.status == Status.SUCCEEDED
-    assert row.images.get().read() == drawn_picture().data
+    assert image_read(row.images.get()) == drawn_picture().data
     assert files() == ["1-0.png"]
 
 

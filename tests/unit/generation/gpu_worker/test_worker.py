@@ -21,7 +21,6 @@ from generation.gpu_worker.runtime import GpuRuntime
 from generation.models import Worker
 from generation.orders import order_create
 from generation.queue.entries import worker_wake
-from generation.selectors import live_workers
 from imagegen_project.common.queues import queue_get
 from imagegen_project.common.rq_worker import AllowlistedWorker
 from models_registry.models import Checkpoint
@@ -120,7 +119,7 @@ def test_a_silent_worker_is_not_alive(worker: Worker, owner: User) -> None:
     """And gets no orders."""
     silent = make_worker("silent", memory_free_mb=10**6)
     Worker.objects.filter(pk=silent.pk).update(heartbeat_at=timezone.now() - timedelta(seconds=20))
-    assert list(live_workers()) == [worker]
+    assert list(Worker.objects.live()) == [worker]
     checkpoint = Checkpoint.objects.get(id="builtin")
     commands = order_create(kind=CommandKind.LOAD, checkpoint=checkpoint, requested_by=owner, everywhere=True)
     assert [command.worker for command in commands] == [worker]

@@ -15,8 +15,8 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from generation.attempts import attempt_fail, generation_claim
 from generation.choices import CommandKind, DeliveryStatus, ErrorCode, Status, WebhookEvent
-from generation.metrics import collector as metrics
 from generation.models import Generation, WebhookDelivery, Worker, WorkerCommand
+from generation.models.workers import WorkerQuerySet
 from generation.orders import command_finish
 from generation.services import generation_cancel, generation_create
 from generation.upkeep.sweep import sweep
@@ -238,10 +238,10 @@ def test_what_cannot_be_read_is_left_out(
     """A server that is away is a sample, not an error."""
     assert scrape(client, settings)['imagegen_up{server="postgresql"}'] == 1
 
-    def away() -> Any:
+    def away(_: WorkerQuerySet) -> Any:
         raise OperationalError
 
-    monkeypatch.setattr(metrics, "live_workers", away)
+    monkeypatch.setattr(WorkerQuerySet, "live", away)
     found = scrape(client, settings)
     assert found['imagegen_up{server="postgresql"}'] == 0
     assert found['imagegen_up{server="redis"}'] == 1

@@ -66,7 +66,9 @@ def test_one_bad_token_is_refused_from_everywhere(bare_api: APIClient) -> None:
     for number in range(LIMIT):
         address = f"198.51.100.{number}"
         assert bare_api.get("/whoami", headers=bearer("img_revoked"), REMOTE_ADDR=address).status_code == 401
-    assert bare_api.get("/whoami", headers=bearer("img_revoked"), REMOTE_ADDR="198.51.100.99").status_code == 429
+    assert (
+        bare_api.get("/whoami", headers=bearer("img_revoked"), REMOTE_ADDR="198.51.100.99").status_code == 429
+    )
 
 
 def test_a_failure_is_forgotten_in_time(bare_api: APIClient) -> None:

@@ -50,7 +50,9 @@ def assert_unknown(answer: Any) -> None:
         whoami(role="fineGrained", can_read_gated=True),
     ],
 )
-def test_a_token_that_may_read_is_its_account(hub: HubDouble, bare_api: APIClient, reply: dict[str, Any]) -> None:
+def test_a_token_that_may_read_is_its_account(
+    hub: HubDouble, bare_api: APIClient, reply: dict[str, Any]
+) -> None:
     """Roles read and write, and fine-grained tokens with a read scope, are users `<name>@huggingface`."""
     hub.tokens[TOKEN] = reply
     answer = ask(bare_api)
@@ -72,7 +74,9 @@ def test_a_token_that_may_read_is_its_account(hub: HubDouble, bare_api: APIClien
         whoami() | {"auth": None},
     ],
 )
-def test_a_token_that_may_not_read_is_refused(hub: HubDouble, bare_api: APIClient, reply: dict[str, Any]) -> None:
+def test_a_token_that_may_not_read_is_refused(
+    hub: HubDouble, bare_api: APIClient, reply: dict[str, Any]
+) -> None:
     """A valid token without a read scope is a 401 of its own code, and makes no user."""
     hub.tokens[TOKEN] = reply
     assert_refused(ask(bare_api), "token_without_read_scope")
@@ -102,7 +106,9 @@ def test_a_revoked_token_is_refused(hub: HubDouble, bare_api: APIClient, setting
         "bearer x",
     ],
 )
-def test_a_malformed_header_is_refused_without_asking(hub: HubDouble, bare_api: APIClient, header: str) -> None:
+def test_a_malformed_header_is_refused_without_asking(
+    hub: HubDouble, bare_api: APIClient, header: str
+) -> None:
     """What cannot be a token of this service is a 401, and the Hub is not troubled with it."""
     answer = bare_api.get("/whoami", headers={"Authorization": header.encode().decode("latin-1")})
     assert_refused(answer, "invalid_token")
@@ -118,7 +124,9 @@ def test_without_a_bearer_token_one_is_asked_for(bare_api: APIClient, headers: d
 
 
 @pytest.mark.parametrize("outage", ["429", "500", "hang", "garbage", "gone"])
-def test_an_unknown_token_is_never_called_invalid(hub: HubDouble, bare_api: APIClient, outage: Outage) -> None:
+def test_an_unknown_token_is_never_called_invalid(
+    hub: HubDouble, bare_api: APIClient, outage: Outage
+) -> None:
     """While the Hub does not answer, a token is 503 with Retry-After, soon, and never 401."""
     hub.tokens[TOKEN] = whoami()
     hub.fail(outage)
@@ -198,7 +206,9 @@ def test_the_same_question_at_the_same_time_is_asked_once(hub: HubDouble) -> Non
     assert len(hub.requests) == 1
 
 
-def test_without_redis_the_hub_is_asked_each_time(hub: HubDouble, bare_api: APIClient, settings: Settings) -> None:
+def test_without_redis_the_hub_is_asked_each_time(
+    hub: HubDouble, bare_api: APIClient, settings: Settings
+) -> None:
     """A lost Redis costs speed, not access."""
     settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": "redis://127.0.0.1:1/0"}}
     hub.tokens[TOKEN] = whoami()
@@ -219,7 +229,13 @@ def test_without_redis_the_hub_is_asked_each_time(hub: HubDouble, bare_api: APIC
     ],
 )
 def test_allow_lists(
-    hub: HubDouble, bare_api: APIClient, settings: Settings, users: list[str], orgs: list[str], *, admitted: bool
+    hub: HubDouble,
+    bare_api: APIClient,
+    settings: Settings,
+    users: list[str],
+    orgs: list[str],
+    *,
+    admitted: bool,
 ) -> None:
     """With any list set, an account on neither is 403 and leaves no user behind; names ignore case."""
     settings.HUB_ALLOWED_USERS, settings.HUB_ALLOWED_ORGS = users, orgs
