@@ -13,11 +13,12 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from generation.choices import ErrorCode, SafetyResult, Status
+from generation.feed.stream import Publish, event_publish
 from generation.models import GeneratedImage, Generation, Worker
 from generation.pictures.files import FinishedImage, files_delete, image_row, image_store
 from generation.queue.precedence import QUEUE_ORDER, generations_claimable
 from generation.queue.turns import turn_reached
-from generation.transitions import generation_log, generation_move
+from generation.transitions import generation_end, generation_ended, generation_requeue, generation_start
 from models_registry.selectors import checkpoints_here
 
 # A job on a model that is loaded may overtake this many older ones, and each of them for this long.
@@ -55,7 +56,9 @@ def _best_queued(worker: Worker, resident: Sequence[str]) -> Generation | None:
     return rows.filter(checkpoint_id__in=resident, id__in=window).first() or first
 
 
-def generation_claim(*, worker: Worker, resident: Sequence[str] = ()) -> Generation | None:
+def generation_claim(
+    *, worker: Worker, resident: Sequence[str] = (), publish: Publish = event_publish
+) -> Generation | None:
     """Takes the best queued generation for this worker, or None; safe when many claim at once.
 
     That is the first of the highest priority whose files are on this host, and which asks for no other class of
@@ -66,18 +69,7 @@ def generation_claim(*, worker: Worker, resident: Sequence[str] = ()) -> Generat
         queued = _best_queued(worker, resident)
         if queued is None:
             return None
-        waited = timezone.now() - queued.created_at
-        generation_move(
-            generation_id=queued.id,
-            to=Status.RUNNING,
-            fence=queued.attempt,
-            attempt=F("attempt") + 1,
-            worker=worker,
-            started_at=Now(),
-            lease_expires_at=lease_end(),
-            queue_ms=max(0, int(waited.total_seconds() * 1000)),
-            step=0,
-        )
+        generation_start(generation=queued, worker=worker, lease_expires_at=lease_end(), publish=publish)
     return Generation.objects.select_related("checkpoint", "owner", "worker").get(pk=queued.pk)
 
 
@@ -99,6 +91,7 @@ def attempt_succeed(
     vram_peak_mb: int | None,
     safety: SafetyResult = SafetyResult.NOT_CHECKED,
     warnings: list[dict[str, Any]] | None = None,
+    publish: Publish = event_publish,
 ) -> bool:
     """Stores the pictures and ends the generation, all or nothing; False when it was no longer this attempt's.
 
@@ -107,16 +100,16 @@ def attempt_succeed(
     nobody's is the orphan sweep's.
     """
     if _ended_before(generation):
-        generation.refresh_from_db()
-        return True
+        return _ended_unheard(generation, publish)
     names = [image_store(generation, image) for image in images]
     moved = False
     try:
         with transaction.atomic():
-            moved = generation_move(
-                generation_id=generation.id,
+            moved = generation_end(
+                generation=generation,
                 to=Status.SUCCEEDED,
                 fence=generation.attempt,
+                publish=publish,
                 step=F("total_steps"),
                 receipt=receipt,
                 latency_ms=latency_ms,
@@ -134,20 +127,27 @@ def attempt_succeed(
     except BaseException:
         files_delete(names)
         raise
-    # An earlier call's commit may have come to light only now: then the pictures are the row's.
-    if not moved and not _ended_before(generation):
-        files_delete(names)
-        return False
-    generation.refresh_from_db()
     if moved:
-        generation_log(generation)
-    return True
+        return True
+    if _ended_before(
+        generation
+    ):  # an earlier call's commit has come to light only now: the pictures are the row's
+        return _ended_unheard(generation, publish)
+    files_delete(names)
+    return False
 
 
 def _ended_before(generation: Generation) -> bool:
     """Whether this attempt has succeeded already: an earlier call's commit, whose answer was lost."""
     ended = Generation.objects.filter(pk=generation.pk, status=Status.SUCCEEDED, attempt=generation.attempt)
     return ended.exists()
+
+
+def _ended_unheard(generation: Generation, publish: Publish) -> bool:
+    """Tells of a success whose commit nobody heard of, so that nothing has followed it yet."""
+    generation.refresh_from_db()
+    generation_ended(generation, publish=publish)
+    return True
 
 
 def _pixels_match(generation: Generation, images: Sequence[FinishedImage]) -> bool | None:
@@ -164,29 +164,33 @@ def attempt_fail(
     code: ErrorCode,
     detail: str,
     safety: SafetyResult = SafetyResult.NOT_CHECKED,
+    publish: Publish = event_publish,
 ) -> bool:
     """Ends the generation as failed; False when it was no longer this attempt's."""
-    moved = generation_move(
-        generation_id=generation.id,
+    return generation_end(
+        generation=generation,
         to=Status.FAILED,
         origins=(Status.RUNNING,),
         fence=generation.attempt,
+        publish=publish,
         error_code=code,
         error_detail=detail,
         safety_filter_result=safety,
     )
-    return _ended(generation, moved=moved)
 
 
-def attempt_cancel(*, generation: Generation) -> bool:
+def attempt_cancel(*, generation: Generation, publish: Publish = event_publish) -> bool:
     """Ends the generation as canceled; False when it was no longer this attempt's."""
-    moved = generation_move(
-        generation_id=generation.id, to=Status.CANCELED, origins=(Status.RUNNING,), fence=generation.attempt
+    return generation_end(
+        generation=generation,
+        to=Status.CANCELED,
+        origins=(Status.RUNNING,),
+        fence=generation.attempt,
+        publish=publish,
     )
-    return _ended(generation, moved=moved)
 
 
-def attempt_hand_back(*, generation: Generation) -> Status | None:
+def attempt_hand_back(*, generation: Generation, publish: Publish = event_publish) -> Status | None:
     """Puts the generation back into the queue, for another worker or a later start, or ends it where a cancel waits.
 
     Returns what it is then; None when it was no longer this attempt's.
@@ -197,28 +201,6 @@ def attempt_hand_back(*, generation: Generation) -> Status | None:
         if row is None:
             return None
         if row.cancel_requested_at is not None:
-            return Status.CANCELED if attempt_cancel(generation=generation) else None
-        generation_move(
-            generation_id=generation.id,
-            to=Status.QUEUED,
-            fence=generation.attempt,
-            worker=None,
-            step=0,
-            attempt_log=attempt_log_with(generation, "handed_back"),
-        )
+            return Status.CANCELED if attempt_cancel(generation=generation, publish=publish) else None
+        generation_requeue(generation=generation, reason="handed_back", publish=publish)
     return Status.QUEUED
-
-
-def attempt_log_with(generation: Generation, reason: str) -> list[dict[str, Any]]:
-    """What became of its attempts, with the present one's end."""
-    worker = generation.worker.name if generation.worker else ""
-    at = timezone.now().isoformat(timespec="milliseconds")
-    ended = {"attempt": generation.attempt, "worker": worker, "reason": reason, "at": at}
-    return [*generation.attempt_log, ended]
-
-
-def _ended(generation: Generation, *, moved: bool) -> bool:
-    if moved:
-        generation.refresh_from_db()
-        generation_log(generation)
-    return moved

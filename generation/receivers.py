@@ -16,7 +16,7 @@ from generation.models import GeneratedImage, Generation, IdempotencyKey, Worker
 from generation.orders import command_finish
 from generation.pictures.files import files_delete
 from generation.queue.entries import worker_wake
-from generation.transitions import generation_log, generation_move
+from generation.transitions import generation_end
 from imagegen_project.common.errors import DomainError
 from loras.models import Lora
 from loras.services import lora_check_fits
@@ -120,17 +120,11 @@ def generation_deleted(*, instance: Generation, **kwargs: Any) -> None:
 
 def _end(generation: Generation, code: ErrorCode, detail: str) -> None:
     """Ends a queued generation as failed."""
-    with transaction.atomic():
-        moved = generation_move(
-            generation_id=generation.id,
-            to=Status.FAILED,
-            origins=(Status.QUEUED,),
-            fence=generation.attempt,
-            error_code=code,
-            error_detail=detail,
-        )
-    if moved:
-        generation.refresh_from_db()
-        error = {"code": code.value, "detail": detail}
-        event_publish(generation.id, "failed", attempt=generation.attempt, error=error)
-        generation_log(generation)
+    generation_end(
+        generation=generation,
+        to=Status.FAILED,
+        origins=(Status.QUEUED,),
+        fence=generation.attempt,
+        error_code=code,
+        error_detail=detail,
+    )

@@ -4,7 +4,8 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -12,49 +13,21 @@ from django.contrib.auth.models import User
 from django.db import InterfaceError, OperationalError, transaction
 from django.db.models.functions import Now
 
-from generation.choices import ACTIVE, Kind, OutputFormat, Status
+from generation.choices import ACTIVE, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
-from generation.feed.stream import event_publish
 from generation.lora_uses import LoraWish, adapters_again, adapters_store
-from generation.metrics.counters import generation_measure
-from generation.models import MAX_SEED, Generation, IdempotencyKey
+from generation.models import MAX_SEED, Generation, GenerationRequest, IdempotencyKey
 from generation.pictures.files import files_delete, input_name, input_read, input_store
-from generation.queue.entries import worker_wake
-from generation.queue.limits import limits_check, owner_lock, work_note, work_return
+from generation.queue.limits import limits_check, owner_lock, work_note
 from generation.queue.turns import turn_next
-from generation.transitions import generation_move
-from generation.webhooks.outbox import webhook_note
+from generation.transitions import generation_announce, generation_end
 from imagegen_project.common.context import request_id
 from models_registry.choices import DiskState
-from models_registry.family_facts import steps_to_run
-from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_get
 from models_registry.services import checkpoint_request_download
 
 logger = logging.getLogger(__name__)
 
-# What a retry or replay takes over from its original.
-_REQUEST_FIELDS = (
-    "kind",
-    "checkpoint",
-    "prompt",
-    "negative_prompt",
-    "width",
-    "height",
-    "num_inference_steps",
-    "guidance_scale",
-    "seed",
-    "num_images",
-    "scheduler",
-    "clip_skip",
-    "strength",
-    "output_format",
-    "preview_every",
-    "strict",
-    "timeout_s",
-    "device_class",
-    "total_steps",
-)
 # Input pictures, by the field that names their file.
 _INPUTS = {"input_image": "image", "mask_image": "mask"}
 
@@ -62,74 +35,20 @@ _INPUTS = {"input_image": "image", "mask_image": "mask"}
 def generation_create(
     *,
     owner: User,
-    checkpoint: Checkpoint,
-    prompt: str,
-    width: int,
-    height: int,
-    num_inference_steps: int,
-    guidance_scale: float,
-    timeout_s: int,
-    seed: int = -1,
-    negative_prompt: str = "",
-    num_images: int = 1,
-    scheduler: str = "",
-    clip_skip: int | None = None,
-    strength: float | None = None,
-    output_format: str = OutputFormat.PNG,
-    preview_every: int = 0,
-    strict: bool = False,
-    reproducible: bool = False,
-    warnings: list[dict[str, Any]] | None = None,
-    kind: Kind = Kind.TXT2IMG,
-    input_image: bytes | None = None,
-    mask_image: bytes | None = None,
+    request: GenerationRequest,
+    pictures: Mapping[str, bytes] = MappingProxyType({}),
     loras: Sequence[LoraWish] = (),
-    priority: int = 0,
-    device_class: str = "",
-    webhook_url: str = "",
-    webhook_events: Sequence[str] = (),
-    cancel_on_disconnect: bool = False,
+    warnings: Sequence[dict[str, Any]] = (),
 ) -> Generation:
     """Stores a queued generation; once that is committed, a worker is woken and followers are told.
 
-    `seed` -1 is resolved to a random one now, so that every attempt and every replay uses the same. `input_image` and
-    `mask_image` are the files that `generation.inputs` prepares: PNG, width x height.
+    Seed -1 is resolved to a random one now, so that every attempt and every replay uses the same. `pictures` are files
+    as `generation.pictures.fitting` prepares them, PNG of width x height, by the column that names them.
     """
-    pictures = {"input_image": input_image, "mask_image": mask_image}
-    return _generation_store(
-        Generation(
-            owner=owner,
-            kind=kind,
-            checkpoint=checkpoint,
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            width=width,
-            height=height,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            seed=secrets.randbelow(MAX_SEED + 1) if seed == -1 else seed,
-            num_images=num_images,
-            scheduler=scheduler,
-            clip_skip=clip_skip,
-            strength=strength,
-            output_format=output_format,
-            preview_every=preview_every,
-            strict=strict,
-            timeout_s=timeout_s,
-            reproducible=reproducible,
-            warnings=warnings or [],
-            priority=priority,
-            device_class=device_class,
-            webhook_url=webhook_url,
-            webhook_events=list(webhook_events),
-            cancel_on_disconnect=cancel_on_disconnect,
-            total_steps=steps_to_run(
-                family=checkpoint.family, num_inference_steps=num_inference_steps, strength=strength
-            ),
-        ),
-        {field: data for field, data in pictures.items() if data is not None},
-        loras,
-    )
+    if request.seed == -1:
+        request = replace(request, seed=secrets.randbelow(MAX_SEED + 1))
+    generation = Generation(owner=owner, warnings=list(warnings), **request.columns())
+    return _generation_store(generation, pictures, loras)
 
 
 def _generation_store(
@@ -153,7 +72,7 @@ def _generation_store(
             # First of all: whatever fails from here on, the files belong to a row.
             transaction.on_commit(unowned.clear)
             adapters_store(generation, loras, owner=generation.owner)
-            transaction.on_commit(partial(_generation_announce, generation))
+            generation_announce(generation=generation)
             if generation.checkpoint.state != DiskState.PRESENT:
                 checkpoint_request_download(checkpoint=generation.checkpoint)
             committing = True
@@ -174,22 +93,21 @@ def _admit(generation: Generation) -> None:
     generation.turn = turn_next(owner_id=generation.owner_id, priority=generation.priority)
 
 
-def _generation_announce(generation: Generation) -> None:
-    event_publish(generation.id, "queued", attempt=0, total_steps=generation.total_steps)
-    worker_wake(device_class=generation.device_class)
-
-
-def _generation_again(original: Generation, *, owner: User, **changes: Any) -> Generation:
-    values = {name: getattr(original, name) for name in _REQUEST_FIELDS}
+def _generation_again(original: Generation, *, owner: User, reproducible: bool, **links: Any) -> Generation:
     checkpoint_get(name=original.checkpoint_id)  # unless it has been disabled
-    values["priority"] = original.priority if owner.is_staff else min(original.priority, 0)
-    # A message is signed with its owner's secret, and meant for that owner's server.
-    if owner == original.owner:
-        values |= {"webhook_url": original.webhook_url, "webhook_events": original.webhook_events}
+    request = replace(
+        original.request,
+        reproducible=reproducible,
+        priority=original.priority if owner.is_staff else min(original.priority, 0),
+        cancel_on_disconnect=False,
+    )
+    if owner != original.owner:
+        # A message is signed with its owner's secret, and meant for that owner's server.
+        request = replace(request, webhook_url="", webhook_events=[])
     # Copies, so that either generation can be deleted.
     pictures = {field: input_read(name) for field in _INPUTS if (name := getattr(original, field))}
     return _generation_store(
-        Generation(owner=owner, **values, **changes), pictures, adapters_again(original, owner=owner)
+        Generation(owner=owner, **request.columns(), **links), pictures, adapters_again(original, owner=owner)
     )
 
 
@@ -224,44 +142,31 @@ def generation_cancel(*, generation: Generation) -> Generation:
     with transaction.atomic():
         # Held, so that a worker which is handing it back either sees the cancel or is done.
         list(Generation.objects.select_for_update().filter(pk=generation.pk))
-        if generation_move(
-            generation_id=generation.id,
-            to=Status.CANCELED,
-            origins=(Status.QUEUED,),
-            cancel_requested_at=Now(),
-        ):
-            transaction.on_commit(
-                partial(event_publish, generation.id, "canceled", attempt=generation.attempt)
-            )
-        elif not Generation.objects.filter(pk=generation.pk, status__in=ACTIVE).update(
-            cancel_requested_at=Now()
-        ):
+        ended = generation_end(
+            generation=generation, to=Status.CANCELED, origins=(Status.QUEUED,), cancel_requested_at=Now()
+        )
+        if not ended and not _cancel_ask(generation):
             generation.refresh_from_db()
             raise GenerationEndedError(f"The generation has already ended: {generation.status}.")
     generation.refresh_from_db()
-    if generation.is_terminal:
-        generation_measure(generation)
     return generation
 
 
-def generation_delete(*, generation: Generation) -> None:
-    """Removes the generation and its files; a running one is canceled first by losing its row.
+def _cancel_ask(generation: Generation) -> bool:
+    """Leaves word for the worker that runs it; whether one does."""
+    running = Generation.objects.filter(pk=generation.pk, status__in=ACTIVE)
+    return running.update(cancel_requested_at=Now()) == 1
 
-    Its worker notices within a second, and its writes are fenced, so nothing of it stays behind. The files follow
-    the rows, see generation/receivers.py.
+
+def generation_delete(*, generation: Generation) -> None:
+    """Removes the generation and its files; one that has not ended is canceled first.
+
+    Its worker notices within a second that its row is gone, and its writes are fenced, so nothing of it stays behind.
+    The files follow the rows, see generation/receivers.py.
     """
-    attempt = generation.attempt
-    was_active = not generation.is_terminal
     with transaction.atomic():
-        generation_id = generation.id
-        if was_active:
-            webhook_note(generation_id=generation_id, to=Status.CANCELED)
-            work_return(generation_id)
-        generation.delete()
-        if was_active:
-            transaction.on_commit(
-                partial(event_publish, generation_id, "canceled", attempt=attempt + 1, reason="deleted")
-            )
+        generation_end(generation=generation, to=Status.CANCELED, reason="deleted")
+        Generation.objects.filter(pk=generation.pk).delete()
 
 
 def generations_abandon(*, ids: Iterable[UUID]) -> None:

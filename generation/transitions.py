@@ -1,19 +1,32 @@
-"""The one way a generation's status changes, and everything that follows a change."""
+"""The one way a generation's status changes, and everything that follows a change.
+
+A move is one conditional UPDATE. In its transaction the webhook's message goes into the outbox, and work that never
+started is given back. Once it is committed, followers are told; of an end there is one line in the log, and one count.
+"""
 
 import hashlib
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import F
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from generation.choices import ACTIVE, ALLOWED_FROM, Status
+from generation.feed.messages import EventType
+from generation.feed.snapshots import image_refs
+from generation.feed.stream import Publish, event_publish
 from generation.metrics.counters import generation_measure
-from generation.models import Generation
+from generation.models import Generation, Worker
+from generation.queue.entries import worker_wake
 from generation.queue.limits import work_return
 from generation.webhooks.outbox import webhook_note
+
+logger = logging.getLogger("imagegen.generation")
 
 
 def generation_move(
@@ -45,12 +58,120 @@ def generation_move(
     return moved
 
 
-logger = logging.getLogger("imagegen.generation")
+def generation_announce(*, generation: Generation) -> None:
+    """Tells of a generation that has just been stored, and wakes a worker for it."""
+
+    def tell() -> None:
+        event_publish(generation.id, "queued", attempt=0, total_steps=generation.total_steps)
+        worker_wake(device_class=generation.device_class)
+
+    _once_committed(tell)
 
 
-def generation_log(generation: Generation) -> None:
-    """The one log line of an ended generation, and its metrics."""
+def generation_start(
+    *, generation: Generation, worker: Worker, lease_expires_at: Any, publish: Publish = event_publish
+) -> bool:
+    """Begins the next attempt of a queued generation; False when it was no longer queued."""
+    waited = timezone.now() - generation.created_at
+    moved = generation_move(
+        generation_id=generation.id,
+        to=Status.RUNNING,
+        fence=generation.attempt,
+        attempt=F("attempt") + 1,
+        worker=worker,
+        started_at=Now(),
+        lease_expires_at=lease_expires_at,
+        queue_ms=max(0, int(waited.total_seconds() * 1000)),
+        step=0,
+    )
+
+    def tell() -> None:
+        publish(
+            generation.id,
+            "started",
+            attempt=generation.attempt + 1,
+            worker=worker.name,
+            model=generation.checkpoint_id,
+            seed=generation.seed,
+            total_steps=generation.total_steps,
+            warnings=generation.warnings,
+        )
+
+    if moved:
+        _once_committed(tell)
+    return moved
+
+
+def generation_requeue(*, generation: Generation, reason: str, publish: Publish = event_publish) -> bool:
+    """Puts a running generation back into the queue; False when this attempt was no longer the one that runs."""
+    moved = generation_move(
+        generation_id=generation.id,
+        to=Status.QUEUED,
+        fence=generation.attempt,
+        worker=None,
+        step=0,
+        attempt_log=attempt_log_with(generation, reason),
+    )
+
+    def tell() -> None:
+        publish(generation.id, "queued", attempt=generation.attempt, reason=reason)
+        worker_wake(device_class=generation.device_class)
+
+    if moved:
+        _once_committed(tell)
+    return moved
+
+
+def generation_end(
+    *,
+    generation: Generation,
+    to: Status,
+    origins: tuple[Status, ...] = (),
+    fence: int | None = None,
+    reason: str = "",
+    publish: Publish = event_publish,
+    **values: Any,
+) -> bool:
+    """Ends a generation and does all that follows; True when *this* call ended it, and the row is as it is now.
+
+    `origins`, `fence` and `values` are those of `generation_move`; `reason` goes into the event.
+    """
+    with transaction.atomic():
+        moved = generation_move(generation_id=generation.id, to=to, origins=origins, fence=fence, **values)
+        if moved:
+            generation.refresh_from_db()
+            _once_committed(lambda: generation_ended(generation, reason=reason, publish=publish))
+    return moved
+
+
+def generation_ended(generation: Generation, *, reason: str = "", publish: Publish = event_publish) -> None:
+    """Tells of an end that is committed: followers, the log, and the counters."""
+    data: dict[str, Any] = {"reason": reason} if reason else {}
+    if generation.status == Status.SUCCEEDED:
+        data |= {"seed": generation.seed, "images": image_refs(generation.images.all())}
+    elif error := generation.error:
+        data |= {"error": error}
+    event = cast(EventType, generation.status)  # what an end is called is what its event is called
+    publish(generation.id, event, attempt=generation.attempt, **data)
     generation_measure(generation)
+    _log(generation)
+
+
+def attempt_log_with(generation: Generation, reason: str) -> list[dict[str, Any]]:
+    """What became of its attempts, with the present one's end."""
+    worker = generation.worker.name if generation.worker else ""
+    at = timezone.now().isoformat(timespec="milliseconds")
+    ended = {"attempt": generation.attempt, "worker": worker, "reason": reason, "at": at}
+    return [*generation.attempt_log, ended]
+
+
+def _once_committed(action: Callable[[], None]) -> None:
+    """Runs an action behind the commit. The row is the truth: what fails here is logged, and undoes nothing."""
+    transaction.on_commit(action, robust=True)
+
+
+def _log(generation: Generation) -> None:
+    """The one line of an ended generation."""
     prompt = generation.prompt
     shown = (
         {"prompt": prompt}

@@ -144,6 +144,8 @@ RQ_QUEUES = {
         *(f"generations.{device_class}" for device_class in env.DEVICE_CLASSES),
     )
 }
+# What a wake-up of GPU workers runs. By name: the web process must never import the worker's module.
+RQ_RUN_NEXT = "generation.gpu_worker.worker.run_next"
 
 AUTHENTICATION_BACKENDS = ["imagegen_project.auth.backends.PatientModelBackend"]
 AUTH_PASSWORD_VALIDATORS = [

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -24,12 +23,12 @@ from rest_framework.response import Response
 
 from generation.errors import GenerationNotFoundError, IdempotencyConflictError
 from generation.models import MAX_IDEMPOTENCY_KEY_CHARACTERS, Generation, IdempotencyKey
+from generation.models.idempotency import KEEP
 from imagegen_project.common.http import caller
 from imagegen_project.common.waiting import StreamOrder, WaitOrder, order_wait
 
 HEADER = "Idempotency-Key"
 REPLAYED = ("Idempotency-Replayed", "true")
-KEEP = timedelta(hours=24)
 
 _KEY = re.compile(rf"[!-~]{{1,{MAX_IDEMPOTENCY_KEY_CHARACTERS}}}")
 

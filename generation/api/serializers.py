@@ -7,7 +7,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from generation.choices import Scheduler
-from generation.models import GeneratedImage, Generation, GenerationLora
+from generation.models import REQUEST_FIELDS, GeneratedImage, Generation, GenerationLora
 from generation.pictures.files import image_read
 from generation.queue.standing import queue_standing
 
@@ -85,27 +85,8 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
             "status",
             "owner",
             "model",
-            "prompt",
-            "negative_prompt",
-            "width",
-            "height",
-            "num_inference_steps",
-            "guidance_scale",
-            "scheduler",
-            "clip_skip",
-            "strength",
-            "seed",
-            "num_images",
-            "output_format",
-            "preview_every",
+            *(name for name in REQUEST_FIELDS if name not in ("checkpoint", "kind")),
             "loras",
-            "timeout_s",
-            "priority",
-            "device_class",
-            "webhook_url",
-            "webhook_events",
-            "reproducible",
-            "strict",
             "retry_of",
             "replay_of",
             "pixels_match",

@@ -29,7 +29,7 @@ from generation.api.serializers import (
 from generation.choices import Kind
 from generation.models import Generation
 from generation.pictures.files import image_read, input_read
-from generation.requests.creation import generation_request
+from generation.requests.creation import generation_submit
 from generation.requests.serializers import GenerationCreateIn, GenerationFormIn
 from generation.selectors import generation_get, generation_result, generations_visible, image_get, receipt_of
 from imagegen_project.common.http import Preference, caller
@@ -58,7 +58,7 @@ CREATE_BODY = {
 
 
 def _create(request: Request, *, kinds: tuple[Kind, ...] = tuple(Kind)) -> Generation:
-    return generation_request(owner=caller(request), data=request.data, kinds=kinds)
+    return generation_submit(owner=caller(request), data=request.data, kinds=kinds)
 
 
 def _accepted(generation: Generation, *, headers: dict[str, str] | None = None) -> Response:

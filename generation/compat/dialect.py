@@ -19,7 +19,7 @@ from generation.choices import Kind
 from generation.compat.shapes import Shape, openai_shape
 from generation.errors import CanceledError, FailedError, IdempotencyConflictError, UnfinishedError
 from generation.models import Generation
-from generation.requests.creation import generation_request
+from generation.requests.creation import generation_submit
 from imagegen_project.auth.authentication import BearerAuthentication
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.http import Preference, caller
@@ -157,11 +157,11 @@ class DialectView(APIView):
         kinds: tuple[Kind, ...],
         warnings: Iterable[dict[str, Any]] = (),
     ) -> Generation:
-        """Stores the generation. Raises what `generation_request` does, with the dialect's names."""
+        """Stores the generation. Raises what `generation_submit` does, with the dialect's names."""
         # Whoever sends a key may come back for the picture.
         ends = self.ends_with_request and IDEMPOTENCY_HEADER not in request.headers
         try:
-            return generation_request(
+            return generation_submit(
                 owner=caller(request),
                 data=data | {"cancel_on_disconnect": ends},
                 kinds=kinds,

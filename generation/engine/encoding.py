@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from dataclasses import fields
 from typing import Any, Final
 
 from PIL import Image
@@ -18,25 +19,19 @@ _MAX_EXIF_BYTES: Final = 65_000  # a JPEG segment holds 65,533
 _UNICODE_COMMENT: Final = b"UNICODE\0"
 
 
+# Fields of a batch that a receipt says in another form, or that do not change what is drawn.
+_TOLD_OTHERWISE: Final = ("model", "image", "mask", "adapters", "strict", "preview_every")
+
+
 def request_of(batch: Batch) -> dict[str, Any]:
     """A batch as plain JSON values, without ids, times or this host's folders: input pictures by their SHA-256."""
     return {
-        "kind": batch.kind,
-        "prompt": batch.prompt,
-        "negative_prompt": batch.negative_prompt,
-        "seed": batch.seed,
-        "num_images": batch.num_images,
-        "num_inference_steps": batch.num_inference_steps,
-        "guidance_scale": batch.guidance_scale,
-        "scheduler": batch.scheduler,
-        "clip_skip": batch.clip_skip,
-        "strength": batch.strength,
+        **{
+            each.name: getattr(batch, each.name) for each in fields(batch) if each.name not in _TOLD_OTHERWISE
+        },
         "image_sha256": batch.image and hashlib.sha256(batch.image).hexdigest(),
         "mask_sha256": batch.mask and hashlib.sha256(batch.mask).hexdigest(),
         "loras": [{"lora": use.name, "sha256": use.sha256, "scale": use.scale} for use in batch.adapters],
-        "width": batch.width,
-        "height": batch.height,
-        "output_format": batch.output_format,
     }
 
 

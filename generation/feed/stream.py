@@ -7,7 +7,7 @@ sends and everything after a terminal event.
 
 import json
 import logging
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
@@ -20,6 +20,14 @@ from redis.exceptions import RedisError
 from generation.feed.messages import TERMINAL_EVENTS, Event, EventType
 
 logger = logging.getLogger(__name__)
+
+
+class Publish(Protocol):
+    """What takes an event to the feed of a generation, an order or a LoRA."""
+
+    def __call__(self, generation_id: UUID, event_type: EventType, *, attempt: int, **data: Any) -> None:
+        """Hands an event over."""
+
 
 _APPEND = """
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)

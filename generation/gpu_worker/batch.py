@@ -1,15 +1,20 @@
 """A generation's row as the engine's batch, and its result as a receipt."""
 
+from dataclasses import fields
+
 from django.conf import settings
-from django.core.files.storage import default_storage
 
 from generation.engine import AdapterUse, Batch, BatchResult, EngineAdapterUnusable, ModelRef
 from generation.engine.encoding import request_of
-from generation.models import Generation, GenerationLora
+from generation.models import REQUEST_FIELDS, Generation, GenerationLora
+from generation.pictures.files import input_read
 from loras.files import lora_path
 from loras.services import lora_mark_lost
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_folder
+
+# What of a request concerns the engine: the fields that its batch has too.
+_SHARED = tuple(each.name for each in fields(Batch) if each.name in REQUEST_FIELDS)
 
 
 def model_ref(checkpoint: Checkpoint) -> ModelRef:
@@ -22,15 +27,6 @@ def model_ref(checkpoint: Checkpoint) -> ModelRef:
         dtype=checkpoint.dtype,
         variant=checkpoint.variant,
     )
-
-
-def _stored(name: str) -> bytes | None:
-    """An input picture's file; None where the generation has none. Raises OSError when the storage has lost it."""
-    if not name:
-        return None
-    with default_storage.open(name) as file:
-        data: bytes = file.read()
-    return data
 
 
 def _adapters(generation: Generation) -> tuple[AdapterUse, ...]:
@@ -48,32 +44,23 @@ def _adapters(generation: Generation) -> tuple[AdapterUse, ...]:
     return tuple(uses)
 
 
-def _batch(generation: Generation) -> Batch:
+def batch_of(generation: Generation) -> Batch:
+    """The engine's batch for a generation. Raises EngineAdapterUnusable or InputNotFoundError."""
+    request = generation.request
+    wanted = {name: getattr(request, name) for name in _SHARED}
+    if settings.SAFETY_FILTER == "block":
+        wanted["preview_every"] = 0  # what the filter has not seen is shown to nobody
     return Batch(
         model=model_ref(generation.checkpoint),
-        prompt=generation.prompt,
-        negative_prompt=generation.negative_prompt,
-        width=generation.width,
-        height=generation.height,
-        num_inference_steps=generation.num_inference_steps,
-        guidance_scale=generation.guidance_scale,
-        seed=generation.seed,
-        num_images=generation.num_images,
-        kind=generation.kind,
-        scheduler=generation.scheduler,
-        clip_skip=generation.clip_skip,
-        strength=generation.strength,
-        image=_stored(generation.input_image),
-        mask=_stored(generation.mask_image),
+        image=input_read(generation.input_image) if generation.input_image else None,
+        mask=input_read(generation.mask_image) if generation.mask_image else None,
         adapters=_adapters(generation),
-        output_format=generation.output_format,
-        strict=generation.strict,
-        # What the filter has not seen is shown to nobody.
-        preview_every=0 if settings.SAFETY_FILTER == "block" else generation.preview_every,
+        **wanted,
     )
 
 
-def _receipt(batch: Batch, result: BatchResult, checkpoint: Checkpoint) -> dict[str, object]:
+def receipt_of(batch: Batch, result: BatchResult, checkpoint: Checkpoint) -> dict[str, object]:
+    """Everything needed to run it again."""
     environment = dict(result.environment)
     return {
         "request": request_of(batch),

@@ -1,9 +1,6 @@
-"""The control threads of a GPU worker: leases, cancels, heartbeat and orders in one, the sweep in another.
+"""The control thread of a GPU worker: leases, cancels, heartbeat and orders, beside whatever is drawn."""
 
-They run beside whatever is drawn; a sweep that has much to do delays no cancel and no lease.
-"""
-
-import threading
+import contextlib
 import time
 from typing import Any, Protocol
 
@@ -14,8 +11,7 @@ from generation.choices import CommandKind, CommandStatus, WorkerStatus
 from generation.gpu_worker.run import CANCELED, LOST, Run
 from generation.models import Worker, WorkerCommand
 from generation.orders import commands_due
-from generation.upkeep.sweep import sweep
-from imagegen_project.common.periodic import SWEEP_EVERY_S, periodically
+from imagegen_project.common.periodic import periodic_threads
 from models_registry.choices import DiskState
 from models_registry.selectors import checkpoint_is_here
 
@@ -45,34 +41,21 @@ class Controlled(Protocol):
         """Gets the model of the next job ready while one runs."""
 
 
-class ControlThreads:
-    """Run until stopped; ticks are short, so a lease is renewed many times before it could run out."""
+class ControlThread:
+    """Runs until stopped; ticks are short, so a lease is renewed many times before it could run out."""
 
     def __init__(self, runtime: Controlled) -> None:
         self.runtime = runtime
-        self._stopping = threading.Event()
         self._looked_at = 0.0
-        self._threads = [
-            threading.Thread(
-                target=periodically,
-                args=(action,),
-                kwargs={"every_s": every_s, "stopping": self._stopping},
-                name=name,
-                daemon=True,
-            )
-            for name, action, every_s in (("control", self.tick, TICK_S), ("sweep", sweep, SWEEP_EVERY_S))
-        ]
+        self._running = contextlib.ExitStack()
 
     def start(self) -> None:
-        """Starts the threads."""
-        for thread in self._threads:
-            thread.start()
+        """Starts the thread."""
+        self._running.enter_context(periodic_threads(("control", self.tick, TICK_S)))
 
     def stop(self) -> None:
-        """Stops them after what is in hand."""
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(timeout=5)
+        """Stops it after what is in hand."""
+        self._running.close()
 
     def tick(self) -> None:
         """One round."""

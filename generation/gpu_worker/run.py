@@ -26,11 +26,12 @@ from generation.engine import (
     EngineUnsafe,
 )
 from generation.engine.previews import Preview
+from generation.errors import InputNotFoundError
 from generation.feed.publisher import Publisher
-from generation.feed.snapshots import image_refs
-from generation.gpu_worker.batch import _batch, _receipt
+from generation.gpu_worker.batch import batch_of, receipt_of
 from generation.gpu_worker.watchdog import watchdog_arm
 from generation.models import Generation
+from generation.pictures.files import FinishedImage
 from models_registry.services import checkpoint_mark_broken
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def _persist(write: Callable[[], Outcome]) -> Outcome:
     return write()
 
 
-def run_generation(run: Run, engine: Engine, publisher: Publisher, *, worker_name: str) -> Status | None:
+def run_generation(run: Run, engine: Engine, publisher: Publisher) -> Status | None:
     """Runs a claimed generation to its end; None when it was no longer this worker's or went back to the queue."""
     generation = run.generation
     attempt = generation.attempt
@@ -114,18 +115,8 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher, *, worker_nam
     def on_warning(warning: dict[str, Any]) -> None:
         publisher.send(generation.id, "warning", attempt=attempt, warnings=[warning])
 
-    publisher.send(
-        generation.id,
-        "started",
-        attempt=attempt,
-        worker=worker_name,
-        model=generation.checkpoint_id,
-        seed=generation.seed,
-        total_steps=generation.total_steps,
-        warnings=generation.warnings,
-    )
     try:
-        batch = _batch(generation)
+        batch = batch_of(generation)
         result = engine.run(
             batch,
             on_step=on_step,
@@ -139,7 +130,7 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher, *, worker_nam
         # This process would fail every job that it takes. As after any death, the lease brings the job to another one.
         logger.critical("device lost", extra={"job_id": str(generation.id)}, exc_info=error)
         os._exit(DEVICE_LOST_EXIT)
-    except (EngineError, FileNotFoundError) as error:
+    except (EngineError, InputNotFoundError) as error:
         return _failed_by(run, publisher, error)
     return _succeeded(run, publisher, batch, result)
 
@@ -150,24 +141,16 @@ def _succeeded(run: Run, publisher: Publisher, batch: Batch, result: BatchResult
     moved = _persist(
         lambda: attempts.attempt_succeed(
             generation=generation,
-            images=[attempts.FinishedImage(**vars(picture)) for picture in result.pictures],
-            receipt=_receipt(batch, result, generation.checkpoint),
+            images=[FinishedImage(**vars(picture)) for picture in result.pictures],
+            receipt=receipt_of(batch, result, generation.checkpoint),
             latency_ms=latency_ms,
             vram_peak_mb=result.memory_peak_mb,
             safety=SafetyResult(result.safety),
             warnings=[*generation.warnings, *result.warnings],
+            publish=publisher.send,
         )
     )
-    if not moved:
-        return None
-    publisher.send(
-        generation.id,
-        "succeeded",
-        attempt=generation.attempt,
-        seed=generation.seed,
-        images=image_refs(generation.images.all()),
-    )
-    return Status.SUCCEEDED
+    return Status.SUCCEEDED if moved else None
 
 
 def failure_code(error: BaseException) -> ErrorCode:
@@ -180,7 +163,7 @@ def _failed_by(run: Run, publisher: Publisher, error: Exception) -> Status | Non
     generation = run.generation
     code = failure_code(error)
     detail = str(error)
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, InputNotFoundError):
         detail = "Its input picture is gone from the storage."
     elif isinstance(error, EngineRefused):
         detail = f"{error.warning['param']}: {detail}"
@@ -206,30 +189,23 @@ def _failed(
     *,
     safety: SafetyResult = SafetyResult.NOT_CHECKED,
 ) -> Status | None:
-    generation = run.generation
-    if not _persist(
-        lambda: attempts.attempt_fail(generation=generation, code=code, detail=detail, safety=safety)
-    ):
-        return None
-    publisher.send(
-        generation.id, "failed", attempt=generation.attempt, error={"code": code.value, "detail": detail}
+    moved = _persist(
+        lambda: attempts.attempt_fail(
+            generation=run.generation, code=code, detail=detail, safety=safety, publish=publisher.send
+        )
     )
-    return Status.FAILED
+    return Status.FAILED if moved else None
 
 
 def _stopped(run: Run, publisher: Publisher, reason: str) -> Status | None:
-    generation = run.generation
+    generation, publish = run.generation, publisher.send
     if reason == TIMEOUT:
         detail = f"It ran longer than its timeout_s of {generation.timeout_s} s."
         return _failed(run, publisher, ErrorCode.TIMEOUT, detail)
-    end: Status | None = None
-    if reason == CANCELED and _persist(lambda: attempts.attempt_cancel(generation=generation)):
-        end = Status.CANCELED
-    elif reason == HAND_BACK:
-        end = _persist(lambda: attempts.attempt_hand_back(generation=generation))
-    if end is Status.CANCELED:
-        publisher.send(generation.id, "canceled", attempt=generation.attempt)
-        return end
-    if end is Status.QUEUED:
-        publisher.send(generation.id, "queued", attempt=generation.attempt, reason="handed_back")
-    return None
+    if reason == CANCELED:
+        canceled = _persist(lambda: attempts.attempt_cancel(generation=generation, publish=publish))
+        return Status.CANCELED if canceled else None
+    if reason == HAND_BACK:
+        end = _persist(lambda: attempts.attempt_hand_back(generation=generation, publish=publish))
+        return end if end is Status.CANCELED else None
+    return None  # the lease is lost, and with it the right to write

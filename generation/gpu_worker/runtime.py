@@ -7,13 +7,12 @@ load the model again for every job.
 import contextlib
 import logging
 import os
-import signal
 import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 import psutil
 from django.conf import settings
@@ -21,34 +20,26 @@ from django.db import close_old_connections
 from django.db.models.functions import Now
 
 from generation.attempts import generation_claim
-from generation.choices import CommandKind, ErrorCode, WorkerStatus
+from generation.choices import WorkerStatus
 from generation.engine import (
-    AdapterUse,
     Engine,
     EngineError,
-    EngineModelBroken,
-    EngineModelUnavailable,
     SafetySettings,
 )
 from generation.engine.memory import device_name, total_and_free_mb
 from generation.feed.publisher import Publisher
 from generation.gpu_worker.batch import model_ref
-from generation.gpu_worker.control import ControlThreads
-from generation.gpu_worker.run import HAND_BACK, Run, failure_code, run_generation
+from generation.gpu_worker.control import ControlThread
+from generation.gpu_worker.orders import OrderCarrier
+from generation.gpu_worker.run import HAND_BACK, Run, run_generation
 from generation.gpu_worker.watchdog import watchdog_disarm
 from generation.metrics.counters import MODEL_SWAP_SECONDS
 from generation.models import Generation, Worker, WorkerCommand
-from generation.orders import command_finish
 from generation.queue.entries import worker_wake
 from generation.queue.precedence import generation_next
 from imagegen_project.common.context import job_id, request_id, username
-from loras.files import lora_path
-from loras.models import Lora
-from models_registry.choices import DiskState
 from models_registry.errors import ModelNotFoundError
-from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_default, checkpoints_here, safety_classifier_folder
-from models_registry.services import checkpoint_mark_broken
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +75,13 @@ class GpuRuntime:
         self.engine.cache.on_resident = lambda model_id, source, seconds: self._clerk_submit(
             MODEL_SWAP_SECONDS.observe, seconds, model_id, source
         )
-        self._control = ControlThreads(self)
+        self._orders = OrderCarrier(
+            self.engine,
+            in_pipeline=self._submit,
+            beside=self._clerk_submit,
+            on_carried_out=self._order_carried_out,
+        )
+        self._control = ControlThread(self)
         self._grace: threading.Timer | None = None
         self._loading = False
         self._leaked_mb = 0
@@ -138,7 +135,9 @@ class GpuRuntime:
     def _run_next(self) -> None:
         close_old_connections()
         try:
-            generation = generation_claim(worker=self.worker, resident=self.engine.resident)
+            generation = generation_claim(
+                worker=self.worker, resident=self.engine.resident, publish=self.publisher.send
+            )
             if generation is not None:
                 self._run(generation)
                 self._look_for_leaks()
@@ -158,7 +157,7 @@ class GpuRuntime:
         if self.draining.is_set():
             run.stop(HAND_BACK)
         try:
-            run_generation(run, self.engine, self.publisher, worker_name=self.worker.name)
+            run_generation(run, self.engine, self.publisher)
         finally:
             watchdog_disarm()
             self.run = None
@@ -221,61 +220,12 @@ class GpuRuntime:
             self.engine.prefetch(model_ref(upcoming.checkpoint))
 
     def command_submit(self, command: WorkerCommand) -> None:
-        """Carries an order out: a load beside the job in hand, anything else behind it."""
-        if command.kind != CommandKind.LOAD:
-            self._submit(self._carry_out, command)
-            return
-        checkpoint = cast(Checkpoint, command.checkpoint)
-        if checkpoint.state == DiskState.BROKEN:
-            self._clerk.submit(self._loaded, command, EngineModelUnavailable(checkpoint.error_detail))
-            return
-        loading = self.engine.load_beside(model_ref(checkpoint))
-        # By a thread of its own: the pipeline's is busy with a job, and the reader must not wait for a database.
-        loading.add_done_callback(lambda done: self._clerk.submit(self._loaded, command, done.exception()))
+        """Carries an order out, beside the job in hand where it can be."""
+        self._orders.carry_out(command)
 
-    def _loaded(self, command: WorkerCommand, error: BaseException | None) -> None:
-        close_old_connections()
-        try:
-            if isinstance(error, EngineModelBroken):
-                checkpoint_mark_broken(checkpoint_id=str(command.checkpoint_id), detail=str(error))
-            self._command_end(command, error)
-        finally:
-            close_old_connections()
-
-    def _carry_out(self, command: WorkerCommand) -> None:
-        close_old_connections()
-        try:
-            match command.kind:
-                case CommandKind.UNLOAD:
-                    self.engine.unload(str(command.checkpoint_id))
-                case CommandKind.ATTACH:
-                    self._attach(command)
-                case CommandKind.DETACH:
-                    self.engine.detach(cast(Lora, command.lora).sha256)
-                case CommandKind.DRAIN:
-                    os.kill(os.getpid(), signal.SIGTERM)
-            self._command_end(command, None)
-        except EngineError as error:
-            self._command_end(command, error)
-        finally:
-            close_old_connections()
-
-    def _attach(self, command: WorkerCommand) -> None:
-        """Puts an adapter on the model that was named, or on the first resident one that it fits."""
-        lora = cast(Lora, command.lora)
-        path = lora_path(lora)
-        use = AdapterUse(lora.name, lora.sha256, path, 1.0)
-        wanted = command.checkpoint_id or ""
-        resident = Checkpoint.objects.filter(pk__in=self.engine.resident, family=lora.family)
-        checkpoint = resident.filter(pk=wanted).first() if wanted else resident.first()
-        if checkpoint is not None:
-            self.engine.attach(model_ref(checkpoint), use)
-
-    def _command_end(self, command: WorkerCommand, error: BaseException | None) -> None:
+    def _order_carried_out(self) -> None:
         self._look_for_leaks()
         Worker.objects.filter(pk=self.worker.pk).update(**self.cache_state())
-        code = failure_code(error) if error else ErrorCode.ENGINE_ERROR
-        command_finish(command=command, error_code=code, detail=str(error or ""))
 
     def _look_for_leaks(self) -> None:
         """Looks once a model has been swapped or unloaded, never between jobs on the same models."""

@@ -1,12 +1,13 @@
 """The RQ worker of a GPU."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from django.conf import settings
 
 from generation.gpu_worker.runtime import GpuRuntime
-from generation.queue.entries import RUN_NEXT, queue_name
+from generation.queue.entries import queue_name
 from imagegen_project.common.queues import queue_get
 from imagegen_project.common.rq_worker import AllowlistedWorker
 
@@ -16,7 +17,8 @@ logger = logging.getLogger(__name__)
 class GpuWorker(AllowlistedWorker):
     """RQ's side: a wake-up a generation. A first SIGTERM drains, a second hands back; neither fails a job."""
 
-    ENTRY_POINTS: ClassVar[tuple[str, ...]] = (RUN_NEXT,)
+    ENTRY_POINTS: ClassVar[tuple[str, ...]] = (settings.RQ_RUN_NEXT,)
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {"generation.worker.run_next": settings.RQ_RUN_NEXT}
     runtime: GpuRuntime
 
     def request_stop(self, signum: int, frame: Any) -> None:

@@ -136,7 +136,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='generation',
             name='turn',
-            field=models.BigIntegerField(db_default=0, default=0, help_text='Its place in its priority: owners take turns, see generation/fairness.py.'),
+            field=models.BigIntegerField(db_default=0, default=0, help_text='Its place in its priority: owners take turns.'),
         ),
         migrations.AddField(
             model_name='generation',

@@ -4,6 +4,7 @@ from generation.models.a1111 import A1111Options
 from generation.models.generations import MAX_PRIORITY, MAX_SEED, GeneratedImage, Generation, GenerationLora
 from generation.models.idempotency import MAX_IDEMPOTENCY_KEY_CHARACTERS, IdempotencyKey
 from generation.models.queue import QueueTurn, WorkEntry
+from generation.models.request import REQUEST_FIELDS, GenerationRequest
 from generation.models.webhooks import MAX_WEBHOOK_URL_CHARACTERS, WebhookDelivery, WebhookGone, WebhookSecret
 from generation.models.workers import Worker, WorkerCommand
 
@@ -12,10 +13,12 @@ __all__ = [
     "MAX_PRIORITY",
     "MAX_SEED",
     "MAX_WEBHOOK_URL_CHARACTERS",
+    "REQUEST_FIELDS",
     "A1111Options",
     "GeneratedImage",
     "Generation",
     "GenerationLora",
+    "GenerationRequest",
     "IdempotencyKey",
     "QueueTurn",
     "WebhookDelivery",

@@ -18,6 +18,7 @@ from generation.choices import (
     Status,
     WebhookEvent,
 )
+from generation.models.request import REQUEST_FIELDS, GenerationRequest
 from generation.models.webhooks import MAX_WEBHOOK_URL_CHARACTERS
 from generation.models.workers import Worker
 from loras.models import MAX_NAME_CHARACTERS, Lora
@@ -34,9 +35,8 @@ class Generation(models.Model):
     running --lease expired, handed back--> queued (the next claim is the next attempt)
     queued, running --> canceled
 
-    Only `generation_move` in services.py and attempts.py changes a status, by one conditional UPDATE; the constraints
-    below repeat the rules. Every write of a worker carries the attempt it was made for, so a stale worker's write
-    changes nothing.
+    Only transitions.py changes a status, by one conditional UPDATE; the constraints below repeat the rules. Every write
+    of a worker carries the attempt it was made for, so a stale worker's write changes nothing.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -104,7 +104,7 @@ class Generation(models.Model):
     turn = models.BigIntegerField(
         default=0,
         db_default=0,
-        help_text="Its place in its priority: owners take turns, see generation/queue/standing.py.",
+        help_text="Its place in its priority: owners take turns.",
     )
     attempt = models.PositiveIntegerField(default=0)
     attempt_log = models.JSONField(
@@ -219,6 +219,11 @@ class Generation(models.Model):
     def get_absolute_url(self) -> str:
         """Where the API serves it."""
         return f"/api/v1/generations/{self.id}"
+
+    @property
+    def request(self) -> GenerationRequest:
+        """What was asked for."""
+        return GenerationRequest(**{name: getattr(self, name) for name in REQUEST_FIELDS})
 
     @property
     def pixel_steps(self) -> int:

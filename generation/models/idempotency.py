@@ -1,10 +1,14 @@
 """Requests that must not be carried out twice."""
 
+from datetime import timedelta
+
 from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
+# How long a key is remembered.
+KEEP = timedelta(hours=24)
 
 
 class IdempotencyKey(models.Model):

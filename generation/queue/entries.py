@@ -3,8 +3,6 @@
 Every class of devices has a queue of its own, beside the one of workers without a class; a worker listens to one.
 """
 
-from typing import Final
-
 from django.conf import settings
 
 from imagegen_project.common.queues import (
@@ -13,9 +11,6 @@ from imagegen_project.common.queues import (
     entries_push,
     entries_waiting,
 )
-
-# By dotted name: the web process must never import the worker's module.
-RUN_NEXT: Final = "generation.gpu_worker.worker.run_next"
 
 
 def device_classes() -> tuple[str, ...]:
@@ -34,12 +29,12 @@ def worker_wake(*, device_class: str = "") -> None:
     What is lost while Redis is unreachable, the sweep pushes later.
     """
     for name in (device_class,) if device_class else device_classes():
-        entries_push(queue_name(name), RUN_NEXT)
+        entries_push(queue_name(name), settings.RQ_RUN_NEXT)
 
 
 def workers_wake(*, device_class: str, entries: int) -> None:
     """Pushes entries for the workers of one class."""
-    entries_push(queue_name(device_class), RUN_NEXT, entries=entries)
+    entries_push(queue_name(device_class), settings.RQ_RUN_NEXT, entries=entries)
 
 
 def queue_length(device_class: str = "") -> int:

@@ -5,14 +5,14 @@ from typing import Any
 
 from django.contrib.auth.models import User
 
-from generation import services
 from generation.choices import Kind
-from generation.models import Generation
+from generation.models import Generation, GenerationRequest
 from generation.requests.adjustments import request_adjust
 from generation.requests.serializers import GenerationCreateIn
+from generation.services import generation_create
 
 
-def generation_request(
+def generation_submit(
     *,
     owner: User,
     data: Any,
@@ -29,4 +29,14 @@ def generation_request(
     serializer = GenerationCreateIn(data=data, context=context)
     serializer.is_valid(raise_exception=True)
     values, adjusted = request_adjust(serializer.validated_data)
-    return services.generation_create(owner=owner, warnings=[*warnings, *adjusted], **values)
+    loras = values.pop("loras")
+    pictures: dict[str, bytes] = {
+        name: values.pop(name) for name in ("input_image", "mask_image") if name in values
+    }
+    return generation_create(
+        owner=owner,
+        request=GenerationRequest(**values),
+        pictures=pictures,
+        loras=loras,
+        warnings=[*warnings, *adjusted],
+    )

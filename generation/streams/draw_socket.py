@@ -18,7 +18,7 @@ from generation.feed.following import follow
 from generation.feed.messages import Event
 from generation.models import Generation
 from generation.pictures.files import image_read
-from generation.requests.creation import generation_request
+from generation.requests.creation import generation_submit
 from generation.selectors import generation_get
 from generation.services import generation_cancel, generations_abandon
 from generation.streams.cursor import MAX_SEQ
@@ -187,7 +187,7 @@ def _begin(user: User, kinds: tuple[Kind, ...], text: str) -> Begun:
     message = _json(text)
     if isinstance(message, dict) and "job_id" in message:
         return _resume(user, message)
-    return Begun(generation_request(owner=user, data=message, kinds=kinds), after=0, is_new=True)
+    return Begun(generation_submit(owner=user, data=message, kinds=kinds), after=0, is_new=True)
 
 
 def _resume(user: User, message: dict[str, Any]) -> Begun:

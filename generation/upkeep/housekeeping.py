@@ -5,8 +5,8 @@ from datetime import timedelta
 from django.core.cache import cache
 from django.utils import timezone
 
-from generation.api.idempotency import KEEP
 from generation.models import IdempotencyKey, WebhookDelivery
+from generation.models.idempotency import KEEP
 from generation.queue.limits import work_forget
 from generation.upkeep.stored_files import storage_reconcile
 

@@ -16,16 +16,13 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from generation.attempts import attempt_log_with
 from generation.choices import CommandStatus, ErrorCode, Status
-from generation.feed.messages import EventType
-from generation.feed.stream import event_publish
 from generation.metrics.counters import LEASES_EXPIRED, SWEEP_ACTIONS
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
-from generation.queue.entries import device_classes, queue_length, queue_shorten, worker_wake, workers_wake
+from generation.queue.entries import device_classes, queue_length, queue_shorten, workers_wake
 from generation.queue.precedence import generations_claimable
-from generation.transitions import generation_log, generation_move
+from generation.transitions import attempt_log_with, generation_end, generation_requeue
 from generation.webhooks.outbox import webhooks_restore
 from loras.cache import loras_resume
 from loras.choices import LoraState
@@ -37,6 +34,7 @@ from models_registry.services import checkpoint_request_download, downloads_rest
 
 logger = logging.getLogger(__name__)
 
+SWEEP_EVERY_S = 2.0
 FORGET_WORKER = timedelta(hours=1)
 # Entries that may wait beyond the rows; each costs a worker one empty look.
 SURPLUS_ENTRIES = 100
@@ -68,43 +66,38 @@ def leases_take_back() -> list[UUID]:
 
 
 def _take_back(generation: Generation) -> bool:
-    event: EventType
-    data: dict[str, Any] = {}
-    values: dict[str, Any] = {"attempt_log": attempt_log_with(generation, "worker_lost")}
-    if generation.cancel_requested_at is not None:
-        to, event = Status.CANCELED, "canceled"
-    elif _is_overdue(generation):
-        to, event = Status.FAILED, "failed"
-        detail = f"It ran longer than its timeout_s of {generation.timeout_s} s, and its worker was lost."
-        values |= {"error_code": ErrorCode.TIMEOUT, "error_detail": detail}
-        data = {"error": {"code": ErrorCode.TIMEOUT.value, "detail": detail}}
-    elif generation.attempt >= settings.MAX_ATTEMPTS:
-        to, event = Status.FAILED, "failed"
-        detail = f"{generation.attempt} workers in a row were lost while running it."
-        values |= {"error_code": ErrorCode.WORKER_LOST, "error_detail": detail}
-        data = {"error": {"code": ErrorCode.WORKER_LOST.value, "detail": detail}}
+    end = _end_of_lost(generation)
+    if end is None:
+        to, moved = Status.QUEUED, generation_requeue(generation=generation, reason="worker_lost")
     else:
-        to, event = Status.QUEUED, "queued"
-        values |= {"worker": None, "step": 0}
-        data = {"reason": "worker_lost"}
-    if not generation_move(generation_id=generation.id, to=to, fence=generation.attempt, **values):
-        return False
-    transaction.on_commit(partial(LEASES_EXPIRED.add, to.value))
-    logger.warning("lease taken back", extra={"job_id": str(generation.id), "attempt": generation.attempt})
-    transaction.on_commit(partial(event_publish, generation.id, event, attempt=generation.attempt, **data))
-    wake = partial(worker_wake, device_class=generation.device_class)
-    transaction.on_commit(wake if to is Status.QUEUED else partial(_log_ended, generation.id))
-    return True
+        to = end.pop("to")
+        log = attempt_log_with(generation, "worker_lost")
+        moved = generation_end(generation=generation, to=to, fence=generation.attempt, attempt_log=log, **end)
+    if moved:
+        transaction.on_commit(partial(LEASES_EXPIRED.add, to.value))
+        logger.warning(
+            "lease taken back", extra={"job_id": str(generation.id), "attempt": generation.attempt}
+        )
+    return moved
+
+
+def _end_of_lost(generation: Generation) -> dict[str, Any] | None:
+    """How a generation ends whose worker was lost: the status it gets and its columns; None when it runs again."""
+    if generation.cancel_requested_at is not None:
+        return {"to": Status.CANCELED}
+    if _is_overdue(generation):
+        detail = f"It ran longer than its timeout_s of {generation.timeout_s} s, and its worker was lost."
+        return {"to": Status.FAILED, "error_code": ErrorCode.TIMEOUT, "error_detail": detail}
+    if generation.attempt >= settings.MAX_ATTEMPTS:
+        detail = f"{generation.attempt} workers in a row were lost while running it."
+        return {"to": Status.FAILED, "error_code": ErrorCode.WORKER_LOST, "error_detail": detail}
+    return None
 
 
 def _is_overdue(generation: Generation) -> bool:
     """Whether its last attempt outlasted its limit: a step that hung, which another attempt would do again."""
     started = generation.started_at
     return started is not None and timezone.now() - started > timedelta(seconds=generation.timeout_s)
-
-
-def _log_ended(generation_id: UUID) -> None:
-    generation_log(Generation.objects.select_related("owner").get(pk=generation_id))
 
 
 def adapters_restore() -> None:

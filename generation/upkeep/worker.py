@@ -4,8 +4,12 @@ import logging
 from typing import Any, ClassVar
 
 from generation.upkeep.housekeeping import housekeeping
-from generation.upkeep.sweep import sweep
+from generation.upkeep.model_copies import copies_bring
+from generation.upkeep.sweep import SWEEP_EVERY_S, sweep
+from imagegen_project.common.periodic import periodic_threads
+from imagegen_project.common.queues import DOWNLOADS_QUEUE, queue_get
 from imagegen_project.common.rq_worker import AllowlistedWorker
+from loras.cache import cache_repair
 from loras.services import PROCESS_LORA
 from models_registry.downloads import downloads_stop
 from models_registry.services import CHECK_FILES, DOWNLOAD_NEXT
@@ -25,6 +29,16 @@ class TaskWorker(AllowlistedWorker):
 
     def request_force_stop(self, signum: int, frame: Any) -> None:
         """Every further one: RQ would raise SystemExit here, in the middle of anything."""
+
+
+def task_worker_run() -> None:
+    """Runs a task worker in this process until it is told to stop, with the sweep and copies of models beside it."""
+    cache_repair()
+    logger.info("task worker started")
+    queue = queue_get(DOWNLOADS_QUEUE)
+    worker = TaskWorker([queue], connection=queue.connection, serializer=queue.serializer)
+    with periodic_threads(("sweep", _tidy, SWEEP_EVERY_S), ("copies", copies_bring, SWEEP_EVERY_S)):
+        worker.work(logging_level=None)
 
 
 def _tidy() -> None:

@@ -1,15 +1,14 @@
 """Doing something again and again in a thread, whatever happens to the database."""
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from django.db import DatabaseError, close_old_connections
 from psycopg_pool import PoolTimeout
 
 logger = logging.getLogger(__name__)
-
-SWEEP_EVERY_S = 2.0
 
 
 def periodically(action: Callable[[], None], *, every_s: float, stopping: threading.Event) -> None:
@@ -24,3 +23,30 @@ def periodically(action: Callable[[], None], *, every_s: float, stopping: thread
             logger.exception("periodic action failed")
         finally:
             close_old_connections()
+
+
+@contextlib.contextmanager
+def periodic_threads(*tasks: tuple[str, Callable[[], None], float]) -> Iterator[None]:
+    """Does things again and again while the context lasts: each is a thread's name, an action, and seconds between.
+
+    What is in hand when the context ends may finish within five seconds.
+    """
+    stopping = threading.Event()
+    threads = [
+        threading.Thread(
+            target=periodically,
+            args=(action,),
+            kwargs={"every_s": every_s, "stopping": stopping},
+            name=name,
+            daemon=True,
+        )
+        for name, action, every_s in tasks
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join(timeout=5)

@@ -1,6 +1,7 @@
 """RQ workers that run nothing but what they were made for."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rq import SimpleWorker
@@ -21,6 +22,8 @@ class AllowlistedWorker(SimpleWorker):
     """
 
     ENTRY_POINTS: ClassVar[tuple[str, ...]] = ()
+    # What entry points were called in the release before: its processes may still push entries, or have left some.
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         options = {"worker_ttl": WORKER_TTL_S, "maintenance_interval": MAINTENANCE_EVERY_S, **kwargs}
@@ -37,6 +40,8 @@ class AllowlistedWorker(SimpleWorker):
 
     def _allowed(self, job: Any) -> bool:
         try:
+            if name := self.FORMER_NAMES.get(job.func_name):
+                job.func_name = name
             known = job.func_name in self.ENTRY_POINTS and job.instance is None
         except (DeserializationError, ValueError, TypeError, KeyError):
             return False

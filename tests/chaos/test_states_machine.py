@@ -50,7 +50,6 @@ from generation.queue.entries import queue_length
 from generation.queue.precedence import generations_claimable
 from generation.services import (
     generation_cancel,
-    generation_create,
     generation_delete,
     generation_retry,
 )
@@ -59,7 +58,7 @@ from generation.upkeep.sweep import sweep
 from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
 from models_registry.models import Checkpoint
 from tests.support.endings import drawn_picture, succeed
-from tests.support.factories import make_worker
+from tests.support.factories import create_generation, make_worker
 
 BOUNDS = bounds(
     max_examples=20,
@@ -135,7 +134,7 @@ class Lives(RuleBasedStateMachine):
         given: dict[str, Any] = {}
         if kind is Kind.IMG2IMG:
             given = {"input_image": drawn_picture().data, "strength": 1.0}
-        generation = generation_create(
+        generation = create_generation(
             owner=self.owner,
             checkpoint=Checkpoint.objects.get(id="builtin"),
             prompt="a red circle",

@@ -17,7 +17,6 @@ from pytest_django import Settings
 
 from generation.attempts import generation_claim
 from generation.models import GeneratedImage, Generation
-from generation.services import generation_create
 from imagegen_project import env
 from imagegen_project.auth.services import token_create
 from imagegen_project.standalone.servers import EmbeddedPostgres
@@ -29,7 +28,7 @@ from loras.processing import lora_process
 from loras.services import lora_upload
 from models_registry.models import Checkpoint
 from tests.support.endings import succeed
-from tests.support.factories import make_worker
+from tests.support.factories import create_generation, make_worker
 from tests.support.lora_files import lora_bytes
 
 pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
@@ -85,7 +84,7 @@ def test_what_was_wiped_comes_back(settings: Settings, tmp_path: Path) -> None:
     token = token_create(user=owner, expires_in=None)
     worker = make_worker("w1")
     for colour in ("red", "blue"):
-        generation_create(
+        create_generation(
             owner=owner,
             checkpoint=Checkpoint.objects.get(id="builtin"),
             prompt=colour,

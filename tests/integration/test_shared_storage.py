@@ -17,11 +17,11 @@ from generation.attempts import generation_claim
 from generation.errors import ImageNotFoundError
 from generation.models import Generation
 from generation.pictures.files import image_read
-from generation.services import generation_create, generation_delete
+from generation.services import generation_delete
 from imagegen_project.auth.services import token_create
 from models_registry.models import Checkpoint
 from tests.support.endings import drawn_picture, succeed
-from tests.support.factories import make_worker
+from tests.support.factories import create_generation, make_worker
 
 pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
 
@@ -65,7 +65,7 @@ def generation(server: str, settings: Settings) -> Generation:
         "default": {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
     }
     settings.MEDIA_IS_SHARED = True
-    generation_create(
+    create_generation(
         owner=User.objects.create_user("ada"),
         checkpoint=Checkpoint.objects.get(id="builtin"),
         prompt="a red circle",

@@ -8,11 +8,20 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from generation.models import Generation, Worker
+from generation.models import Generation, GenerationRequest, Worker
+from generation.services import generation_create
 from loras.models import Lora
 
 GenerationMaker = Callable[..., Generation]
 LoraMaker = Callable[..., Lora]
+
+
+def create_generation(*, owner: User, **values: Any) -> Generation:
+    """A stored generation, from request fields, its pictures, LoRA and warnings in one."""
+    rest = {name: values.pop(name) for name in ("loras", "warnings") if name in values}
+    pictures = {name: values.pop(name) for name in ("input_image", "mask_image") if values.get(name)}
+    request = GenerationRequest(**{"seed": -1} | values)
+    return generation_create(owner=owner, request=request, pictures=pictures, **rest)
 
 
 def client_of(user: User) -> APIClient:

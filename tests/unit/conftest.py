@@ -7,9 +7,8 @@ from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
 from generation.models import Generation, Worker
-from generation.services import generation_create
 from models_registry.models import Checkpoint
-from tests.support.factories import GenerationMaker, client_of, make_worker
+from tests.support.factories import GenerationMaker, client_of, create_generation, make_worker
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def make(owner: User) -> GenerationMaker:
             "timeout_s": 60,
             "seed": 7,
         }
-        return generation_create(**values | changes)
+        return create_generation(**values | changes)
 
     return generation
 

@@ -17,13 +17,12 @@ from django.urls.resolvers import URLPattern, URLResolver
 from generation.attempts import generation_claim
 from generation.choices import CommandKind
 from generation.models import Generation, Worker, WorkerCommand
-from generation.services import generation_create
 from imagegen_project.auth.services import token_create
 from loras.choices import LoraState
 from loras.models import Lora
 from models_registry.models import Checkpoint
 from tests.support.endings import succeed
-from tests.support.factories import make_worker
+from tests.support.factories import create_generation, make_worker
 
 pytestmark = pytest.mark.django_db
 
@@ -184,7 +183,7 @@ class World:
 
     def generation(self) -> Generation:
         """One that has ended, with a picture."""
-        generation_create(
+        create_generation(
             owner=self.owner,
             checkpoint=Checkpoint.objects.get(id="builtin"),
             prompt="a red circle",

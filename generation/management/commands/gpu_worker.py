@@ -5,14 +5,16 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
+from generation.upkeep.sweep import SWEEP_EVERY_S, sweep
 from imagegen_project import env
+from imagegen_project.common.periodic import periodic_threads
 
 
 class Command(BaseCommand):
     """Runs one GPU worker."""
 
     help = (
-        "Runs a GPU worker: it claims queued generations from PostgreSQL and draws them, one at a time. Start one a "
+        "Runs a GPU worker: it claims queued generations from PostgreSQL and draws them, one at a time. Start one per "
         "GPU (CUDA_VISIBLE_DEVICES chooses it); without a GPU it uses the CPU (TORCH_THREADS). SIGTERM lets the "
         "running job finish within WORKER_GRACE_S seconds, then hands it back."
     )
@@ -26,4 +28,6 @@ class Command(BaseCommand):
         env.configure_torch_process()  # before torch is imported
         from generation.gpu_worker.worker import gpu_worker_run  # noqa: PLC0415
 
-        gpu_worker_run(name=name)
+        # In a thread of its own: a sweep that has much to do delays neither a cancel nor a lease.
+        with periodic_threads(("sweep", sweep, SWEEP_EVERY_S)):
+            gpu_worker_run(name=name)

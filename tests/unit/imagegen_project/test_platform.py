@@ -18,11 +18,11 @@ from rest_framework.test import APIClient
 from generation.attempts import generation_claim
 from generation.choices import CommandKind, Status
 from generation.models import Generation, Worker, WorkerCommand
-from generation.services import generation_create
 from imagegen_project.common.context import request_id
 from imagegen_project.telemetry.logs import ContextFilter, logging_config
 from models_registry.models import Checkpoint
 from tests.support.endings import succeed
+from tests.support.factories import create_generation
 
 
 def finished(owner: User, count: int) -> None:
@@ -31,7 +31,7 @@ def finished(owner: User, count: int) -> None:
         name="w", defaults={"hostname": "h", "pid": 1, "heartbeat_at": timezone.now()}
     )
     for _ in range(count):
-        generation_create(
+        create_generation(
             owner=owner,
             checkpoint=Checkpoint.objects.get(id="builtin"),
             prompt="a",
@@ -88,7 +88,7 @@ def test_admin_shows_searches_cancels_and_deletes(pages: Client, admin: User) ->
     assert f"/api/v1/generations/{generation.id}/images/0" in listing
     assert pages.get(f"/admin/generation/generation/{generation.id}/change/").status_code == 200
     assert pages.get("/admin/generation/generation/add/").status_code == 403
-    queued = generation_create(
+    queued = create_generation(
         owner=admin,
         checkpoint=generation.checkpoint,
         prompt="b",

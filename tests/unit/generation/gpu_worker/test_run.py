@@ -16,6 +16,7 @@ from generation.engine import (
     EngineRefused,
     EngineUnsafe,
 )
+from generation.errors import InputNotFoundError
 from generation.feed.publisher import Publisher
 from generation.gpu_worker.run import Run, run_generation
 from generation.models import Worker
@@ -47,7 +48,7 @@ REFUSED = EngineRefused({"param": "clip_skip", "reason": "This model has one lay
         (EngineModelUnavailable("Not here."), "model_unavailable", "Not here."),
         (EngineModelBroken("Tensors are missing."), "model_unavailable", "Tensors are missing."),
         (EngineOutOfMemory("Too large."), "out_of_memory", "Too large."),
-        (FileNotFoundError("/media/x"), "engine_error", "Its input picture is gone from the storage."),
+        (InputNotFoundError("Gone."), "engine_error", "Its input picture is gone from the storage."),
     ],
 )
 def test_an_error_of_the_engine_ends_the_job_with_its_code(
@@ -71,7 +72,7 @@ def test_an_error_of_the_engine_ends_the_job_with_its_code(
     publisher = Publisher()
     engine: Any = FailingEngine(error)
     try:
-        assert run_generation(Run(claimed), engine, publisher, worker_name="w") == "failed"
+        assert run_generation(Run(claimed), engine, publisher) == "failed"
     finally:
         publisher.close()
     claimed.refresh_from_db()

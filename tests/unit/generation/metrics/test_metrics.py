@@ -18,7 +18,7 @@ from generation.choices import CommandKind, DeliveryStatus, ErrorCode, Status, W
 from generation.models import Generation, WebhookDelivery, Worker, WorkerCommand
 from generation.models.workers import WorkerQuerySet
 from generation.orders import command_finish
-from generation.services import generation_cancel, generation_create
+from generation.services import generation_cancel
 from generation.upkeep.sweep import sweep
 from imagegen_project.auth.services import token_create
 from imagegen_project.common.counters import (
@@ -31,6 +31,7 @@ from imagegen_project.common.counters import (
 from imagegen_project.telemetry.metrics import Metered
 from models_registry.models import Checkpoint
 from tests.support.endings import succeed
+from tests.support.factories import create_generation
 
 pytestmark = pytest.mark.django_db
 
@@ -63,7 +64,7 @@ def worker() -> Worker:
 
 
 def make(owner: User) -> Generation:
-    return generation_create(
+    return create_generation(
         owner=owner,
         checkpoint=Checkpoint.objects.get(id="builtin"),
         prompt="a red circle",

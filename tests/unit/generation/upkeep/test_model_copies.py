@@ -13,7 +13,6 @@ from generation.attempts import generation_claim
 from generation.choices import CommandKind
 from generation.gpu_worker.control import ControlThreads
 from generation.models import Generation, Worker, WorkerCommand
-from generation.services import generation_create
 from generation.upkeep import model_copies as copies
 from generation.upkeep.model_copies import copies_bring, copies_wanted
 from generation.upkeep.sweep import sweep
@@ -22,7 +21,7 @@ from models_registry.downloads import copy_bring
 from models_registry.errors import DownloadFailedError
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_folder, checkpoint_is_here, checkpoints_here
-from tests.support.factories import make_worker
+from tests.support.factories import create_generation, make_worker
 from tests.support.hub_repository import HubRepository
 from tests.support.model_folders import prefetch
 from tests.support.repositories import UNET, write_files
@@ -41,7 +40,7 @@ def elsewhere(row: Checkpoint, repository: HubRepository, settings: Settings, tm
 
 def queue(checkpoint: Checkpoint, *, waited: timedelta = timedelta(minutes=1)) -> Generation:
     """A generation that has waited for a while."""
-    generation = generation_create(
+    generation = create_generation(
         owner=User.objects.get_or_create(username="ada")[0],
         checkpoint=checkpoint,
         prompt="a red circle",
