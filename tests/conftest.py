@@ -20,7 +20,7 @@ from imagegen_project.standalone.supervisor import Supervisor
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # As a plugin its services are one each for all folders; each `conftest.py` that imports them would start its own.
-pytest_plugins = ["tests.support.live"]
+pytest_plugins = ["tests.support.live", "tests.support.registry"]
 
 
 def pytest_unconfigure() -> None:

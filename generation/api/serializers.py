@@ -147,7 +147,7 @@ class GenerationDetailOut(GenerationOut):
     )
 
     class Meta(GenerationOut.Meta):
-        fields = (*GenerationOut.Meta.fields, "queue_position", "estimated_start_at")  # type: ignore[assignment]  # more
+        fields = (*GenerationOut.Meta.fields, "queue_position", "estimated_start_at")
 
     def to_representation(self, instance: Generation) -> dict[str, Any]:
         """The row, and its standing."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from generation.attempts import generation_claim
 from generation.models import Generation, Worker
-from tests.support.endings import succeed
+from tests.support.endings import succeed, unheard
 
 
 def made(response: Any) -> Generation:
@@ -17,7 +17,7 @@ def made(response: Any) -> Generation:
 
 def finish(generation: Generation, worker: Worker, **changes: Any) -> Generation:
     """Draws it."""
-    claimed = generation_claim(worker=worker)
+    claimed = generation_claim(worker=worker, publish=unheard)
     assert claimed is not None
     assert claimed.id == generation.id
     assert succeed(claimed, **changes)

@@ -1,5 +1,6 @@
 """The life of a generation: guarded moves, fencing, leases, and the rules that the database repeats."""
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -11,6 +12,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from pytest_django import Settings
 
+from generation import services
 from generation.attempts import (
     attempt_cancel,
     attempt_fail,
@@ -20,12 +22,14 @@ from generation.attempts import (
 )
 from generation.choices import ALLOWED_FROM, TERMINAL, ErrorCode, Kind, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
+from generation.metrics.counters import JOBS_ENDED
 from generation.models import MAX_SEED, Generation, Worker
 from generation.pictures.files import image_read
 from generation.queue.entries import queue_length, workers_wake
 from generation.services import generation_cancel, generation_delete, generation_replay, generation_retry
 from generation.transitions import generation_move
 from generation.upkeep.sweep import SURPLUS_ENTRIES, entries_restore, leases_take_back, sweep
+from imagegen_project.common.counters import shared_families
 from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
 from tests.support.endings import succeed
 from tests.support.factories import GenerationMaker, make_worker
@@ -338,3 +342,51 @@ def test_a_job_is_claimed_once_however_many_try(make: GenerationMaker) -> None:
     with ThreadPoolExecutor(8) as pool:
         results = [result for result in pool.map(claim, workers) if result]
     assert sorted(results) == sorted(made)
+
+
+def ends_told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The status in each line of the log about an ended generation."""
+    return [vars(record)["status"] for record in caplog.records if record.name == "imagegen.generation"]
+
+
+def ends_counted() -> float:
+    """How many ends the counters know."""
+    (family,) = shared_families([JOBS_ENDED])
+    return sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
+
+
+@pytest.mark.parametrize("end", [generation_cancel, generation_delete])
+def test_a_queued_job_that_a_client_ends_is_told_and_counted_once(
+    make: GenerationMaker,
+    caplog: pytest.LogCaptureFixture,
+    django_capture_on_commit_callbacks: Any,
+    end: Any,
+) -> None:
+    """Like any other end: one line in the log, one count."""
+    generation = make()
+    caplog.set_level(logging.INFO, logger="imagegen.generation")
+    with django_capture_on_commit_callbacks(execute=True):
+        end(generation=generation)
+    assert ends_told(caplog) == ["canceled"]
+    assert ends_counted() == 1
+
+
+def test_a_job_that_ends_while_it_is_being_canceled_is_counted_once(
+    make: GenerationMaker, worker: Worker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever ended it: the cancel only left word."""
+    make()
+    running = claimed(worker)
+    seen = Generation.objects.get(pk=running.pk)
+    caplog.set_level(logging.INFO, logger="imagegen.generation")
+    ask = services._cancel_ask
+
+    def ask_and_let_it_end(generation: Generation) -> bool:
+        asked = ask(generation)
+        assert succeed(running)
+        return asked
+
+    monkeypatch.setattr(services, "_cancel_ask", ask_and_let_it_end)
+    assert generation_cancel(generation=seen).status == Status.SUCCEEDED
+    assert ends_told(caplog) == ["succeeded"]
+    assert ends_counted() == 1

@@ -116,7 +116,11 @@ def test_an_arrival_wakes_a_worker(
 
 
 def test_a_failure_ends_what_waited(
-    waiting: Generation, make: GenerationMaker, worker: Worker, caplog: pytest.LogCaptureFixture
+    waiting: Generation,
+    make: GenerationMaker,
+    worker: Worker,
+    caplog: pytest.LogCaptureFixture,
+    django_capture_on_commit_callbacks: Any,
 ) -> None:
     """With the registry's sentence, on the row, in the feed and in the log; what was canceled stays canceled."""
     canceled, other = make(checkpoint=waiting.checkpoint), make()
@@ -124,7 +128,8 @@ def test_a_failure_ends_what_waited(
     claimed = download_claim()
     assert claimed is not None
     caplog.set_level("INFO", "imagegen.generation")
-    assert download_fail(checkpoint=claimed, problem=DownloadProblem.NOT_FOUND, detail="It is not there.")
+    with django_capture_on_commit_callbacks(execute=True):
+        assert download_fail(checkpoint=claimed, problem=DownloadProblem.NOT_FOUND, detail="It is not there.")
     for generation in (waiting, canceled, other):
         generation.refresh_from_db()
     assert (waiting.status, waiting.error_code) == (Status.FAILED, ErrorCode.MODEL_UNAVAILABLE)

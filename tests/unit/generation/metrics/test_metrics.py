@@ -135,7 +135,13 @@ def test_the_queue(client: Client, settings: Settings, owner: User) -> None:
     assert found['imagegen_jobs{model="builtin",status="queued",user_class="staff"}'] == 1
 
 
-def test_ended_jobs(client: Client, settings: Settings, owner: User, worker: Worker) -> None:
+def test_ended_jobs(
+    client: Client,
+    settings: Settings,
+    owner: User,
+    worker: Worker,
+    django_capture_on_commit_callbacks: Any,
+) -> None:
     """How they ended, and how long they took; the same from every process, also once the rows are deleted."""
     for _ in range(3):
         make(owner)
@@ -145,8 +151,9 @@ def test_ended_jobs(client: Client, settings: Settings, owner: User, worker: Wor
     assert succeed(first, latency_ms=8000, receipt=receipt)
     second = generation_claim(worker=worker)
     assert second is not None
-    assert attempt_fail(generation=second, code=ErrorCode.OUT_OF_MEMORY, detail="too large")
-    generation_cancel(generation=Generation.objects.get(status=Status.QUEUED))
+    with django_capture_on_commit_callbacks(execute=True):
+        assert attempt_fail(generation=second, code=ErrorCode.OUT_OF_MEMORY, detail="too large")
+        generation_cancel(generation=Generation.objects.get(status=Status.QUEUED))
     Generation.objects.all().delete()
 
     found = scrape(client, settings)

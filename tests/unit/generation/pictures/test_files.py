@@ -85,9 +85,8 @@ def test_what_fails_after_the_commit_costs_no_file(api: APIClient, monkeypatch: 
     def broken(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("generation.services.event_publish", broken)
-    api.raise_request_exception = False
-    assert api.post(BASE, WITH_MASK).status_code == 500
+    monkeypatch.setattr("generation.transitions.event_publish", broken)
+    assert api.post(BASE, WITH_MASK).status_code == 202
     generation = Generation.objects.get()
     assert kept() == sorted([generation.input_image, generation.mask_image])
 

@@ -11,10 +11,10 @@ from pytest_django import Settings
 
 from generation.feed.stream import event_append, event_notify
 from generation.models import Generation, Worker
-from generation.streams import sse
 from generation.streams.sse import EventStreams
 from imagegen_project.auth.services import token_create
 from imagegen_project.auth.tickets import ticket_create
+from imagegen_project.common import event_stream
 from imagegen_project.common.event_stream import stream_send
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.waiting import REQUEST_ID_KEY
@@ -257,7 +257,7 @@ async def test_a_hang_up_ends_the_stream(generation: Generation, bearer: str) ->
 
 async def test_silence_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that nothing between here and the client thinks the connection dead."""
-    monkeypatch.setattr(sse, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(event_stream, "HEARTBEAT_S", 0.01)
     answer, go = Answer(), asyncio.Event()
 
     async def items() -> Any:
@@ -269,7 +269,7 @@ async def test_silence_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     sending = asyncio.create_task(stream_send({REQUEST_ID_KEY: "abc"}, receive, answer.send, items()))
     async with asyncio.timeout(WAIT_S):
-        while answer.body.count(sse.HEARTBEAT) < 4:
+        while answer.body.count(event_stream.HEARTBEAT) < 4:
             answer.grown.clear()
             await answer.grown.wait()
         go.set()

@@ -11,7 +11,7 @@ from pytest_django import Settings
 
 from generation.attempts import generation_claim
 from generation.choices import CommandKind
-from generation.gpu_worker.control import ControlThreads
+from generation.gpu_worker.control import ControlThread
 from generation.models import Generation, Worker, WorkerCommand
 from generation.upkeep import model_copies as copies
 from generation.upkeep.model_copies import copies_bring, copies_wanted
@@ -113,7 +113,7 @@ def test_a_load_waits_for_the_copy(elsewhere: Checkpoint, monkeypatch: pytest.Mo
             self.worker = worker
             self.command_submit = submitted.append
 
-    control = ControlThreads(Runtime())  # type: ignore[arg-type]
+    control = ControlThread(Runtime())  # type: ignore[arg-type]
     assert copies_wanted() == []
     Worker.objects.update(hostname="here")
     assert copies_wanted() == [elsewhere]
