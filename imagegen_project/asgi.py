@@ -3,8 +3,6 @@
 import os
 from typing import cast
 
-from imagegen_project.server.gate import RequestGate
-
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "imagegen_project.settings")
 
 from django.core.asgi import get_asgi_application
@@ -13,22 +11,32 @@ django_application = get_asgi_application()  # before anything below: it sets Dj
 
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 
+from generation.compat.shapes import shape_of  # noqa: E402
+from generation.feed.following import wait_for_end  # noqa: E402
+from generation.services import generations_abandon  # noqa: E402
 from generation.streams.routing import websocket_urlpatterns  # noqa: E402
-from generation.streams.sse import EventStreams  # noqa: E402
+from generation.streams.sse import EventStreams, is_event_stream  # noqa: E402
 from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware  # noqa: E402
 from imagegen_project.common.asgi import Application  # noqa: E402
 from imagegen_project.server.bodies import keep_bodies_on_disk  # noqa: E402
 from imagegen_project.server.connections import ConnectionContext  # noqa: E402
 from imagegen_project.server.drain import drain_at_shutdown  # noqa: E402
+from imagegen_project.server.gate import RequestGate  # noqa: E402
 from imagegen_project.server.slow_readers import cut_slow_readers  # noqa: E402
 from imagegen_project.telemetry.metrics import Metered  # noqa: E402
 
 keep_bodies_on_disk()
 cut_slow_readers()
-drain_at_shutdown()
+drain_at_shutdown(is_event_stream=is_event_stream)
+gate = RequestGate(
+    cast(Application, django_application),
+    wait_for_end=wait_for_end,
+    abandon=generations_abandon,
+    error_shape=shape_of,
+)
 application = ProtocolTypeRouter(
     {
-        "http": Metered(EventStreams(RequestGate(cast(Application, django_application)))),
+        "http": Metered(EventStreams(gate)),
         "websocket": Metered(
             ConnectionContext(OriginMiddleware(SocketAuthMiddleware(URLRouter(websocket_urlpatterns))))
         ),

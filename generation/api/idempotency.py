@@ -25,7 +25,7 @@ from generation.errors import GenerationNotFoundError, IdempotencyConflictError
 from generation.models import MAX_IDEMPOTENCY_KEY_CHARACTERS, Generation, IdempotencyKey
 from generation.models.idempotency import KEEP
 from imagegen_project.common.http import caller
-from imagegen_project.common.waiting import StreamOrder, WaitOrder, order_wait
+from imagegen_project.common.waiting import Stream, Wait, leave_to_gate
 
 HEADER = "Idempotency-Key"
 REPLAYED = ("Idempotency-Replayed", "true")
@@ -35,10 +35,10 @@ _KEY = re.compile(rf"[!-~]{{1,{MAX_IDEMPOTENCY_KEY_CHARACTERS}}}")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a creating view answers: `response`, or what comes of the order once Django is left."""
+    """What a creating view answers: `response`, or what the gate makes of `afterwards` once Django is left."""
 
     response: Response
-    order: WaitOrder | StreamOrder | None = None
+    afterwards: Wait | Stream | None = None
 
 
 def answer_once(
@@ -131,14 +131,15 @@ def _replay(entry: IdempotencyKey, fingerprint: str, answer: Callable[[Generatio
         raise GenerationNotFoundError(f"The generation {job_id} of this {HEADER} has been deleted.")
     frozen = entry.answer
     response = Response(frozen["body"], status=frozen["status"], headers=frozen["headers"] | dict([REPLAYED]))
-    order = answer(generation).order
-    if isinstance(order, WaitOrder):
+    afterwards = answer(generation).afterwards
+    if isinstance(afterwards, Wait):
         # Whoever asks again hangs up for itself alone: the generation is the first request's to cancel.
-        order = replace(order, cancel_on_disconnect=False, headers=(*order.headers, REPLAYED))
-    return Answer(response, order)
+        headers = (*afterwards.headers, REPLAYED)
+        afterwards = replace(afterwards, cancel_on_disconnect=False, headers=headers)
+    return Answer(response, afterwards)
 
 
 def _give(request: Request, answer: Answer) -> Response:
-    if answer.order is not None:
-        order_wait(request, answer.order)
+    if answer.afterwards is not None:
+        leave_to_gate(request, answer.afterwards)
     return answer.response

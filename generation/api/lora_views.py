@@ -11,7 +11,7 @@ from generation.api.views import PREFER
 from generation.orders import adapter_attach, adapter_detach
 from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.serializers import StrictSerializer
-from imagegen_project.common.waiting import WaitOrder, order_wait
+from imagegen_project.common.waiting import Wait, leave_to_gate
 from loras.api.serializers import LoraLoadIn, LoraOut, lora_url
 from loras.selectors import lora_get
 from loras.services import lora_check_fits, lora_load
@@ -52,7 +52,7 @@ class LoraLoadView(APIView):
         preference = Preference.of(request)
         if not preference.respond_async:
             feeds = tuple(command.pk for command in orders) or (lora.pk,)
-            order_wait(request, WaitOrder(feeds, preference.wait_seconds, lora_url(lora)))
+            leave_to_gate(request, Wait(feeds, preference.wait_seconds, lora_url(lora)))
         return Response(
             LoraOut(lora).data, status=status.HTTP_202_ACCEPTED, headers={"Location": lora_url(lora)}
         )
@@ -79,8 +79,8 @@ class LoraUnloadView(APIView):
             return Response(status=status.HTTP_204_NO_CONTENT)
         preference, address = Preference.of(request), commands[0].get_absolute_url()
         if not preference.respond_async:
-            order_wait(
+            leave_to_gate(
                 request,
-                WaitOrder(tuple(command.pk for command in commands), preference.wait_seconds, address),
+                Wait(tuple(command.pk for command in commands), preference.wait_seconds, address),
             )
         return Response(order_out(commands), status=status.HTTP_202_ACCEPTED, headers={"Location": address})

@@ -21,7 +21,7 @@ from generation.choices import CommandKind
 from generation.models import Worker
 from generation.orders import order_create, order_get, order_result
 from imagegen_project.common.http import Preference, caller
-from imagegen_project.common.waiting import WaitOrder, has_waited, order_wait
+from imagegen_project.common.waiting import Wait, has_waited, leave_to_gate
 from models_registry.selectors import checkpoint_get, checkpoints_enabled
 
 
@@ -68,7 +68,7 @@ class ModelOrderView(APIView):
         address = commands[0].get_absolute_url()
         if not preference.respond_async:
             feeds = tuple(command.pk for command in commands)
-            order_wait(request, WaitOrder(feeds, preference.wait_seconds, address))
+            leave_to_gate(request, Wait(feeds, preference.wait_seconds, address))
         return Response(order_out(commands), status=status.HTTP_202_ACCEPTED, headers={"Location": address})
 
 

@@ -34,7 +34,7 @@ from generation.requests.serializers import GenerationCreateIn, GenerationFormIn
 from generation.selectors import generation_get, generation_result, generations_visible, image_get, receipt_of
 from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.routers import UUID_REGEX
-from imagegen_project.common.waiting import WaitOrder, has_waited
+from imagegen_project.common.waiting import Wait, has_waited
 
 PREFER = OpenApiParameter(
     "Prefer",
@@ -67,8 +67,8 @@ def _accepted(generation: Generation, *, headers: dict[str, str] | None = None) 
     return Response(body, status=status.HTTP_202_ACCEPTED, headers=location | (headers or {}))
 
 
-def _wait(generation: Generation, preference: Preference, path: str) -> WaitOrder:
-    return WaitOrder(
+def _wait(generation: Generation, preference: Preference, path: str) -> Wait:
+    return Wait(
         (generation.id,),
         preference.wait_seconds,
         path,
@@ -157,10 +157,10 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
         preference = Preference.of(request)
 
         def answer(generation: Generation) -> Answer:
-            order = None
+            wait = None
             if preference.wait_s is not None:
-                order = _wait(generation, preference, generation.get_absolute_url())
-            return Answer(_accepted(generation), order)
+                wait = _wait(generation, preference, generation.get_absolute_url())
+            return Answer(_accepted(generation), wait)
 
         return answer_once(request, create=partial(_create, request), answer=answer)
 

@@ -26,7 +26,7 @@ from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.parsers import BoundedJSONParser
 from imagegen_project.common.problems import problem_exception_handler, problem_of
 from imagegen_project.common.serializers import MAX_UNKNOWN_NAMED
-from imagegen_project.common.waiting import StreamOrder, WaitOrder
+from imagegen_project.common.waiting import Stream, Wait
 
 
 def refuse(param: str, reason: str, code: str = "invalid") -> NoReturn:
@@ -191,26 +191,26 @@ class DialectView(APIView):
         data: dict[str, Any],
         *,
         kinds: tuple[Kind, ...],
-        order: Callable[[Generation], WaitOrder | StreamOrder],
+        afterwards: Callable[[Generation], Wait | Stream],
         warnings: Iterable[dict[str, Any]] = (),
     ) -> Response:
-        """Stores the generation, once for an Idempotency-Key, and has the gate carry out the order.
+        """Stores the generation, once for an Idempotency-Key, and leaves the rest to the gate.
 
         What is returned here only goes out where there is no gate.
         """
 
         def accepted(generation: Generation) -> Answer:
             body = {"job_id": str(generation.id)}
-            return Answer(Response(body, status=202, headers=job_header(generation)), order(generation))
+            return Answer(Response(body, status=202, headers=job_header(generation)), afterwards(generation))
 
         create = partial(self._create, request, data, kinds=kinds, warnings=warnings)
         return answer_once(request, create=create, answer=accepted)
 
 
-def result_wait(request: Request, generation: Generation, render_path: str) -> WaitOrder:
-    """The order to wait for a generation and then render the path, as long as `Prefer: wait` or the service says."""
+def result_wait(request: Request, generation: Generation, render_path: str) -> Wait:
+    """A wait for a generation, then the answer at the path; as long as `Prefer: wait` or the service says."""
     seconds = Preference.of(request).wait_seconds
-    return WaitOrder((generation.id,), seconds, render_path, generation.cancel_on_disconnect)
+    return Wait((generation.id,), seconds, render_path, generation.cancel_on_disconnect)
 
 
 class NothingHereView(DialectView):

@@ -8,6 +8,7 @@ it are over, who waits for one is told where to ask.
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from daphne.http_protocol import WebRequest
@@ -17,7 +18,6 @@ from django.conf import settings
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from generation.streams.sse import is_event_stream
 from imagegen_project.common.shutdown import COME_AGAIN, shutdown_begin, waits_end
 
 LOOK_EVERY_S: Final = 0.05
@@ -37,7 +37,7 @@ async def _answered(server: Any, *, until: float) -> None:
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-async def _drain(server: Any, port: Any) -> None:
+async def _drain(server: Any, port: Any, is_event_stream: Callable[[str], bool]) -> None:
     shutdown_begin()
     port.stopListening()
     for protocol in list(server.connections):
@@ -56,17 +56,17 @@ async def _drain(server: Any, port: Any) -> None:
 _listening, _cancel_all = Server.listen_success, Server.kill_all_applications
 
 
-def _listening_until_told(server: Any, port: Any) -> None:
-    _listening(server, port)
+def drain_at_shutdown(*, is_event_stream: Callable[[str], bool]) -> None:
+    """Changes how the server ends; for the web process. `is_event_stream(path)`: whether it has no end of its own."""
 
-    def drain() -> "Deferred[None]":
-        return Deferred.fromFuture(asyncio.ensure_future(_drain(server, port)))
+    def listening_until_told(server: Any, port: Any) -> None:
+        _listening(server, port)
 
-    core: Any = reactor
-    core.addSystemEventTrigger("before", "shutdown", drain)
+        def drain() -> "Deferred[None]":
+            return Deferred.fromFuture(asyncio.ensure_future(_drain(server, port, is_event_stream)))
 
+        core: Any = reactor
+        core.addSystemEventTrigger("before", "shutdown", drain)
 
-def drain_at_shutdown() -> None:
-    """Changes how the server ends; for the web process."""
-    Server.listen_success = _listening_until_told
+    Server.listen_success = listening_until_told
     Server.kill_all_applications = lambda server: None  # at the end of `_drain`, not as it begins

@@ -22,7 +22,7 @@ PUBLISH = """
 import asyncio, sys
 import django
 django.setup()
-from generation.events import event_append, event_notify
+from generation.feed.stream import event_append, event_notify
 async def main():
     for number in range({count}):
         await event_notify(event_append(sys.argv[1], "progress", attempt=0, step=number, preview="x" * 20_000))

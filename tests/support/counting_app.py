@@ -5,7 +5,12 @@ import json
 import resource
 from typing import Any
 
-from imagegen_project.server.gate import RequestGate
+import django
+
+django.setup()
+
+from imagegen_project.server.bodies import keep_bodies_on_disk  # noqa: E402
+from imagegen_project.server.gate import RequestGate  # noqa: E402
 
 
 def peak_kb() -> int:
@@ -34,4 +39,6 @@ async def count(scope: Any, receive: Any, send: Any) -> None:
 
 
 START_KB = peak_kb()
-application = RequestGate(count)
+keep_bodies_on_disk()
+never: Any = None  # nothing here waits
+application = RequestGate(count, wait_for_end=never, abandon=never, error_shape=lambda _: None)

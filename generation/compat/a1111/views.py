@@ -23,7 +23,7 @@ from generation.services import generation_cancel
 from imagegen_project.auth.authentication import BasicTokenAuthentication, BearerAuthentication
 from imagegen_project.common.http import caller
 from imagegen_project.common.routers import UUID_REGEX, route
-from imagegen_project.common.waiting import WaitOrder, has_waited
+from imagegen_project.common.waiting import Wait, has_waited
 from models_registry.errors import ModelNotFoundError
 
 
@@ -50,10 +50,10 @@ class A1111View(DialectView):
         kinds = (Kind.INPAINT,) if "mask_image" in data else (kind,)
         query = "" if send_images else "?send_images=false"
 
-        def order(generation: Generation) -> WaitOrder:
+        def wait(generation: Generation) -> Wait:
             return result_wait(request, generation, f"/sdapi/v1/results/{generation.id}{query}")
 
-        return self.answer(request, data, kinds=kinds, warnings=warnings, order=order)
+        return self.answer(request, data, kinds=kinds, warnings=warnings, afterwards=wait)
 
 
 class Txt2ImgView(A1111View):

@@ -21,7 +21,7 @@ from generation.pictures.reading import MAX_PICTURE_BYTES
 from generation.selectors import generation_get, generation_result, image_get
 from imagegen_project.common.parsers import BoundedJSONParser
 from imagegen_project.common.routers import UUID_REGEX, route
-from imagegen_project.common.waiting import WaitOrder, has_waited
+from imagegen_project.common.waiting import Wait, has_waited
 from models_registry.choices import DiskState
 from models_registry.selectors import checkpoint_get
 
@@ -66,10 +66,10 @@ class InferenceView(HuggingFaceView):
         data |= {"model": name, "output_format": output_format}
         kinds = (Kind.IMG2IMG, Kind.INPAINT) if "image" in data else (Kind.TXT2IMG,)
 
-        def order(generation: Generation) -> WaitOrder:
+        def wait(generation: Generation) -> Wait:
             return result_wait(request, generation, f"/hf/results/{generation.id}")
 
-        return self.answer(request, data, kinds=kinds, warnings=params.warnings, order=order)
+        return self.answer(request, data, kinds=kinds, warnings=params.warnings, afterwards=wait)
 
 
 class ResultView(HuggingFaceView):

@@ -20,7 +20,7 @@ from generation.selectors import generation_get, generation_result
 from imagegen_project.common.http import caller
 from imagegen_project.common.parsers import BoundedJSONParser
 from imagegen_project.common.routers import UUID_REGEX, route
-from imagegen_project.common.waiting import StreamOrder, WaitOrder, has_waited
+from imagegen_project.common.waiting import Stream, Wait, has_waited
 
 
 class OpenAIView(DialectView):
@@ -49,16 +49,18 @@ class ImagesView(OpenAIView):
         wanted = self.read(request.data)
         user = caller(request)
 
-        def order(generation: Generation) -> WaitOrder | StreamOrder:
+        def afterwards(generation: Generation) -> Wait | Stream:
             if wanted.stream:
                 partial_images = wanted.partial_images
-                return StreamOrder(
+                return Stream(
                     ImageStream(generation, user=user, name=self.stream_name, partial_images=partial_images)
                 )
             query = f"response_format={wanted.response_format}"
             return result_wait(request, generation, f"/v1/images/results/{generation.id}?{query}")
 
-        return self.answer(request, wanted.data, kinds=self.kinds, warnings=wanted.warnings, order=order)
+        return self.answer(
+            request, wanted.data, kinds=self.kinds, warnings=wanted.warnings, afterwards=afterwards
+        )
 
     def read(self, body: Any) -> ImagesRequest:
         """The body in the native fields."""

@@ -21,7 +21,7 @@ from generation.services import generation_cancel, generations_abandon
 from generation.upkeep.housekeeping import keys_forget
 from imagegen_project.asgi import django_application
 from imagegen_project.auth.services import token_create
-from imagegen_project.common.waiting import ORDER_KEY, WaitOrder
+from imagegen_project.common.waiting import AFTERWARDS_KEY, Wait
 from tests.support.factories import client_of
 
 BASE = "/api/v1/generations"
@@ -136,7 +136,9 @@ def test_a_job_that_its_client_hung_up_on_frees_the_key(api: APIClient) -> None:
     )
 
 
-async def orders_of(path: str, body: dict[str, Any], headers: dict[str, str], token: str) -> tuple[Any, int]:
+async def left_to_the_gate(
+    path: str, body: dict[str, Any], headers: dict[str, str], token: str
+) -> tuple[Any, int]:
     """The wait that one POST through ASGI leaves behind, and its status."""
     encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     encoded += [(b"content-type", b"application/json"), (b"authorization", f"Bearer {token}".encode())]
@@ -158,7 +160,7 @@ async def orders_of(path: str, body: dict[str, Any], headers: dict[str, str], to
         sent.append(message)
 
     await django_application(scope, receive, send)
-    return scope.get(ORDER_KEY), sent[0]["status"]
+    return scope.get(AFTERWARDS_KEY), sent[0]["status"]
 
 
 @pytest.fixture
@@ -172,10 +174,10 @@ async def test_a_waiting_request_again_waits_for_the_same_generation(token: str)
     """Its answer says that it is a replay; only the first one's client can cancel by hanging up."""
     body = {"prompt": "a", "cancel_on_disconnect": True}
     path = "/api/v1/generate/txt2img"
-    first, status = await orders_of(path, body, key(), token)
-    again, status_again = await orders_of(path, body, key(), token)
+    first, status = await left_to_the_gate(path, body, key(), token)
+    again, status_again = await left_to_the_gate(path, body, key(), token)
     assert (status, status_again) == (202, 202)
-    assert isinstance(first, WaitOrder)
+    assert isinstance(first, Wait)
     assert first.cancel_on_disconnect
     assert first.headers == ()
     assert (again.feed_ids, again.render_path) == (first.feed_ids, first.render_path)

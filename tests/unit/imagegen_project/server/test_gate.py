@@ -11,18 +11,18 @@ import pytest
 from django.urls import reverse
 from pytest_django import Settings
 
-from imagegen_project import asgi
-from imagegen_project.common.waiting import ORDER_KEY, REQUEST_ID_KEY, WAITED_KEY, WaitOrder
+from generation.compat.shapes import shape_of
+from imagegen_project.common.waiting import AFTERWARDS_KEY, REQUEST_ID_KEY, WAITED_KEY, Wait
 from imagegen_project.server.gate import RequestGate
 
-ORDER = WaitOrder((uuid4(),), 5.0, "/answer")
+WAIT = Wait((uuid4(),), 5.0, "/answer")
 
 
 class Inner:
-    """An application in Django's place: orders a wait for a POST, answers a GET."""
+    """An application in Django's place: leaves a wait for a POST, answers a GET."""
 
-    def __init__(self, order: WaitOrder = ORDER) -> None:
-        self.order = order
+    def __init__(self, wait: Wait = WAIT) -> None:
+        self.wait = wait
         self.scopes: list[Any] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -31,14 +31,43 @@ class Inner:
         while (await receive()).get("more_body"):
             pass
         if scope["method"] == "POST":
-            scope[ORDER_KEY] = self.order
+            scope[AFTERWARDS_KEY] = self.wait
             scope[REQUEST_ID_KEY] = "abc"
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": scope["method"].encode()})
 
 
+class Ends:
+    """When and how the generations end, and which of them were abandoned."""
+
+    def __init__(self) -> None:
+        self.result: bool | Exception | None = True
+        self.abandoned: list[Any] = []
+
+    async def wait(self, feed_ids: Any, *, seconds: float) -> bool:
+        """In the place of the feeds."""
+        if self.result is None:
+            await asyncio.Event().wait()
+        if isinstance(self.result, Exception):
+            raise self.result
+        return bool(self.result)
+
+    def abandon(self, *, ids: Any) -> None:
+        """In the place of the service that cancels."""
+        self.abandoned.extend(ids)
+
+    def gate(self, application: Any) -> RequestGate:
+        """A gate in front of the application."""
+        return RequestGate(application, wait_for_end=self.wait, abandon=self.abandon, error_shape=shape_of)
+
+
 async def call(
-    inner: Inner, messages: list[Any], *, method: str = "POST", headers: list[Any] | None = None
+    inner: Inner,
+    messages: list[Any],
+    *,
+    method: str = "POST",
+    headers: list[Any] | None = None,
+    ends: Ends | None = None,
 ) -> list[Any]:
     """What the gate sends; after its messages the client stays, unless it hung up."""
     sent: list[Any] = []
@@ -53,7 +82,7 @@ async def call(
 
     scope = {"type": "http", "method": method, "path": "/", "query_string": b"a=1", "headers": headers or []}
     async with asyncio.timeout(20):
-        await RequestGate(inner)(scope, receive, send)
+        await (ends or Ends()).gate(inner)(scope, receive, send)
     return sent
 
 
@@ -61,82 +90,64 @@ BODY = {"type": "http.request", "body": b"{}", "more_body": False}
 
 
 @pytest.fixture
-def ends(monkeypatch: pytest.MonkeyPatch) -> asyncio.Future[bool] | Any:
+def ends() -> Ends:
     """When and how the generation ends."""
-    outcome: dict[str, Any] = {"result": True}
-
-    async def wait(generation_id: Any, *, seconds: float) -> bool:
-        if outcome["result"] is None:
-            await asyncio.Event().wait()
-        if isinstance(outcome["result"], Exception):
-            raise outcome["result"]
-        return bool(outcome["result"])
-
-    monkeypatch.setattr(asgi, "wait_for_end", wait)
-    return outcome
+    return Ends()
 
 
-async def test_an_order_is_waited_for_and_then_rendered(ends: Any) -> None:
+async def test_a_wait_is_carried_out_and_then_rendered(ends: Ends) -> None:
     """The first answer is dropped; the second is a GET by the same caller under the same request id."""
     inner = Inner()
     headers = [(b"authorization", b"Bearer x"), (b"content-length", b"2"), (b"x-request-id", b"other")]
-    sent = await call(inner, [BODY], headers=headers)
+    sent = await call(inner, [BODY], headers=headers, ends=ends)
     assert [message.get("body") for message in sent] == [None, b"GET"]
     rendered = inner.scopes[1]
     assert (rendered["path"], rendered["query_string"], rendered[WAITED_KEY]) == ("/answer", b"", True)
     assert rendered["headers"] == [(b"authorization", b"Bearer x"), (b"x-request-id", b"abc")]
 
 
-async def test_a_wait_that_breaks_is_rendered_too(ends: Any) -> None:
+async def test_a_wait_that_breaks_is_rendered_too(ends: Ends) -> None:
     """Django then says what is wrong."""
-    ends["result"] = ConnectionError("database away")
-    assert (await call(Inner(), [BODY]))[-1]["body"] == b"GET"
+    ends.result = ConnectionError("database away")
+    assert (await call(Inner(), [BODY], ends=ends))[-1]["body"] == b"GET"
 
 
-async def test_a_client_that_hangs_up_is_not_waited_for(ends: Any) -> None:
+async def test_a_client_that_hangs_up_is_not_waited_for(ends: Ends) -> None:
     """Nothing is sent and nothing is rendered."""
-    ends["result"] = None
+    ends.result = None
     inner = Inner()
-    assert await call(inner, [BODY, {"type": "http.disconnect"}]) == []
+    assert await call(inner, [BODY, {"type": "http.disconnect"}], ends=ends) == []
     assert len(inner.scopes) == 1
-
-
-@pytest.fixture
-def abandoned(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The generations that the gate had canceled."""
-    found: list[Any] = []
-    monkeypatch.setattr(asgi, "generations_abandon", lambda *, ids: found.extend(ids))
-    return found
 
 
 @pytest.mark.parametrize("asked", [True, False])
 async def test_a_client_that_hangs_up_cancels_where_it_asked_for_that(
-    ends: Any, abandoned: list[Any], monkeypatch: pytest.MonkeyPatch, asked: bool  # noqa: FBT001
+    ends: Ends, asked: bool  # noqa: FBT001
 ) -> None:
     """And else its generation goes on."""
-    ends["result"] = None
-    order = replace(ORDER, cancel_on_disconnect=asked)
-    assert await call(Inner(order), [BODY, {"type": "http.disconnect"}]) == []
-    assert abandoned == (list(ORDER.feed_ids) if asked else [])
+    ends.result = None
+    wait = replace(WAIT, cancel_on_disconnect=asked)
+    assert await call(Inner(wait), [BODY, {"type": "http.disconnect"}], ends=ends) == []
+    assert ends.abandoned == (list(WAIT.feed_ids) if asked else [])
 
 
-async def test_a_client_that_stays_cancels_nothing(ends: Any, abandoned: list[Any]) -> None:
+async def test_a_client_that_stays_cancels_nothing(ends: Ends) -> None:
     """Neither at the end nor at the limit of its wait."""
     for ended in (True, False):
-        ends["result"] = ended
-        await call(Inner(replace(ORDER, cancel_on_disconnect=True)), [BODY])
-    assert abandoned == []
+        ends.result = ended
+        await call(Inner(replace(WAIT, cancel_on_disconnect=True)), [BODY], ends=ends)
+    assert ends.abandoned == []
 
 
-async def test_an_orders_headers_are_added_to_the_answer(ends: Any) -> None:
+async def test_a_waits_headers_are_added_to_the_answer(ends: Ends) -> None:
     """To what is rendered, beside its own."""
-    sent = await call(Inner(replace(ORDER, headers=(("Idempotency-Replayed", "true"),))), [BODY])
+    sent = await call(Inner(replace(WAIT, headers=(("Idempotency-Replayed", "true"),))), [BODY], ends=ends)
     assert sent[0]["headers"] == [(b"idempotency-replayed", b"true")]
 
 
-async def test_without_an_order_the_answer_passes(ends: Any) -> None:
+async def test_without_a_wait_the_answer_passes(ends: Ends) -> None:
     """Untouched."""
-    assert (await call(Inner(), [BODY], method="GET"))[-1]["body"] == b"GET"
+    assert (await call(Inner(), [BODY], method="GET", ends=ends))[-1]["body"] == b"GET"
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -160,7 +171,7 @@ async def test_life_is_told_while_every_place_is_taken(settings: Settings) -> No
         entered.append(scope["path"])
         await asyncio.Event().wait()
 
-    gate = RequestGate(stuck)
+    gate = Ends().gate(stuck)
     calls = []
     for path in ("/first", "/second", reverse("health")):
         scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
