@@ -7,7 +7,7 @@ from uuid import UUID
 from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import Q, QuerySet
 
-from imagegen_project.common.routers import UUID_REGEX
+from imagegen_project.common.ids import UUID_REGEX
 from loras.choices import LoraSource, LoraState
 from loras.errors import LoraNotFoundError
 from loras.models import Lora

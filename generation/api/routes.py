@@ -18,7 +18,8 @@ from generation.api.views import (
     Txt2ImgView,
 )
 from generation.api.webhook_views import WebhookSecretView
-from imagegen_project.common.routers import UUID_REGEX, OptionalSlashRouter, route
+from imagegen_project.common.ids import UUID_REGEX
+from imagegen_project.common.routers import OptionalSlashRouter, route
 
 router = OptionalSlashRouter()
 router.register("generations", GenerationViewSet, basename="generation")

@@ -33,7 +33,7 @@ from generation.requests.creation import generation_submit
 from generation.requests.serializers import GenerationCreateIn, GenerationFormIn
 from generation.selectors import generation_get, generation_result, generations_visible, image_get, receipt_of
 from imagegen_project.common.http import Preference, caller
-from imagegen_project.common.routers import UUID_REGEX
+from imagegen_project.common.ids import UUID_REGEX
 from imagegen_project.common.waiting import Wait, has_waited
 
 PREFER = OpenApiParameter(

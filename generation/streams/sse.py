@@ -23,8 +23,8 @@ from imagegen_project.common.asgi import Application, Receive, Scope, Send
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.event_stream import _encoded, event_bytes, stream_send
 from imagegen_project.common.executors import run_in_socket_executor
+from imagegen_project.common.ids import UUID_REGEX
 from imagegen_project.common.problems import PROBLEM_CONTENT_TYPE, problem_of, problem_response
-from imagegen_project.common.routers import UUID_REGEX
 from imagegen_project.common.waiting import REQUEST_ID_KEY
 from imagegen_project.server.connections import ConnectionContext, answer_before
 from imagegen_project.server.middleware import ROUTE_KEY

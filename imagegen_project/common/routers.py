@@ -6,8 +6,6 @@ from django.urls import re_path
 from django.urls.resolvers import URLPattern
 from rest_framework.routers import SimpleRouter
 
-UUID_REGEX = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
-
 
 class OptionalSlashRouter(SimpleRouter):
     """DRF's router with the slash left open: a redirect would lose a POST's body."""

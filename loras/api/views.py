@@ -11,7 +11,7 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
 from imagegen_project.common.http import caller
-from imagegen_project.common.routers import UUID_REGEX
+from imagegen_project.common.ids import UUID_REGEX
 from imagegen_project.common.waiting import has_waited
 from loras import services
 from loras.api.filters import LoraFilter

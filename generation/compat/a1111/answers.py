@@ -7,15 +7,12 @@ from typing import Any, Final
 
 from django.contrib.auth.models import User
 from django.utils import timezone
-from django_redis import get_redis_connection
 from PIL import Image
 from PIL.ExifTags import IFD, Base
-from redis.exceptions import RedisError
 
 from generation.choices import OutputFormat, Scheduler
 from generation.compat.a1111.requests import SAMPLERS, SCHEDULE_TYPES
-from generation.feed.messages import Event
-from generation.feed.stream import event_decode, stream_key
+from generation.feed.stream import preview_latest
 from generation.models import A1111Options, Generation
 from generation.pictures.files import image_read
 from loras.choices import LoraState
@@ -32,7 +29,6 @@ _NO_UPSCALER: Final = {
     "scale": 1,
 }
 _FORMAT_NAMES: Final = {OutputFormat.PNG: "png", OutputFormat.JPEG: "jpg", OutputFormat.WEBP: "webp"}
-_RECENT_EVENTS: Final = 20
 TIMESTAMP: Final = "%Y%m%d%H%M%S"
 
 UPSCALERS: Final = [_NO_UPSCALER]
@@ -103,7 +99,7 @@ def progress(active: list[Generation], *, with_picture: bool) -> dict[str, Any]:
     if not active:
         return _progress(None, 0, None)
     first = active[0]
-    return _progress(first, len(active), _preview(first) if with_picture else None)
+    return _progress(first, len(active), preview_latest(first.id) if with_picture else None)
 
 
 def _progress(job: Generation | None, job_count: int, picture: str | None) -> dict[str, Any]:
@@ -126,21 +122,6 @@ def _progress(job: Generation | None, job_count: int, picture: str | None) -> di
         "current_image": picture,
         "textinfo": None,
     }
-
-
-def _preview(job: Generation) -> str | None:
-    """The latest preview in the job's feed; None while there is none, or while Redis is away."""
-    try:
-        entries = get_redis_connection("default").xrevrange(stream_key(job.id), count=_RECENT_EVENTS)
-    except (RedisError, OSError):
-        return None
-    for entry_id, fields in entries:
-        event: Event = event_decode(
-            entry_id.decode(), {key.decode(): value.decode() for key, value in fields.items()}
-        )
-        if preview := event.get("preview"):
-            return preview
-    return None
 
 
 def pictures_body(generation: Generation, *, with_pictures: bool) -> dict[str, Any]:

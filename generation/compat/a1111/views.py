@@ -22,7 +22,8 @@ from generation.selectors import generation_get, generation_result, generations_
 from generation.services import generation_cancel
 from imagegen_project.auth.authentication import BasicTokenAuthentication, BearerAuthentication
 from imagegen_project.common.http import caller
-from imagegen_project.common.routers import UUID_REGEX, route
+from imagegen_project.common.ids import UUID_REGEX
+from imagegen_project.common.routers import route
 from imagegen_project.common.waiting import Wait, has_waited
 from models_registry.errors import ModelNotFoundError
 

@@ -19,8 +19,9 @@ from generation.models import Generation, Worker
 from generation.pictures.files import image_read
 from generation.pictures.reading import MAX_PICTURE_BYTES
 from generation.selectors import generation_get, generation_result, image_get
+from imagegen_project.common.ids import UUID_REGEX
 from imagegen_project.common.parsers import BoundedJSONParser
-from imagegen_project.common.routers import UUID_REGEX, route
+from imagegen_project.common.routers import route
 from imagegen_project.common.waiting import Wait, has_waited
 from models_registry.choices import DiskState
 from models_registry.selectors import checkpoint_get

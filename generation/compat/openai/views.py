@@ -18,8 +18,9 @@ from generation.compat.shapes import openai_shape
 from generation.models import Generation
 from generation.selectors import generation_get, generation_result
 from imagegen_project.common.http import caller
+from imagegen_project.common.ids import UUID_REGEX
 from imagegen_project.common.parsers import BoundedJSONParser
-from imagegen_project.common.routers import UUID_REGEX, route
+from imagegen_project.common.routers import route
 from imagegen_project.common.waiting import Stream, Wait, has_waited
 
 
