@@ -33,7 +33,7 @@ def _waiting(checkpoint: Checkpoint) -> Iterator[Generation]:
 
 
 @receiver(checkpoint_progress)
-def downloading(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
+def tell_of_download(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
     """Tells the followers of every generation that waits for the checkpoint how much of it has arrived."""
     for generation in _waiting(checkpoint):
         event_publish(
@@ -48,20 +48,20 @@ def downloading(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
 
 
 @receiver(checkpoint_ready)
-def arrived(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
+def wake_for_checkpoint(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
     """Wakes workers for those that waited."""
     for generation in _waiting(checkpoint):
         worker_wake(device_class=generation.device_class)
 
 
 @receiver(pinned_loras)
-def needed(**kwargs: Any) -> list[Any]:
+def loras_in_use(**kwargs: Any) -> list[Any]:
     """The adapters whose files must stay."""
     return list(adapters_needed())
 
 
 @receiver(lora_holders)
-def holding(**kwargs: Any) -> dict[str, list[str]]:
+def workers_holding(**kwargs: Any) -> dict[str, list[str]]:
     """Which live workers hold each adapter's file."""
     held: dict[str, list[str]] = {}
     for worker in Worker.objects.live():
@@ -71,7 +71,7 @@ def holding(**kwargs: Any) -> dict[str, list[str]]:
 
 
 @receiver(lora_ready)
-def adapter_arrived(*, lora: Lora, **kwargs: Any) -> None:
+def wake_for_lora(*, lora: Lora, **kwargs: Any) -> None:
     """Wakes workers for those that waited; whoever asked for it on a model of another family ends here."""
     event_publish(lora.id, "succeeded", attempt=0)
     waiting = Generation.objects.filter(status=Status.QUEUED, adapters__lora=lora)
@@ -85,7 +85,7 @@ def adapter_arrived(*, lora: Lora, **kwargs: Any) -> None:
 
 
 @receiver(lora_failed)
-def adapter_failed(*, lora: Lora, **kwargs: Any) -> None:
+def end_without_lora(*, lora: Lora, **kwargs: Any) -> None:
     """Ends those that waited, generations and orders."""
     event_publish(lora.id, "failed", attempt=0)
     detail = f"{lora.name}: {lora.error_detail}"
@@ -98,20 +98,20 @@ def adapter_failed(*, lora: Lora, **kwargs: Any) -> None:
 
 
 @receiver(checkpoint_failed)
-def failed(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
+def end_without_checkpoint(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
     """Ends those that waited: nobody could say when a later attempt would succeed."""
     for generation in _waiting(checkpoint):
         _end(generation, ErrorCode.MODEL_UNAVAILABLE, checkpoint.error_detail)
 
 
 @receiver(post_delete, sender=GeneratedImage)
-def picture_deleted(*, instance: GeneratedImage, **kwargs: Any) -> None:
+def delete_picture_file(*, instance: GeneratedImage, **kwargs: Any) -> None:
     """A picture's file follows its row, also when a whole user is deleted."""
     transaction.on_commit(partial(files_delete, [str(instance.file.name)]), robust=True)
 
 
 @receiver(post_delete, sender=Generation)
-def generation_deleted(*, instance: Generation, **kwargs: Any) -> None:
+def delete_input_files(*, instance: Generation, **kwargs: Any) -> None:
     """So do the pictures it was given, and what an Idempotency-Key remembers of its prompt."""
     inputs = [name for name in (instance.input_image, instance.mask_image) if name]
     transaction.on_commit(partial(files_delete, inputs), robust=True)

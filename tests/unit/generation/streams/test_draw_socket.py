@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 from typing import Any
-from uuid import uuid4
+from uuid import UUID
 
 import pytest
 from channels.testing import WebsocketCommunicator
@@ -25,6 +25,7 @@ from tests.support.dialects import finish
 from tests.support.factories import GenerationMaker
 from tests.support.pictures import MASK, PICTURE, decoded, text_of
 
+NOBODYS = UUID("00000000-0000-7000-8000-000000000000")
 pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
 
 WAIT_S = 20
@@ -171,10 +172,10 @@ async def test_nobody_is_refused_before_the_socket_opens() -> None:
         ('{"prompt": "a", "timeout_s": 9999999, "strict": true}', "would_be_adjusted", 4422),
         ('{"job_id": "x"}', "protocol_error", 4400),
         ('{"job_id": ["x"]}', "protocol_error", 4400),
-        (json.dumps({"job_id": str(uuid4()), "after": -1}), "protocol_error", 4400),
-        (json.dumps({"job_id": str(uuid4()), "after": True}), "protocol_error", 4400),
-        (json.dumps({"job_id": str(uuid4()), "other": 1}), "protocol_error", 4400),
-        (json.dumps({"job_id": str(uuid4())}), "generation_not_found", 4404),
+        (json.dumps({"job_id": str(NOBODYS), "after": -1}), "protocol_error", 4400),
+        (json.dumps({"job_id": str(NOBODYS), "after": True}), "protocol_error", 4400),
+        (json.dumps({"job_id": str(NOBODYS), "other": 1}), "protocol_error", 4400),
+        (json.dumps({"job_id": str(NOBODYS)}), "generation_not_found", 4404),
     ],
 )
 async def test_bad_first_messages(owner: User, text: str, code: str, close: int) -> None:
