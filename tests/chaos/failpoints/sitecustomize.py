@@ -82,7 +82,7 @@ def engine_points(module: Any) -> None:
 
 def attempts_points(module: Any) -> None:
     """A claim, and the end of an attempt."""
-    claim, move, store = module.generation_claim, module.generation_move, module._file_store
+    claim, store = module.generation_claim, module.image_store
     succeed, cancel = module.attempt_succeed, module.attempt_cancel
 
     def claim_reached(**options: Any) -> Any:
@@ -90,14 +90,6 @@ def attempts_points(module: Any) -> None:
         if generation is not None:
             reach("claimed")
         return generation
-
-    def move_reached(**options: Any) -> Any:
-        if options["to"] == "succeeded":
-            reach("written")
-        moved = move(**options)
-        if moved and options["to"] in MOVED:
-            reach(MOVED[options["to"]])
-        return moved
 
     def store_reached(generation: Any, image: Any) -> Any:
         name = store(generation, image)
@@ -107,50 +99,62 @@ def attempts_points(module: Any) -> None:
 
     def succeed_reached(**options: Any) -> Any:
         reach("drawn")
-        moved = succeed(**options)
-        reach("committed")
-        return moved
+        return succeed(**options)
 
     def cancel_reached(**options: Any) -> Any:
         reach("canceling")
         return cancel(**options)
 
-    module.generation_claim, module.generation_move, module._file_store = (
-        claim_reached,
-        move_reached,
-        store_reached,
-    )
+    module.generation_claim, module.image_store = claim_reached, store_reached
     module.attempt_succeed, module.attempt_cancel = succeed_reached, cancel_reached
+
+
+def transitions_points(module: Any) -> None:
+    """A move, and what follows it."""
+    move, ended, publish = module.generation_move, module.generation_ended, module.event_publish
+
+    def move_reached(**options: Any) -> Any:
+        if options["to"] == "succeeded":
+            reach("written")
+        moved = move(**options)
+        if moved and options["to"] in MOVED:
+            reach(MOVED[options["to"]])
+        return moved
+
+    def ended_reached(generation: Any, **options: Any) -> None:
+        if generation.status == "succeeded":
+            reach("committed")
+        ended(generation, **options)
+
+    def publish_reached(generation_id: Any, event_type: str, *, attempt: int, **data: Any) -> None:
+        if event_type == "queued" and attempt == 0:
+            reach("accepted")
+        publish(generation_id, event_type, attempt=attempt, **data)
+
+    module.generation_move, module.generation_ended = move_reached, ended_reached
+    module.event_publish = publish_reached
 
 
 def sweep_points(module: Any) -> None:
     """A lease that is taken back."""
-    move = module.generation_move
 
-    def move_reached(**options: Any) -> Any:
-        moved = move(**options)
-        reach("taking_back")
-        return moved
+    def reaching(move: Callable[..., Any]) -> Callable[..., Any]:
+        def move_reached(**options: Any) -> Any:
+            moved = move(**options)
+            reach("taking_back")
+            return moved
 
-    module.generation_move = move_reached
+        return move_reached
 
-
-def services_points(module: Any) -> None:
-    """A generation that has just been stored."""
-    announce = module._generation_announce
-
-    def announce_reached(generation: Any) -> None:
-        reach("accepted")
-        announce(generation)
-
-    module._generation_announce = announce_reached
+    module.generation_requeue = reaching(module.generation_requeue)
+    module.generation_end = reaching(module.generation_end)
 
 
 CHANGES: dict[str, Callable[[Any], None]] = {
     "generation.engine.engine": engine_points,
     "generation.attempts": attempts_points,
+    "generation.transitions": transitions_points,
     "generation.upkeep.sweep": sweep_points,
-    "generation.services": services_points,
 }
 
 
