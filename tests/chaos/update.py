@@ -1,8 +1,8 @@
 """An update from another version: what waited there is drawn and delivered here, and both may run at once.
 
 `python -m tests.chaos.update --from REVISION` checks that version out beside this one, stores jobs there while its
-workers are stopped, starts this version on the same data folder, and looks at what became of them. Then it runs
-processes of both versions on one pair of servers for a minute. Prints what it found; ends with 1 when something is lost.
+workers are stopped, starts this version on the same data folder, and looks at what became of them. Then processes of
+both versions run on one pair of servers for a minute. It prints what it found, and ends with 1 if anything was lost.
 """
 
 import argparse
