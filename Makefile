@@ -1,6 +1,9 @@
 # VENV: where `make install` puts the environment. PYTHON: what makes it.
 VENV ?= .venv
 PYTHON ?= python3
+# The build of torch: cpu, cuda (PyPI's: on macOS for the CPU and Metal), or auto: what pip's own settings lead to; a torch
+# of the locked version that is there already stays.
+TORCH ?= auto
 BIN := $(VENV)/bin
 MANAGE := $(BIN)/python manage.py
 # What builds images: docker, podman or buildah (which runs nothing, and without a container runtime wants
@@ -10,24 +13,31 @@ IMAGES ?= imagegen-web imagegen-worker
 # Writes the image that is named next, as an archive, to standard output.
 SAVE = $(if $(findstring buildah,$(DOCKER)),$(DOCKER) push --quiet $(1) docker-archive:/dev/stdout,$(DOCKER) save $(1))
 COMPOSE ?= $(DOCKER) compose
-SOURCES := imagegen_project generation loras models_registry
-STAMP := $(VENV)/.installed
+SOURCES := imagegen_project generation loras models_registry scripts
+STAMP := $(VENV)/.installed-$(TORCH)
+DEV_STAMP := $(VENV)/.installed-dev-$(TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run stop logs test lint format typecheck audit check schema bench chaos soak fidelity build \
-        image-size secrets clean
+.PHONY: help install dev demo run stop logs test lint format typecheck audit check check-locks lock pin-images sbom \
+        schema bench chaos soak fidelity build image-size secrets clean
 
 help:  ## Shows what can be made
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP)  ## Makes the environment in VENV (default .venv) and installs everything
+install: $(STAMP)  ## Makes the environment in VENV (default .venv) with what runs; TORCH=cpu|cuda chooses the build
 
-$(STAMP): requirements.txt requirements-web.txt requirements-dev.txt
+dev: $(DEV_STAMP)  ## Adds what tests and checks need
+
+$(STAMP): locks/all.lock locks/worker.lock locks/web.lock locks/torch-cuda.lock locks/torch-cpu.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "imagegen needs Python 3.11 or newer, and $(PYTHON) is not: try make install PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	    echo "$(PYTHON) could not make an environment: on Debian and Ubuntu, install the package python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(BIN)/python -m scripts.install all --torch $(TORCH)
+	@touch $@
+
+$(DEV_STAMP): $(STAMP) locks/dev.lock
+	@$(BIN)/python -m scripts.install dev --torch $(TORCH)
 	@touch $@
 
 demo: install  ## Installs, then runs the whole service on http://127.0.0.1:8000
@@ -42,42 +52,55 @@ stop: install  ## Stops the service that uses the data folder
 logs: install  ## Follows the logs of the service that uses the data folder
 	@tail -n 20 -F "$$($(BIN)/python -c 'from imagegen_project.env import DATA_DIR; print(DATA_DIR)')"/logs/*.log
 
-test: install  ## Runs the whole test suite; options in ARGS, e.g. make test ARGS="-k embedded"
+test: dev  ## Runs the whole test suite; options in ARGS, e.g. make test ARGS="-k embedded"
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: install  ## Checks style, formatting, types, import rules and migrations
+lint: check-locks dev  ## Checks locks, style, formatting, types, import rules and migrations
 	$(BIN)/ruff check .
 	$(BIN)/black --check --quiet . || { $(BIN)/black --diff --quiet . ; exit 1; }
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --quiet tests/integration/test_migrations.py
 
-format: install  ## Formats the code
+format: dev  ## Formats the code
 	$(BIN)/ruff check --fix --select I .
 	$(BIN)/black --quiet .
 
-typecheck: install  ## Checks types only
+typecheck: dev  ## Checks types only
 	$(BIN)/mypy $(SOURCES)
 
-audit: install  ## Looks for insecure code, and for dependencies with known holes (asks the network)
+audit: dev  ## Looks for insecure code, and for packages with known holes (asks PyPI; says so where it cannot)
 	$(BIN)/bandit --quiet --recursive --severity-level medium --configfile pyproject.toml $(SOURCES)
-	$(BIN)/pip-audit --progress-spinner off --requirement requirements-dev.txt --disable-pip --no-deps
+	$(BIN)/python -m scripts.audit
 
-schema: install  ## Calls a live service thousands of times, as its OpenAPI schema allows and as it does not
+check-locks:  ## Fails if locks/ does not fit requirements*.txt; needs no network and no installation
+	@$(PYTHON) -m scripts.locks check
+
+lock: dev  ## Makes locks/ anew from requirements*.txt, by PyPI; newer versions of the rest with ARGS=--upgrade
+	$(BIN)/python -m scripts.locks lock --uv $(BIN)/uv $(ARGS)
+
+pin-images:  ## Sets the digests of the images that Dockerfile and docker-compose.yml start from; asks their registries
+	@$(PYTHON) -m scripts.pin_images
+
+sbom: dev  ## Lists all locked packages with their hashes in sbom.cdx.json (CycloneDX); images hold a list of their own
+	cat locks/web.lock locks/worker.lock locks/all.lock locks/torch-cuda.lock | grep -v '^-r ' \
+	    | $(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-file sbom.cdx.json -
+
+schema: dev  ## Calls a live service thousands of times, as its OpenAPI schema allows and as it does not
 	$(BIN)/python -m benchmarks.conformance
 
 check: lint test audit schema  ## Everything that CI runs, the audit, and the long form of the schema's test
 
-bench: install  ## Measures the running service on this machine
+bench: dev  ## Measures the running service on this machine
 	$(BIN)/python -m benchmarks.service
 
-chaos: install  ## Kills and cuts off parts of a running service, and looks for what got lost; options in ARGS
+chaos: dev  ## Kills and cuts off parts of a running service, and looks for what got lost; options in ARGS
 	$(BIN)/python -m tests.chaos.storm $(ARGS) && $(BIN)/python -m tests.chaos.cancels
 
-soak: install  ## Ten minutes of mixed load on a running service; prints errors, and whether memory grows
+soak: dev  ## Ten minutes of mixed load on a running service; prints errors, and whether memory grows
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
-build:  ## Builds the images; options in ARGS, e.g. ARGS="--build-arg TORCH_VERSION=…"
+build:  ## Builds the images; options in ARGS, e.g. ARGS="--build-arg TORCH=cpu"
 	for image in $(IMAGES); do \
 	    $(DOCKER) build $(ARGS) --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
 	        --target $${image#imagegen-} --tag $$image:latest . || exit 1; done

@@ -54,7 +54,9 @@ def test_every_code_is_in_the_reference(code: str) -> None:
     assert f"`{code}`" in section
 
 
-@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "API_REFERENCE.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "ARCHITECTURE.md", "API_REFERENCE.md", "CHANGELOG.md", "SECURITY.md"]
+)
 def test_links_between_documents_lead_somewhere(name: str) -> None:
     """Relative ones."""
     text = (REPOSITORY / name).read_text(encoding="utf-8")
@@ -65,8 +67,15 @@ def test_links_between_documents_lead_somewhere(name: str) -> None:
 def test_every_dependency_is_justified() -> None:
     """One line each in ARCHITECTURE.md."""
     text = (REPOSITORY / "ARCHITECTURE.md").read_text(encoding="utf-8").lower()
-    for file in ("requirements-web.txt", "requirements.txt", "requirements-dev.txt"):
-        for name in re.findall(
-            r"^([A-Za-z0-9_.-]+)(?:\[.*?\])?==", (REPOSITORY / file).read_text(), flags=re.MULTILINE
-        ):
+    files = sorted(REPOSITORY.glob("requirements*.txt"))
+    assert len(files) == 5
+    for file in files:
+        for name in re.findall(r"^([A-Za-z0-9_.-]+)(?:\[.*?\])?==", file.read_text(), flags=re.MULTILINE):
             assert f"`{name.lower()}`" in text, name
+
+
+def test_every_requirement_says_what_it_is_for() -> None:
+    """In a comment at its line's end."""
+    for file in REPOSITORY.glob("requirements*.txt"):
+        for line in file.read_text().splitlines():
+            assert re.fullmatch(r"#.*|-r \S+|.+  # \S.*", line), f"{file.name}: {line}"

@@ -1,0 +1,67 @@
+"""What is installed: whole, and with the build of torch that belongs there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.install import torch_wanted
+from scripts.locks import TORCH_CPU_INDEX
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PYPI = "torch (2.15.0)\nAvailable versions: 2.15.0, 2.13.0, 2.12.1"
+WITH_CPU = "torch (2.15.0)\nAvailable versions: 2.15.0, 2.13.0+cpu, 2.13.0"
+OWN_INDEX = ["--index-url", TORCH_CPU_INDEX]
+
+
+@pytest.mark.parametrize(
+    ("choice", "installed", "offered", "wanted"),
+    [
+        ("auto", None, PYPI, ("torch-cuda", [])),
+        ("auto", None, "", ("torch-cuda", [])),
+        ("auto", None, WITH_CPU, ("torch-cpu", [])),
+        ("auto", "2.13.0", WITH_CPU, None),
+        ("auto", "2.13.0+rocm6.4", PYPI, None),
+        ("auto", "2.12.1+cpu", WITH_CPU, ("torch-cpu", [])),
+        ("cpu", None, WITH_CPU, ("torch-cpu", [])),
+        ("cpu", None, PYPI, ("torch-cpu", OWN_INDEX)),
+        ("cpu", "2.13.0", PYPI, ("torch-cpu", OWN_INDEX)),
+        ("cuda", None, PYPI, ("torch-cuda", [])),
+        ("cuda", "2.13.0", PYPI, ("torch-cuda", [])),
+        ("cuda", "2.13.0+cpu", PYPI, ("torch-cuda", ["--force-reinstall"])),
+    ],
+)
+def test_the_build_of_torch(
+    choice: str, installed: str | None, offered: str, wanted: tuple[str, list[str]] | None
+) -> None:
+    """By choice, else what pip's own settings lead to; another build that somebody installed stays."""
+    assert torch_wanted(choice, locked="2.13.0", installed=installed, offered=offered) == wanted
+
+
+def test_the_environment_is_whole() -> None:
+    """Locks are installed without resolving: nothing that a package asks for may be missing in them."""
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_file_with_another_hash_is_not_installed(tmp_path: Path) -> None:
+    """pip refuses it, with the options that the locks are installed with."""
+    (tmp_path / "six-1.17.0.tar.gz").write_bytes(b"something else")
+    lock = tmp_path / "some.lock"
+    lock.write_text(f"six==1.17.0 --hash=sha256:{'0' * 64}\n")
+    command = [sys.executable, "-m", "pip", "download", "--no-index", "--find-links", str(tmp_path)]
+    command += ["--require-hashes", "--no-deps", "--dest", str(tmp_path / "got"), "-r", str(lock)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["Makefile", "Dockerfile", "scripts/install.py"])
+def test_everything_is_installed_by_hash_and_from_one_index(name: str) -> None:
+    """But for the build of torch that whoever builds an image takes from an index of their own."""
+    text = (REPOSITORY / name).read_text().replace("\\\n", " ")
+    assert "extra-index-url" not in text
+    for line in re.findall(r"pip .*\binstall .*|\binstall --.*", text):
+        assert "--require-hashes" in line or "TORCH_INDEX" in line, line
