@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed-$(TORCH)
 DEV_STAMP := $(VENV)/.installed-dev-$(TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo run stop logs test lint format typecheck audit check check-locks lock pin-images sbom \
+.PHONY: help install dev demo run stop logs test test-fast lint format typecheck audit check check-locks lock pin-images sbom \
         schema bench chaos soak fidelity build image-size secrets clean
 
 help:  ## Shows what can be made
@@ -54,6 +54,9 @@ logs: install  ## Follows the logs of the service that uses the data folder
 
 test: dev  ## Runs the whole test suite; options in ARGS, e.g. make test ARGS="-k embedded"
 	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: dev  ## Runs the unit tests, on all cores; options in ARGS
+	$(BIN)/python -m pytest tests/unit --numprocesses auto --dist loadfile $(ARGS)
 
 lint: check-locks dev  ## Checks locks, style, formatting, types, import rules and migrations
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Every environment variable is explained in `.env.example` and in the README's table, and only those are."""
+"""Every environment variable is explained in `.env.example` and in docs/settings.md, and only those are."""
 
 import re
 from itertools import pairwise
@@ -33,6 +33,6 @@ def test_env_example_changes_nothing_as_it_is() -> None:
     assert [line for line in lines if line and not line.startswith("#")] == []
 
 
-def test_readme_lists_every_variable() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    assert set(re.findall(r"^\| `([A-Z][A-Z0-9_]*)`", readme, flags=re.MULTILINE)) == variables()
+def test_the_document_of_settings_lists_every_variable() -> None:
+    document = (REPOSITORY / "docs" / "settings.md").read_text()
+    assert set(re.findall(r"^\| `([A-Z][A-Z0-9_]*)`", document, flags=re.MULTILINE)) == variables()
