@@ -34,10 +34,10 @@ from generation.gpu_worker.orders import OrderCarrier
 from generation.gpu_worker.run import HAND_BACK, Run, run_generation
 from generation.gpu_worker.watchdog import watchdog_disarm
 from generation.metrics.counters import MODEL_SWAP_SECONDS
-from generation.models import Generation, Worker, WorkerCommand
+from generation.models import Worker, WorkerCommand
 from generation.queue.entries import worker_wake
 from generation.queue.precedence import generation_next
-from imagegen_project.common.context import job_id, request_id, username
+from imagegen_project.common.context import at_work_on
 from models_registry.errors import ModelNotFoundError
 from models_registry.selectors import checkpoint_default, checkpoints_here, safety_classifier_folder
 
@@ -130,39 +130,29 @@ class GpuRuntime:
     def run_next(self) -> None:
         """Claims and runs one generation; returns at once when there is none or the worker is draining."""
         if not self.draining.is_set():
-            self._pipeline.submit(self._run_next).result()
+            self._pipeline.submit(self._claim_and_run).result()
 
-    def _run_next(self) -> None:
+    def _claim_and_run(self) -> None:
         close_old_connections()
         try:
             generation = generation_claim(
                 worker=self.worker, resident=self.engine.resident, publish=self.publisher.send
             )
-            if generation is not None:
-                self._run(generation)
-                self._look_for_leaks()
+            if generation is None:
+                return
+            self.run = run = Run(generation)
+            if self.draining.is_set():
+                run.stop(HAND_BACK)
+            user = generation.owner.get_username()
+            try:
+                with at_work_on(job=str(generation.id), request=generation.request_id, user=user):
+                    run_generation(run, self.engine, self.publisher)
+            finally:
+                watchdog_disarm()
+                self.run = None
+            self._look_for_leaks()
         finally:
             close_old_connections()
-
-    def _run(self, generation: Generation) -> None:
-        tokens = [
-            (variable, variable.set(value))
-            for variable, value in (
-                (job_id, str(generation.id)),
-                (request_id, generation.request_id),
-                (username, generation.owner.get_username()),
-            )
-        ]
-        self.run = run = Run(generation)
-        if self.draining.is_set():
-            run.stop(HAND_BACK)
-        try:
-            run_generation(run, self.engine, self.publisher)
-        finally:
-            watchdog_disarm()
-            self.run = None
-            for variable, token in tokens:
-                variable.reset(token)
 
     def _submit(self, action: Callable[..., None], *arguments: Any) -> None:
         """Hands work to the pipeline thread from any other; none is taken any more once the worker closes."""

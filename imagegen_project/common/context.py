@@ -1,7 +1,23 @@
 """What the present request or job is, for every log line and error: context variables."""
 
+import contextlib
+from collections.abc import Iterator
 from contextvars import ContextVar
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 job_id: ContextVar[str] = ContextVar("job_id", default="")
 username: ContextVar[str] = ContextVar("username", default="")
+
+
+@contextlib.contextmanager
+def at_work_on(*, job: str, request: str, user: str) -> Iterator[None]:
+    """Whatever is logged meanwhile names this job, the request that made it, and its owner."""
+    tokens = [
+        (variable, variable.set(value))
+        for variable, value in ((job_id, job), (request_id, request), (username, user))
+    ]
+    try:
+        yield
+    finally:
+        for variable, token in tokens:
+            variable.reset(token)

@@ -55,7 +55,11 @@ def test_every_code_is_in_the_reference(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(path.relative_to(REPOSITORY).as_posix() for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")))
+    "name",
+    sorted(
+        path.relative_to(REPOSITORY).as_posix()
+        for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"))
+    ),
 )
 def test_links_between_documents_lead_somewhere(name: str) -> None:
     """Relative ones."""
