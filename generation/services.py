@@ -1,4 +1,4 @@
-"""What clients do to generations: create, cancel, retry, replay, delete. Every status change passes through here."""
+"""What clients do to generations: create, cancel, retry, replay, delete."""
 
 import contextlib
 import logging

@@ -8,7 +8,7 @@ from loras.choices import LoraState
 from models_registry.choices import DiskState
 from models_registry.selectors import checkpoints_here
 
-# How queued generations follow one another; `generation/queue/standing.py` deals out the turns.
+# How queued generations follow one another; `generation/queue/turns.py` deals out the turns.
 QUEUE_ORDER = ("-priority", "turn", "id")
 
 

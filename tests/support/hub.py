@@ -1,7 +1,7 @@
 """A small Hugging Face Hub on a loopback port: real HTTP, so that the real client is what is tested.
 
 Knows `GET /api/whoami-v2`; further routes are added with `HubDouble.route`, repositories with
-`tests.hub_repository.HubRepository`.
+`tests.support.hub_repository.HubRepository`.
 """
 
 import contextlib
