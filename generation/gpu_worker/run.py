@@ -97,10 +97,10 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher) -> Status | N
 
     seen: list[Preview] = []
 
-    def on_step(step: int, _: int) -> None:
-        # A scheduler may count otherwise: PNDM does its second step twice.
+    def on_step(step: int, of_steps: int) -> None:
+        # A checkpoint's own scheduler may do more than was counted on: PNDM does its second step twice.
         total_steps = generation.total_steps
-        run.step = step = min(step, total_steps)
+        run.step = step = max(1, step * total_steps // of_steps)
         publisher.send(
             generation.id,
             "progress",

@@ -82,3 +82,36 @@ def test_an_error_of_the_engine_ends_the_job_with_its_code(
     checkpoint.refresh_from_db()
     broken = isinstance(error, EngineModelBroken)
     assert checkpoint.state == (DiskState.BROKEN if broken else DiskState.PRESENT)
+
+
+class CountingEngine:
+    """Reports six steps and fails."""
+
+    def run(self, *_: Any, on_step: Any, **__: Any) -> Any:
+        for step in range(1, 7):
+            on_step(step, 6)
+        raise EngineOutOfMemory("Too large.")
+
+
+class Recorder:
+    """Keeps the progress that would be published."""
+
+    def __init__(self) -> None:
+        self.progress: list[tuple[int, float]] = []
+
+    def send(self, _: Any, kind: str, **event: Any) -> None:
+        if kind == "progress":
+            self.progress.append((event["step"], event["percent"]))
+
+
+def test_progress_ends_with_the_last_step_whatever_the_scheduler_counts(
+    make: GenerationMaker, worker: Worker
+) -> None:
+    """A checkpoint's own one may do a step twice, and nobody knew: it is spread over the steps that were announced."""
+    make(num_inference_steps=5)
+    claimed = generation_claim(worker=worker)
+    assert claimed is not None
+    engine: Any = CountingEngine()
+    recorder: Any = Recorder()
+    run_generation(Run(claimed), engine, recorder)
+    assert recorder.progress == [(1, 20.0), (1, 20.0), (2, 40.0), (3, 60.0), (4, 80.0), (5, 100.0)]
