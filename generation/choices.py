@@ -11,20 +11,6 @@ class Kind(models.TextChoices):
     INPAINT = "inpaint", "inpainting"
 
 
-class Scheduler(models.TextChoices):
-    """How noise is removed step by step; the names are the engine's (`generation/engine/schedulers.py`)."""
-
-    DDIM = "ddim", "DDIM"
-    DDPM = "ddpm", "DDPM"
-    EULER = "euler", "Euler"
-    EULER_A = "euler_a", "Euler ancestral"
-    DPMPP_2M = "dpmpp_2m", "DPM++ 2M"
-    DPMPP_2M_KARRAS = "dpmpp_2m_karras", "DPM++ 2M Karras"
-    DPMPP_2M_SDE = "dpmpp_2m_sde", "DPM++ 2M SDE"
-    UNIPC = "unipc", "UniPC"
-    LCM = "lcm", "LCM"
-
-
 class OutputFormat(models.TextChoices):
     """The file format of finished pictures."""
 

@@ -6,10 +6,10 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from generation.choices import Scheduler
 from generation.models import REQUEST_FIELDS, GeneratedImage, Generation, GenerationLora
 from generation.pictures.files import image_read
 from generation.queue.standing import queue_standing
+from models_registry.schedulers import SCHEDULERS
 
 
 class WarningOut(serializers.Serializer[Any]):
@@ -68,7 +68,7 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
 
     model = serializers.CharField(source="checkpoint_id", read_only=True)
     owner = serializers.CharField(source="owner.username", read_only=True)
-    scheduler = serializers.ChoiceField(choices=Scheduler.choices, allow_blank=True, read_only=True)
+    scheduler = serializers.ChoiceField(choices=list(SCHEDULERS.items()), allow_blank=True, read_only=True)
     percent = serializers.SerializerMethodField()
     images = ImageOut(many=True, read_only=True)
     loras = GenerationLoraOut(source="adapters", many=True, read_only=True)

@@ -334,7 +334,9 @@ class _Drawing:
     def _draw_bare(self, batch: Batch, seeds: list[int]) -> list[Image.Image]:
         arguments, warnings = call_arguments(self.pipeline, batch)
         self._warn(warnings)
-        self.pipeline.scheduler = scheduler_make(batch.scheduler, self.entry.scheduler)
+        self.pipeline.scheduler = scheduler_make(
+            batch.scheduler, self.entry.scheduler, from_start=batch.kind == "txt2img"
+        )
         # On the CPU in either case: a seed then means the same noise on every device.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with torch.inference_mode(), old_text_encoder_name(self.pipeline):

@@ -39,8 +39,9 @@ class AdapterUse:
 class Batch:
     """One request's pictures, drawn together. Picture i uses `seed + i`, wrapping at 2**32.
 
-    `image` and `mask` are files (PNG) of width x height, `scheduler` one of `SCHEDULERS` or "" for the checkpoint's
-    own. `strict` refuses what would have to be adjusted. `preview_every` so many steps there is a preview; 0: none.
+    `image` and `mask` are files (PNG) of width x height. `scheduler` is one of `SAMPLERS`, with or without one of
+    `SCHEDULES` behind it, or "" for the checkpoint's own. `strict` refuses what would have to be adjusted.
+    `preview_every` so many steps there is a preview; 0: none.
     """
 
     model: ModelRef

@@ -48,9 +48,10 @@ class GenerationRequest:
 
     @property
     def total_steps(self) -> int:
-        """The denoising steps that will run."""
+        """How often the denoiser will run."""
         return steps_to_run(
             family=self.checkpoint.family,
+            scheduler=self.scheduler,
             num_inference_steps=self.num_inference_steps,
             strength=self.strength,
         )

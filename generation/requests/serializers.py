@@ -8,7 +8,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from generation.choices import Kind, OutputFormat, Scheduler
+from generation.choices import Kind, OutputFormat
 from generation.errors import InvalidImageError
 from generation.models import MAX_PRIORITY, MAX_SEED
 from generation.pictures.fitting import size_follow
@@ -19,13 +19,13 @@ from imagegen_project.common.serializers import BoundedListField, StrictSerializ
 from models_registry.errors import ModelNotFoundError
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
+from models_registry.schedulers import SCHEDULERS, step_limits
 from models_registry.selectors import checkpoint_default, checkpoint_get
 
 MAX_PROMPT_CHARACTERS = 4000
 MAX_STEPS = 100
 MIN_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE = 1.0, 20.0
 MAX_IMAGES = 8
-MAX_LCM_STEPS = 50  # of those that its models were distilled from; diffusers refuses more
 DEFAULT_STRENGTH = {Kind.IMG2IMG: 0.8, Kind.INPAINT: 1.0}
 
 _PICTURES: dict[Kind, tuple[str, ...]] = {
@@ -110,7 +110,11 @@ class GenerationCreateIn(StrictSerializer):
         min_value=MIN_GUIDANCE_SCALE, max_value=MAX_GUIDANCE_SCALE, required=False
     )
     scheduler = serializers.ChoiceField(
-        Scheduler.choices, required=False, default="", allow_blank=True, help_text="Empty: the model's own."
+        list(SCHEDULERS.items()),
+        required=False,
+        default="",
+        allow_blank=True,
+        help_text="Empty: the model's own.",
     )
     clip_skip = serializers.IntegerField(
         min_value=0,
@@ -272,8 +276,9 @@ def _limit_errors(checkpoint: Checkpoint, attrs: dict[str, Any]) -> dict[str, st
         errors["scheduler"] = f"{attrs['scheduler']} does not fit {checkpoint.id}. Fitting: {fitting}."
     if facts.max_clip_skip and (attrs["clip_skip"] or 0) > facts.max_clip_skip:
         errors["clip_skip"] = f"{checkpoint.id} can leave out {facts.max_clip_skip} layers at most."
-    if attrs["scheduler"] == Scheduler.LCM and attrs["num_inference_steps"] > MAX_LCM_STEPS:
-        errors["num_inference_steps"] = f"The scheduler lcm takes {MAX_LCM_STEPS} steps at most."
+    low, high = step_limits(attrs["scheduler"], most=MAX_STEPS)
+    if not low <= attrs["num_inference_steps"] <= high:
+        errors["num_inference_steps"] = f"The scheduler {attrs['scheduler']} takes {low} to {high} steps."
     return errors
 
 

@@ -10,6 +10,8 @@ from drf_spectacular.generators import SchemaGenerator
 from generation.choices import ErrorCode
 from generation.feed.messages import EventType
 from imagegen_project.common.errors import DomainError
+from models_registry.family_facts import FAMILY_FACTS
+from models_registry.schedulers import SAMPLERS, SCHEDULES, scheduler_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = (REPOSITORY / "API_REFERENCE.md").read_text(encoding="utf-8")
@@ -38,6 +40,32 @@ def test_every_request_field_is_in_the_reference() -> None:
     section = REFERENCE.partition("## Request fields")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE)
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == fields
+
+
+def scheduler_rows() -> list[str]:
+    """One row a sampler: the schedules that it can follow on noise-predicting models, `builtin` and flow models."""
+
+    def cell(family: str, sampler: str) -> str:
+        fitting = FAMILY_FACTS[family].schedulers
+        words = [
+            f"`{schedule}`" if schedule else "alone"
+            for schedule in ("", *SCHEDULES)
+            if scheduler_name(sampler, schedule) in fitting
+        ]
+        return ", ".join(words) or "-"
+
+    return [
+        f"| `{sampler}` | {label} | {' | '.join(cell(family, sampler) for family in ('sd1', 'builtin', 'sd3'))} |"
+        for sampler, label in SAMPLERS.items()
+    ]
+
+
+def test_every_scheduler_is_in_the_reference() -> None:
+    """With the schedules that it can follow, and no other."""
+    section = REFERENCE.partition("## Schedulers")[2].partition("\n## ")[0]
+    assert [line for line in section.splitlines() if line.startswith("| `")] == scheduler_rows()
+    for same, family in (("sd1", "sd2"), ("sd1", "sdxl"), ("sd3", "flux")):
+        assert FAMILY_FACTS[same].schedulers == FAMILY_FACTS[family].schedulers
 
 
 def test_every_event_is_in_the_reference() -> None:

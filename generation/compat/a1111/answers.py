@@ -10,8 +10,8 @@ from django.utils import timezone
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
-from generation.choices import OutputFormat, Scheduler
-from generation.compat.a1111.requests import SAMPLERS, SCHEDULE_TYPES
+from generation.choices import OutputFormat
+from generation.compat.a1111.samplers import SAMPLERS, SCHEDULE_TYPES, sampler_label
 from generation.feed.stream import preview_latest
 from generation.models import A1111Options, Generation
 from generation.pictures.files import image_read
@@ -40,8 +40,8 @@ SCRIPTS: Final[dict[str, Any]] = {"txt2img": [], "img2img": []}
 def samplers() -> list[dict[str, Any]]:
     """Every sampler; which of them fit depends on the model."""
     return [
-        {"name": name, "aliases": [str(scheduler)] if scheduler else [], "options": {}}
-        for name, scheduler in SAMPLERS.items()
+        {"name": name, "aliases": [sampler] if sampler else [], "options": {}}
+        for name, sampler in SAMPLERS.items()
     ]
 
 
@@ -49,7 +49,7 @@ def schedule_types() -> list[dict[str, Any]]:
     """Every schedule type."""
     return [
         {"name": name, "label": label, "aliases": None, "default_rho": -1, "need_inner_model": False}
-        for name, label in SCHEDULE_TYPES.items()
+        for name, (label, _) in SCHEDULE_TYPES.items()
     ]
 
 
@@ -143,7 +143,7 @@ def _parameters(generation: Generation) -> dict[str, Any]:
         "cfg_scale": generation.guidance_scale,
         "width": generation.width,
         "height": generation.height,
-        "sampler_name": _sampler_name(generation.scheduler),
+        "sampler_name": sampler_label(generation.scheduler),
         "batch_size": generation.num_images,
         "n_iter": 1,
         "denoising_strength": generation.strength,
@@ -169,11 +169,6 @@ def _info(generation: Generation, infotexts: list[str]) -> dict[str, Any]:
         "job_id": str(generation.id),
         "warnings": generation.warnings,
     }
-
-
-def _sampler_name(scheduler: str) -> str:
-    named = {str(value): name for name, value in SAMPLERS.items()}
-    return named[str(Scheduler(scheduler)) if scheduler else ""]
 
 
 def _infotext(file: bytes) -> str:

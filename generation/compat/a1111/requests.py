@@ -6,12 +6,14 @@ from typing import Any, Final
 
 from rest_framework import serializers
 
-from generation.choices import OutputFormat, Scheduler
+from generation.choices import OutputFormat
+from generation.compat.a1111.samplers import sampler_fit, sampler_read
 from generation.compat.dialect import Params, refuse, warning
 from generation.models import A1111Options
 from generation.requests.loras import MAX_NAME
 from generation.requests.serializers import MAX_PROMPT_CHARACTERS
 from imagegen_project.common.serializers import TextField
+from models_registry.schedulers import sampler_and_schedule
 
 # A1111's names to the native ones.
 FIELDS: Final[Mapping[str, str]] = {
@@ -22,19 +24,6 @@ FIELDS: Final[Mapping[str, str]] = {
     "width": "width",
     "height": "height",
 }
-SAMPLERS: Final[dict[str, str]] = {
-    "Automatic": "",
-    "DDIM": Scheduler.DDIM,
-    "DDPM": Scheduler.DDPM,
-    "Euler": Scheduler.EULER,
-    "Euler a": Scheduler.EULER_A,
-    "DPM++ 2M": Scheduler.DPMPP_2M,
-    "DPM++ 2M Karras": Scheduler.DPMPP_2M_KARRAS,
-    "DPM++ 2M SDE": Scheduler.DPMPP_2M_SDE,
-    "UniPC": Scheduler.UNIPC,
-    "LCM": Scheduler.LCM,
-}
-SCHEDULE_TYPES: Final[dict[str, str]] = {"automatic": "Automatic", "uniform": "Uniform", "karras": "Karras"}
 SAMPLES_FORMATS: Final[dict[str, str]] = {
     "png": OutputFormat.PNG,
     "jpg": OutputFormat.JPEG,
@@ -121,10 +110,11 @@ def _mask_warnings(params: Params) -> None:
 def _read(
     params: Params, data: dict[str, Any], options: A1111Options
 ) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
-    data |= params.rename(FIELDS) | _sampler(params) | _prompt(params)
+    data |= params.rename(FIELDS) | sampler_read(params) | _prompt(params)
     count, rounds = (params.number(name, low=1, high=100, default=1) for name in ("batch_size", "n_iter"))
     data["num_images"] = count * rounds
     data |= _settings(params, options) | {"preview_every": PREVIEW_EVERY}
+    data["scheduler"] = sampler_fit(params, data["scheduler"], model=data.get("model"))
     _eta(params, data["scheduler"])
     params.neutral(_NEUTRAL)
     for name in _UNUSED:
@@ -156,36 +146,12 @@ def _scale(tail: str) -> float:
         refuse("prompt", f"A tag's strength must be one number: <lora:name{tail}>.", "invalid_lora_tag")
 
 
-def _sampler(params: Params) -> dict[str, str]:
-    """The scheduler that sampler and schedule type name together; without either, the model's own."""
-    index = params.take("sampler_index")
-    name = params.take("sampler_name") or index
-    schedule = params.take("scheduler") or "automatic"
-    if name is None:
-        name = "Automatic"
-    known = {sampler.lower(): value for sampler, value in SAMPLERS.items()} | {
-        str(s): str(s) for s in Scheduler
-    }
-    if not isinstance(name, str) or name.lower() not in known:
-        refuse("sampler_name", f"Sampler not found. Known: {', '.join(SAMPLERS)}.", "sampler_not_found")
-    if not isinstance(schedule, str) or schedule.lower() not in SCHEDULE_TYPES:
-        refuse("scheduler", f"Must be one of {', '.join(SCHEDULE_TYPES)}.", "invalid_choice")
-    scheduler = known[name.lower()]
-    if schedule.lower() == "karras":
-        if scheduler not in (Scheduler.DPMPP_2M, Scheduler.DPMPP_2M_KARRAS):
-            refuse("scheduler", "karras goes with DPM++ 2M alone.", "unsupported")
-        scheduler = Scheduler.DPMPP_2M_KARRAS
-    if schedule.lower() == "uniform" and scheduler == Scheduler.DPMPP_2M_KARRAS:
-        refuse("scheduler", "uniform does not go with DPM++ 2M Karras.", "unsupported")
-    return {"scheduler": str(scheduler)}
-
-
 def _eta(params: Params, scheduler: str) -> None:
-    """Noise added at each step: as the scheduler does it, 1 for Euler a and 0 for the others."""
+    """Noise added at each step: as the scheduler does it, 1 for ancestral samplers and 0 for the others."""
     eta = params.take("eta")
     if eta not in (None, 0, 1):
         refuse("eta", "Not supported here; only 0 or 1 is accepted.", "unsupported")
-    if eta is not None and (eta == 1) != (scheduler == Scheduler.EULER_A):
+    if eta is not None and (eta == 1) != (sampler_and_schedule(scheduler)[0] in ("euler_a", "dpm2_a")):
         params.warnings.append(warning("eta", "The sampler decides.", used=None))
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from django.core.files.uploadedfile import SimpleUploadedFile
 from rest_framework.exceptions import NotAcceptable
 
-from generation.choices import OutputFormat, Scheduler
+from generation.choices import OutputFormat
 from generation.compat.dialect import Params, refuse
 
 _FORMATS: Final = {
@@ -31,13 +31,22 @@ _FIELDS: Final[Mapping[str, str]] = {
 
 # diffusers' classes, which this contract calls schedulers by.
 _SCHEDULERS: Final = {
-    "DDIMScheduler": Scheduler.DDIM,
-    "DDPMScheduler": Scheduler.DDPM,
-    "EulerDiscreteScheduler": Scheduler.EULER,
-    "EulerAncestralDiscreteScheduler": Scheduler.EULER_A,
-    "DPMSolverMultistepScheduler": Scheduler.DPMPP_2M,
-    "UniPCMultistepScheduler": Scheduler.UNIPC,
-    "LCMScheduler": Scheduler.LCM,
+    "DDIMScheduler": "ddim",
+    "DDPMScheduler": "ddpm",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "DPMSolverSinglestepScheduler": "dpmpp_sde",
+    "EulerAncestralDiscreteScheduler": "euler_a",
+    "EulerDiscreteScheduler": "euler",
+    "FlowMatchEulerDiscreteScheduler": "euler",
+    "FlowMatchHeunDiscreteScheduler": "heun",
+    "HeunDiscreteScheduler": "heun",
+    "KDPM2AncestralDiscreteScheduler": "dpm2_a",
+    "KDPM2DiscreteScheduler": "dpm2",
+    "LCMScheduler": "lcm",
+    "LMSDiscreteScheduler": "lms",
+    "PNDMScheduler": "plms",
+    "TCDScheduler": "tcd",
+    "UniPCMultistepScheduler": "unipc",
 }
 
 

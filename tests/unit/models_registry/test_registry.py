@@ -7,12 +7,12 @@ from django.db import IntegrityError, transaction
 from pytest_django import Settings
 from rest_framework.test import APIClient
 
-from generation.choices import Scheduler
 from models_registry import builtin
 from models_registry.choices import Family
 from models_registry.errors import ModelNotFoundError
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
+from models_registry.schedulers import SCHEDULERS
 from models_registry.selectors import checkpoint_default, checkpoint_folder, checkpoint_get
 
 pytestmark = pytest.mark.django_db
@@ -41,9 +41,10 @@ def test_every_family_has_its_facts() -> None:
     """With schedulers that requests can name; a family of unknown kind has only the checkpoint's own."""
     assert set(FAMILY_FACTS) == set(Family)
     for facts in FAMILY_FACTS.values():
-        assert set(facts.schedulers) <= set(Scheduler)
-    assert FAMILY_FACTS["sd1"].schedulers == tuple(Scheduler)
-    assert FAMILY_FACTS["flux"].schedulers == ("euler",)
+        assert set(facts.schedulers) <= set(SCHEDULERS)
+    assert FAMILY_FACTS["sd1"].schedulers == tuple(SCHEDULERS)
+    assert {"euler", "heun", "unipc"} < set(FAMILY_FACTS["flux"].schedulers)
+    assert "ddim" not in FAMILY_FACTS["flux"].schedulers
     assert FAMILY_FACTS["other"].schedulers == ()
 
 

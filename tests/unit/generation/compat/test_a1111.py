@@ -9,10 +9,14 @@ from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
 from generation.attempts import generation_claim
+from generation.compat.a1111.samplers import sampler_fit, sampler_label, sampler_read
+from generation.compat.dialect import Params
 from generation.feed.stream import event_publish
 from generation.models import Generation, Worker
 from generation.pictures.files import image_read
 from imagegen_project.auth.services import token_create
+from models_registry.family_facts import FAMILY_FACTS
+from models_registry.schedulers import SCHEDULERS
 from tests.support.dialects import finish, made, nothing_stored, warned
 from tests.support.factories import GenerationMaker, client_of
 from tests.support.pictures import MASK, PICTURE, text_of
@@ -65,12 +69,65 @@ def test_parameters_become_native_ones(api: APIClient) -> None:
         ("Euler a", "automatic", "euler_a"),
         ("euler A", None, "euler_a"),
         ("DPM++ 2M Karras", "karras", "dpmpp_2m_karras"),
-        ("UniPC", "uniform", "unipc"),
+        ("UniPC", "uniform", "unipc_linspace"),
+        ("Euler", "karras", "euler_karras"),
+        ("Euler", "Karras", "euler_karras"),
+        ("DPM++ 2M SDE", "exponential", "dpmpp_2m_sde_exponential"),
+        ("DPM++ 3M SDE", "polyexponential", "dpmpp_3m_sde_exponential"),
+        ("DPM++ SDE Karras", None, "dpmpp_sde_karras"),
+        ("LMS", "SGM Uniform", "lms_trailing"),
+        ("Euler SGM Uniform", None, "euler_trailing"),
+        ("PLMS", "simple", "plms_trailing"),
+        ("DDIM", "ddim", "ddim_leading"),
+        ("DPM2", "normal", "dpm2_linspace"),
+        ("Heun", "N/A", "heun"),
+        ("", "", ""),
+        ("dpm2_a", "automatic", "dpm2_a"),
     ],
 )
 def test_samplers(api: APIClient, sampler: Any, scheduler: Any, expected: str) -> None:
-    body = REQUEST | {"sampler_name": sampler, "scheduler": scheduler}
-    assert made(api.post(URL, body)).scheduler == expected
+    settings = {"sd_model_checkpoint": "sd-1-5"}
+    body = REQUEST | {"sampler_name": sampler, "scheduler": scheduler, "override_settings": settings}
+    generation = made(api.post(URL, body | {"width": 512, "height": 512}))
+    assert (generation.scheduler, generation.warnings) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "expected", "field"),
+    [
+        ("Euler a", "karras", "euler_a", "scheduler"),
+        ("Automatic", "karras", "", "scheduler"),
+        ("Euler", "kl_optimal", "euler", "scheduler"),
+        ("DPM++ 2M Karras", "exponential", "dpmpp_2m_karras", "scheduler"),
+        ("Euler", "beta", "euler", "scheduler"),
+        ("Heun", "automatic", "heun_karras", "sampler_name"),
+    ],
+)
+def test_a_combination_that_does_not_exist_becomes_the_nearest(
+    api: APIClient, sampler: str, scheduler: str, expected: str, field: str
+) -> None:
+    """Both are listed, so each pair must work, and the answer says what was used."""
+    generation = made(api.post(URL, REQUEST | {"sampler_name": sampler, "scheduler": scheduler}))
+    assert generation.scheduler == expected
+    assert warned(generation) == {field}
+
+
+def test_every_pair_that_is_listed_draws(api: APIClient) -> None:
+    """With a scheduler that fits the model."""
+    samplers = [entry["name"] for entry in api.get(f"{BASE}/samplers").json()]
+    types = [entry["name"] for entry in api.get(f"{BASE}/schedulers").json()]
+    fitting = FAMILY_FACTS["builtin"].schedulers
+    for sampler in samplers:
+        for schedule in types:
+            read = sampler_read(Params({"sampler_name": sampler, "scheduler": schedule}))["scheduler"]
+            used = sampler_fit(Params({}), read, model="builtin")
+            assert used in ("", *fitting)
+            assert (used == "") == (sampler == "Automatic")
+
+
+@pytest.mark.parametrize("scheduler", ["", *SCHEDULERS])
+def test_a_label_is_read_as_what_it_names(scheduler: str) -> None:
+    assert sampler_read(Params({"sampler_name": sampler_label(scheduler)})) == {"scheduler": scheduler}
 
 
 def test_tags_in_the_prompt_are_adapters(api: APIClient, owner: User) -> None:
@@ -104,8 +161,8 @@ def test_what_has_no_effect_is_said(api: APIClient) -> None:
         ({"n_iter": 0}, "n_iter"),
         ({"sampler_name": "DPM adaptive"}, "sampler_name"),
         ({"sampler_name": ["Euler"]}, "sampler_name"),
-        ({"scheduler": "polyexponential"}, "scheduler"),
-        ({"scheduler": "karras", "sampler_name": "Euler"}, "scheduler"),
+        ({"scheduler": "turbo"}, "scheduler"),
+        ({"scheduler": ["karras"]}, "scheduler"),
         ({"enable_hr": True}, "enable_hr"),
         ({"tiling": True}, "tiling"),
         ({"restore_faces": True}, "restore_faces"),

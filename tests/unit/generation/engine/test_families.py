@@ -1,23 +1,27 @@
 """Every kind, scheduler and option on each family's real pipeline class, with tiny random weights."""
 
 import dataclasses
+import functools
 import hashlib
 import io
 from collections.abc import Callable
 
+import diffusers
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw
 
-from generation.choices import Scheduler
 from generation.engine import Batch, Engine, EngineModelBroken, ModelRef
-from generation.engine.schedulers import SCHEDULERS
-from models_registry.family_facts import FAMILY_FACTS
+from models_registry.family_facts import FAMILY_FACTS, steps_to_run
+from models_registry.schedulers import FLOW
 from tests.support.tiny_checkpoints import TINY_FAMILIES
 
 TinyModel = Callable[[str], ModelRef]
+Stock = Callable[[str], DiffusionPipeline]
 SIDE = 64
+# In diffusers' DPM2.
+OF_DIFFUSERS = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
 
 
 def png(image: Image.Image) -> bytes:
@@ -47,19 +51,26 @@ def pixels(engine: Engine, batch: Batch) -> str:
     return engine.run(batch).pictures[0].pixel_sha256
 
 
-def test_scheduler_names_agree() -> None:
-    """Those that requests may name, those that the engine knows, and those that families list."""
-    assert set(Scheduler.values) == set(SCHEDULERS)
-    assert {name for facts in FAMILY_FACTS.values() for name in facts.schedulers} == set(SCHEDULERS)
+@pytest.fixture(scope="module")
+def stock(tiny: TinyModel) -> Stock:
+    """Diffusers' own pipelines of the tiny checkpoints, each loaded once."""
+
+    @functools.cache
+    def pipeline(family: str) -> DiffusionPipeline:
+        loaded = DiffusionPipeline.from_pretrained(tiny(family).folder, use_safetensors=True)
+        loaded.set_progress_bar_config(disable=True)
+        return loaded
+
+    return pipeline
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
-def test_it_draws_what_the_stock_pipeline_draws(engine: Engine, tiny: TinyModel, family: str) -> None:
+def test_it_draws_what_the_stock_pipeline_draws(
+    engine: Engine, tiny: TinyModel, stock: Stock, family: str
+) -> None:
     """Although its weights were read by hand and put in without a copy."""
     model = tiny(family)
-    stock = DiffusionPipeline.from_pretrained(model.folder, use_safetensors=True)
-    stock.set_progress_bar_config(disable=True)
-    image = stock(
+    image = stock(family)(
         "a large red circle",
         width=SIDE,
         height=SIDE,
@@ -104,16 +115,122 @@ def test_inpainting_leaves_the_rest_as_it_was(engine: Engine, tiny: TinyModel, f
         assert drawn.crop(left).tobytes() != picture.crop(left).tobytes()
 
 
+@OF_DIFFUSERS
 @pytest.mark.parametrize("family", TINY_FAMILIES)
-def test_every_scheduler_of_a_family_runs(engine: Engine, tiny: TinyModel, family: str) -> None:
-    """And leaves no trace: the checkpoint's own draws the same pixels before and after."""
+def test_every_scheduler_draws_and_counts(engine: Engine, tiny: TinyModel, family: str) -> None:
+    """With every kind, in one family or another; progress ends where it was to end, and nothing is left behind."""
     model = tiny(family)
     before = pixels(engine, request(model))
-    for name in FAMILY_FACTS[family].schedulers:
-        result = engine.run(request(model, scheduler=name))
-        assert result.environment["scheduler"].endswith("Scheduler")
-        assert pixels(engine, request(model, scheduler=name)) == result.pictures[0].pixel_sha256
+    kinds = ("txt2img", "img2img", "inpaint")
+    pictures = {
+        "image": png(Image.effect_noise((SIDE, SIDE), 80)),
+        "mask": png(Image.new("L", (SIDE, SIDE), 255)),
+    }
+    for number, name in enumerate(FAMILY_FACTS[family].schedulers, start=TINY_FAMILIES.index(family)):
+        # Three families have noise schedules, and each takes another third of these for a kind.
+        for kind in kinds if name in FLOW and family == "sd3" else kinds[number % 3 :][:1]:
+            inputs = {} if kind == "txt2img" else {"strength": 0.7, "image": pictures["image"]}
+            inputs |= {"mask": pictures["mask"]} if kind == "inpaint" else {}
+            seen: list[tuple[int, int]] = []
+            batch = request(
+                model, scheduler=name, kind=kind, num_inference_steps=3, guidance_scale=1.0, **inputs
+            )
+            result = engine.run(batch, on_step=lambda step, total, seen=seen: seen.append((step, total)))  # type: ignore[misc]
+            total = steps_to_run(
+                family=family, scheduler=name, num_inference_steps=3, strength=batch.strength
+            )
+            assert seen == [(step, total) for step in range(1, total + 1)], (name, kind)
+            with Image.open(io.BytesIO(result.pictures[0].data)) as drawn:
+                assert len(set(drawn.get_flattened_data())) > SIDE, (
+                    name,
+                    kind,
+                )  # what is not a number is black
     assert pixels(engine, request(model)) == before
+
+
+FLOW_SIGMAS = {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"}
+LINSPACE = {"timestep_spacing": "linspace"}
+
+
+@OF_DIFFUSERS
+@pytest.mark.parametrize(
+    ("family", "name", "class_name", "options"),
+    [
+        ("sd1", "ddim", "DDIMScheduler", {"clip_sample": False}),
+        ("sd1", "ddim_trailing", "DDIMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}),
+        ("sd1", "ddpm", "DDPMScheduler", {"clip_sample": False}),
+        ("sd1", "euler", "EulerDiscreteScheduler", {}),
+        ("sd1", "euler_karras", "EulerDiscreteScheduler", {"use_karras_sigmas": True} | LINSPACE),
+        ("sd1", "euler_trailing", "EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+        ("sd1", "euler_a", "EulerAncestralDiscreteScheduler", {}),
+        ("sd1", "heun", "HeunDiscreteScheduler", {}),
+        ("sd1", "lms_karras", "LMSDiscreteScheduler", {"use_karras_sigmas": True} | LINSPACE),
+        ("sd1", "dpm2", "KDPM2DiscreteScheduler", {}),
+        ("sd1", "dpm2_a", "KDPM2AncestralDiscreteScheduler", {}),
+        ("sd1", "plms", "PNDMScheduler", {}),
+        ("sd1", "dpmpp_2m_karras", "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+        (
+            "sd1",
+            "dpmpp_2m_sde_exponential",
+            "DPMSolverMultistepScheduler",
+            {"algorithm_type": "sde-dpmsolver++", "use_exponential_sigmas": True},
+        ),
+        (
+            "sd1",
+            "dpmpp_3m_sde",
+            "DPMSolverMultistepScheduler",
+            {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+        ),
+        (
+            "sd1",
+            "dpmpp_sde_karras",
+            "DPMSolverSinglestepScheduler",
+            {"algorithm_type": "sde-dpmsolver++", "lower_order_final": True, "use_karras_sigmas": True},
+        ),
+        ("sd1", "unipc_beta", "UniPCMultistepScheduler", {"use_beta_sigmas": True}),
+        ("sd1", "lcm", "LCMScheduler", {"clip_sample": False}),
+        ("sd1", "tcd", "TCDScheduler", {}),
+        ("sd3", "euler_karras", "FlowMatchEulerDiscreteScheduler", {"use_karras_sigmas": True}),
+        ("sd3", "heun", "FlowMatchHeunDiscreteScheduler", {"shift": 3.0}),
+        ("sd3", "dpmpp_2m", "DPMSolverMultistepScheduler", FLOW_SIGMAS),
+        ("sd3", "unipc", "UniPCMultistepScheduler", FLOW_SIGMAS),
+    ],
+)
+def test_a_scheduler_draws_what_it_draws_by_hand(
+    engine: Engine,
+    tiny: TinyModel,
+    stock: Stock,
+    family: str,
+    name: str,
+    class_name: str,
+    options: dict[str, object],
+) -> None:
+    """As somebody would set it in a script, in the stock pipeline."""
+    pipeline = stock(family)
+    own = pipeline.scheduler
+    try:
+        pipeline.scheduler = getattr(diffusers, class_name).from_config(own.config, **options)
+        image = pipeline(
+            "a large red circle",
+            width=SIDE,
+            height=SIDE,
+            num_inference_steps=4,
+            guidance_scale=4.0,
+            generator=[torch.Generator().manual_seed(7)],
+        ).images[0]
+    finally:
+        pipeline.scheduler = own
+    assert (
+        pixels(engine, request(tiny(family), scheduler=name)) == hashlib.sha256(image.tobytes()).hexdigest()
+    )
+
+
+def test_rounded_levels_that_begin_alike_are_no_fault(engine: Engine, model: ModelRef) -> None:
+    """With zero terminal signal, from 21 steps on: looking the first one up by its timestep found the second."""
+    batch = request(model, scheduler="dpmpp_2m_karras", num_inference_steps=21)
+    seen: list[int] = []
+    engine.run(batch, on_step=lambda step, _: seen.append(step))
+    assert seen == list(range(1, 22))
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])

@@ -174,6 +174,46 @@ def test_total_steps_are_those_that_run(
     assert (answer["num_inference_steps"], answer["total_steps"]) == (steps, runs)
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "steps", "strength", "asked"),
+    [
+        ("heun", 10, None, 19),
+        ("dpm2_a_karras", 10, 0.75, 13),
+        ("dpm2", 1, None, 1),
+        ("plms", 10, None, 11),
+        ("plms_trailing", 10, 0.5, 6),
+        ("plms", 1, None, 1),
+        ("dpmpp_sde", 10, None, 10),
+    ],
+)
+def test_total_steps_count_what_a_scheduler_does_twice(
+    api: APIClient, scheduler: str, steps: int, strength: float | None, asked: int
+) -> None:
+    """Since progress counts it, and it takes as long."""
+    request = {"prompt": "a", "model": "sd-1-5", "scheduler": scheduler, "steps": steps}
+    if strength is not None:
+        request |= {"strength": strength, "image": text_of(encoded(gradient(512, 512)))}
+    answer = api.post(BASE, request).json()
+    assert (answer["num_inference_steps"], answer["total_steps"]) == (steps, asked)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "few", "many"),
+    [("lcm", 1, 50), ("tcd", 1, 50), ("euler_leading", 2, 100), ("lms_karras", 2, 100), ("euler", 1, 100)],
+)
+def test_steps_that_a_scheduler_cannot_do_are_refused(
+    api: APIClient, scheduler: str, few: int, many: int
+) -> None:
+    """Before anything is queued, with the numbers that it can."""
+    for steps in (few - 1, few, many, many + 1):
+        response = api.post(BASE, {"prompt": "a", "model": "sd-1-5", "scheduler": scheduler, "steps": steps})
+        if few <= steps <= many:
+            assert response.status_code == 202
+        else:
+            assert response.status_code == 400
+            assert params_of(response) <= {"num_inference_steps", "steps"}
+
+
 def test_at_least_one_step_must_run(api: APIClient) -> None:
     """For every family: int(steps x strength)."""
     for steps, strength, status in ((10, 0.1, 202), (10, 0.09, 400), (1, 0.99, 400), (1, 1.0, 202)):
@@ -224,7 +264,10 @@ def test_capabilities_say_what_can_be_asked_for(api: APIClient, settings: Any) -
     settings.MAX_TIMEOUT_S = 77
     answer = api.get("/v1/capabilities/").json()
     assert answer["kinds"] == ["txt2img", "img2img", "inpaint"]
-    assert answer["families"]["sd3"] == {"schedulers": ["euler"], "max_clip_skip": 0}
+    assert answer["families"]["sd3"] == {
+        "schedulers": list(FAMILY_FACTS["sd3"].schedulers),
+        "max_clip_skip": 0,
+    }
     assert set(answer["families"]) == set(Family.values)
     assert answer["output_formats"] == ["png", "jpeg", "webp"]
     assert "builtin" in answer["models"]
