@@ -24,6 +24,7 @@ from generation.services import generation_cancel, generations_abandon
 from generation.streams.cursor import MAX_SEQ
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.executors import run_in_socket_executor
+from imagegen_project.common.json_bounds import TooComplexError, json_read
 from imagegen_project.common.problems import problem_of
 from imagegen_project.common.shutdown import is_ending
 
@@ -174,12 +175,11 @@ def _sized(text: str | None, limit: int) -> str:
 
 
 def _json(text: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)
-
     try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+        return json_read(text.encode("utf-8", "surrogatepass"))
+    except TooComplexError as error:
+        raise ProtocolError(f"Not JSON that is taken here: {error}.") from error
+    except ValueError as error:
         raise ProtocolError("Not JSON.") from error
 
 

@@ -1,4 +1,4 @@
-"""DRF's JSON parser, hardened."""
+"""DRF's JSON parser, bounded."""
 
 from collections.abc import Mapping
 from typing import IO, Any
@@ -6,9 +6,11 @@ from typing import IO, Any
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import JSONParser
 
+from imagegen_project.common.json_bounds import json_read
+
 
 class BoundedJSONParser(JSONParser):
-    """JSON that is nested too deeply is a 400, not a crash of the interpreter's stack."""
+    """JSON in UTF-8, as RFC 8259 has it. What is nested too deeply or has too many values is a 400, at little cost."""
 
     def parse(
         self,
@@ -16,8 +18,8 @@ class BoundedJSONParser(JSONParser):
         media_type: str | None = None,
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The decoded body. Raises ParseError when it is not JSON or nested too deeply."""
+        """The decoded body. Raises ParseError when it is no JSON, or over a bound."""
         try:
-            return super().parse(stream, media_type, parser_context)
-        except RecursionError as error:
-            raise ParseError("JSON parse error - nested too deeply") from error
+            return json_read(stream.read())
+        except ValueError as error:
+            raise ParseError(f"JSON parse error - {error}") from error

@@ -22,7 +22,7 @@ MANY = 100_000
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("loras", [1] * MANY), ("webhook_events", [1] * MANY), ("webhook_events", "," * MANY)],
+    [("loras", [1] * 9_000), ("webhook_events", [1] * 9_000), ("webhook_events", "," * MANY)],
 )
 def test_a_list_is_counted_before_it_is_read(api: APIClient, field: str, value: Any) -> None:
     """Millions of children, each with its error, would take the process's memory and minutes."""
@@ -30,6 +30,13 @@ def test_a_list_is_counted_before_it_is_read(api: APIClient, field: str, value: 
     assert answer.status_code == 400
     assert field in answer.content.decode()
     assert len(answer.content) < 2000
+
+
+def test_no_request_has_so_many_values(api: APIClient) -> None:
+    """Which is known before any of them is read."""
+    answer = api.post(URL, {"prompt": "x", "loras": [1] * MANY}, format="json")
+    assert (answer.status_code, answer.json()["code"]) == (400, "parse_error")
+    assert "values" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("path", [URL, "/sdapi/v1/txt2img", "/v1/images/generations"])
@@ -55,7 +62,7 @@ def test_too_many_steps_for_lcm_are_refused(api: APIClient) -> None:
 
 
 @pytest.mark.parametrize("cookie", ['"aaaaaaaa\\000"', "short", "UPPERCASE-AND-MORE"])
-@pytest.mark.parametrize(("path", "status"), [("/health", 200), ("/api/v1/models", 200), (URL, 401)])
+@pytest.mark.parametrize(("path", "status"), [("/health/ready", 200), ("/api/v1/models", 200), (URL, 401)])
 def test_a_cookie_that_is_no_session_is_nobodys(db: None, path: str, status: int, cookie: str) -> None:
     """PostgreSQL takes no NUL, and must not be asked."""
     answer = Client(raise_request_exception=False).get(path, headers={"Cookie": f"sessionid={cookie}"})
