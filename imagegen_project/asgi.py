@@ -18,14 +18,19 @@ from generation.streams.routing import websocket_urlpatterns  # noqa: E402
 from generation.streams.sse import EventStreams, is_event_stream  # noqa: E402
 from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware  # noqa: E402
 from imagegen_project.common.asgi import Application  # noqa: E402
-from imagegen_project.server.bodies import keep_bodies_on_disk  # noqa: E402
 from imagegen_project.server.connections import ConnectionContext  # noqa: E402
-from imagegen_project.server.drain import drain_at_shutdown  # noqa: E402
 from imagegen_project.server.gate import RequestGate  # noqa: E402
-from imagegen_project.server.slow_readers import cut_slow_readers  # noqa: E402
+from imagegen_project.server.patches import (  # noqa: E402
+    bound_bodies,
+    bound_messages,
+    cut_slow_readers,
+    drain_at_shutdown,
+)
+from imagegen_project.server.senders import sender  # noqa: E402
 from imagegen_project.telemetry.metrics import Metered  # noqa: E402
 
-keep_bodies_on_disk()
+bound_bodies(identify=sender)
+bound_messages()
 cut_slow_readers()
 drain_at_shutdown(is_event_stream=is_event_stream)
 gate = RequestGate(

@@ -21,7 +21,6 @@ admin.site.site_header = admin.site.site_title = "imagegen"
 
 urlpatterns = [
     re_path(r"^$", RedirectView.as_view(url="/api/docs/"), name="index"),
-    re_path(r"^health/?$", health.live, name="health"),
     re_path(r"^health/ready/?$", health.ready, name="health-ready"),
     re_path(r"^metrics/?$", MetricsView.as_view(), name="metrics"),
     path("api/v1/", include((routes, "api"), namespace="api")),

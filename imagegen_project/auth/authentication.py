@@ -49,6 +49,23 @@ def bearer_token(header: str) -> str | None:
     return token
 
 
+def basic_token(header: str) -> str | None:
+    """The token in the password's place of HTTP Basic; None where there is no header or it speaks another scheme.
+
+    Raises InvalidTokenError where the header is malformed.
+    """
+    scheme, _, credentials = header.strip().partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        _, _, password = b64decode(credentials, validate=True).decode("ascii").partition(":")
+    except ValueError as error:
+        raise InvalidTokenError(MALFORMED) from error
+    if not TOKEN_PATTERN.fullmatch(password):
+        raise InvalidTokenError(MALFORMED)
+    return password
+
+
 def token_kind(token: str) -> TokenKind:
     """Whose token this is, by its prefix. Raises InvalidTokenError where the prefix is unknown."""
     if token.startswith(HUB_PREFIX):
@@ -113,16 +130,10 @@ class BasicTokenAuthentication(BaseAuthentication):
 
     def authenticate(self, request: Request) -> tuple[User, TokenAuth] | None:
         """The user and how they came; None without a Basic header. Raises as BearerAuthentication does."""
-        scheme, _, credentials = request.headers.get("Authorization", "").strip().partition(" ")
-        if scheme.lower() != "basic":
+        token = basic_token(request.headers.get("Authorization", ""))
+        if token is None:
             return None
-        try:
-            _, _, password = b64decode(credentials, validate=True).decode("ascii").partition(":")
-        except ValueError as error:
-            raise InvalidTokenError(MALFORMED) from error
-        if not TOKEN_PATTERN.fullmatch(password):
-            raise InvalidTokenError(MALFORMED)
-        return user_of_token(password, address=address_of(request))
+        return user_of_token(token, address=address_of(request))
 
     def authenticate_header(self, request: Request) -> str:
         """The challenge that goes with a 401."""

@@ -47,7 +47,7 @@ class SocketAuthMiddleware:
         """Authenticates, then passes on."""
         scope = dict(scope, user=AnonymousUser(), auth_error=None, accepted_subprotocol=None)
         try:
-            scope["user"] = await _user(scope) or AnonymousUser()
+            scope["user"] = await scope_user(scope) or AnonymousUser()
             username.set(scope["user"].get_username())
         except AuthenticationFailed:
             pass
@@ -56,7 +56,8 @@ class SocketAuthMiddleware:
         await self.app(scope, receive, send)
 
 
-async def _user(scope: Scope) -> User | None:
+async def scope_user(scope: Scope) -> User | None:
+    """The user of a connection's first credential, None without one. Raises as `user_of_token` does."""
     if (token := bearer_token(_header(scope, b"authorization"))) is not None:
         return await _token_user(token, scope)
     offered = list(scope.get("subprotocols", []))

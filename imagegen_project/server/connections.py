@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterable
 from io import BytesIO
 
 from django.core.exceptions import DisallowedHost
@@ -27,7 +28,7 @@ class ConnectionContext:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection; its path is logged without the query, which could carry a ticket."""
-        identifier = scope[REQUEST_ID_KEY] = _given_id(scope) or uuid7().hex
+        identifier = scope[REQUEST_ID_KEY] = request_id_of(scope["headers"])
         request_token, user_token = request_id.set(identifier), username.set("")
         outcome, began = {"status": 0, "code": 0}, time.monotonic()
 
@@ -56,9 +57,10 @@ class ConnectionContext:
             username.reset(user_token)
 
 
-def _given_id(scope: Scope) -> str:
-    given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
-    return given if REQUEST_ID_PATTERN.fullmatch(given) else ""
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """What the client calls its request, or a new name."""
+    given = next((value.decode("latin-1") for name, value in headers if name == b"x-request-id"), "")
+    return given if REQUEST_ID_PATTERN.fullmatch(given) else uuid7().hex
 
 
 def answer_before(scope: Scope) -> HttpResponse | None:

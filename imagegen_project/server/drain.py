@@ -1,22 +1,16 @@
 """Ending a web process without cutting anybody short.
 
-The server (daphne) would drop every connection at once. Here it first takes no new ones, sends away the sockets and
-event streams, whose clients come back behind the last event to whichever process is there, and waits for the answers
-that others still wait for, `WEB_GRACE_S` at most. Jobs that last longer are no reason to be cut: when three quarters of
-it are over, who waits for one is told where to ask.
+It first takes no new connections, sends away the sockets and event streams, whose clients come back behind the last
+event to whichever process is there, and waits for the answers that others still wait for, `WEB_GRACE_S` at most. Jobs
+that last longer are no reason to be cut: when three quarters of it are over, who waits for one is told where to ask.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from daphne.http_protocol import WebRequest
-from daphne.server import Server
-from daphne.ws_protocol import WebSocketProtocol
 from django.conf import settings
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred
 
 from imagegen_project.common.shutdown import COME_AGAIN, shutdown_begin, waits_end
 
@@ -25,48 +19,29 @@ LOOK_EVERY_S: Final = 0.05
 PATIENCE: Final = 0.75
 
 
-def _answering(server: Any) -> bool:
-    """Whether a request still has to be answered."""
-    requests = (protocol for protocol in server.connections if isinstance(protocol, WebRequest))
-    return any(not request.finished and request.channel is not None for request in requests)
+class Connections(Protocol):
+    """What is open in this process."""
+
+    def are_answering(self) -> bool:
+        """Whether a request still has to be answered."""
+
+    def send_away(self, code: int) -> None:
+        """Closes sockets, with this code, and event streams."""
 
 
-async def _answered(server: Any, *, until: float) -> None:
+async def _answered(connections: Connections, *, until: float) -> None:
     """Returns when every request has its answer, or the time is over."""
-    while _answering(server) and time.monotonic() < until:  # noqa: ASYNC110 - the server tells nobody
+    # The server tells nobody.
+    while connections.are_answering() and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-async def _drain(server: Any, port: Any, is_event_stream: Callable[[str], bool]) -> None:
+async def drain(connections: Connections, *, cancel_all: Callable[[], Any]) -> None:
+    """Lets everything end that can; then cancels what is left."""
     shutdown_begin()
-    port.stopListening()
-    for protocol in list(server.connections):
-        if isinstance(protocol, WebSocketProtocol):
-            if protocol.state == protocol.STATE_OPEN:
-                protocol.sendClose(code=COME_AGAIN)
-        elif is_event_stream(protocol.path.decode("ascii", "replace")) and protocol.application_queue:
-            protocol.application_queue.put_nowait({"type": "http.disconnect"})
+    connections.send_away(COME_AGAIN)
     began = time.monotonic()
-    await _answered(server, until=began + PATIENCE * settings.WEB_GRACE_S)
+    await _answered(connections, until=began + PATIENCE * settings.WEB_GRACE_S)
     waits_end()
-    await _answered(server, until=began + settings.WEB_GRACE_S)
-    _cancel_all(server)
-
-
-_listening, _cancel_all = Server.listen_success, Server.kill_all_applications
-
-
-def drain_at_shutdown(*, is_event_stream: Callable[[str], bool]) -> None:
-    """Changes how the server ends; for the web process. `is_event_stream(path)`: whether it has no end of its own."""
-
-    def listening_until_told(server: Any, port: Any) -> None:
-        _listening(server, port)
-
-        def drain() -> "Deferred[None]":
-            return Deferred.fromFuture(asyncio.ensure_future(_drain(server, port, is_event_stream)))
-
-        core: Any = reactor
-        core.addSystemEventTrigger("before", "shutdown", drain)
-
-    Server.listen_success = listening_until_told
-    Server.kill_all_applications = lambda server: None  # at the end of `_drain`, not as it begins
+    await _answered(connections, until=began + settings.WEB_GRACE_S)
+    cancel_all()

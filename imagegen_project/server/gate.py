@@ -3,20 +3,38 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias
 from uuid import UUID
 
 from django.conf import settings
 
+from imagegen_project import __version__
+from imagegen_project.auth.websocket import origin_is_allowed
 from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send, hung_up
+from imagegen_project.common.context import request_id
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.problems import problem_response
 from imagegen_project.common.shutdown import is_ending, waits_over
 from imagegen_project.common.waiting import AFTERWARDS_KEY, REQUEST_ID_KEY, WAITED_KEY, Stream, Wait
-from imagegen_project.server.bodies import body_limit, in_pieces
+from imagegen_project.server.bodies import UPLOAD_PATHS, Head, Refusal, body_limit, in_pieces, too_large
+from imagegen_project.server.connections import request_id_of
+from imagegen_project.server.middleware import ROUTE_KEY
 
-LIVENESS_PATH = "/health"
+logger = logging.getLogger("imagegen.request")
+
+# Under which the ASGI scope carries why the server took no more of a request.
+REFUSAL_KEY: Final = "imagegen.refusal"
+LIVENESS_PATH: Final = re.compile(r"/health/?")
+LIFE: Final = json.dumps({"status": "ok", "version": __version__}).encode()
+# Larger bodies than this are inside the application only a few at once.
+LARGE_BYTES: Final = 1024 * 1024
+LARGE_AT_ONCE: Final = 3
+FOREIGN: Final = Refusal(
+    403, "foreign_origin", "A page of another site may not do this; see CSRF_TRUSTED_ORIGINS."
+)
 
 ErrorShape: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -56,13 +74,23 @@ class RequestGate:
         self.abandon = abandon
         self.error_shape = error_shape
         self.places = asyncio.Semaphore(settings.WEB_CONCURRENCY)
+        self.large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one HTTP request."""
-        limit = body_limit(scope["path"])
-        if _declared_length(scope) > limit:
-            await self._refuse_body(scope, send, limit)
-            return
+        head = request_head(scope)
+        limit = body_limit(head.path, head.header(b"content-type"))
+        refusal = scope.get(REFUSAL_KEY) or refused_by_origin(head)
+        if refusal is None and (head.declared or 0) > limit:
+            refusal = too_large(head.path, limit)
+        if refusal is not None:
+            await self._refuse(scope, send, refusal)
+        elif LIVENESS_PATH.fullmatch(head.path):
+            await _tell_life(scope, send)
+        else:
+            await self._pass(scope, receive, send, head, limit)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, head: Head, limit: int) -> None:
         started = False
 
         async def send_unless_waiting(message: Message) -> None:
@@ -71,14 +99,12 @@ class RequestGate:
                 started = True
                 await send(message)
 
-        # Whether the process lives is said at once, even where requests inside wait for a database that is away.
-        place = contextlib.nullcontext() if scope["path"] == LIVENESS_PATH else self.places
         try:
-            async with place:
+            async with self.large if is_large(head) else contextlib.nullcontext(), self.places:
                 await self.application(scope, _capped(in_pieces(receive), limit), send_unless_waiting)
         except BodyTooLargeError:
             if not started:
-                await self._refuse_body(scope, send, limit)
+                await self._refuse(scope, send, too_large(scope["path"], limit))
             return
         afterwards: Wait | Stream | None = scope.pop(AFTERWARDS_KEY, None)
         if isinstance(afterwards, Stream):
@@ -93,18 +119,6 @@ class RequestGate:
         elif wait.cancel_on_disconnect and not is_ending():
             await run_in_socket_executor(self.abandon, ids=wait.feed_ids)
 
-    async def _refuse_body(self, scope: Scope, send: Send, limit: int) -> None:
-        variable = "MAX_BODY_MB" if limit == settings.MAX_BODY_BYTES else "LORA_MAX_UPLOAD_MB"
-        response = problem_response(
-            413, "body_too_large", f"The body may have at most {limit / 1024 / 1024:g} MiB ({variable})."
-        )
-        body, content_type = response.content, response.headers["Content-Type"]
-        if shape := self.error_shape(scope["path"]):
-            body, content_type = json.dumps(shape(json.loads(body))).encode(), "application/json"
-        headers = [(b"content-type", content_type.encode()), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
     async def _waited(self, wait: Wait, receive: Receive) -> bool:
         """Waits for the end, the limit or the process' last moments; False when the client hung up first."""
         end = asyncio.ensure_future(self.wait_for_end(wait.feed_ids, seconds=wait.seconds))
@@ -117,10 +131,76 @@ class RequestGate:
         await asyncio.gather(end, over, gone, return_exceptions=True)
         return not (end.cancelled() and over.cancelled())
 
+    async def _refuse(self, scope: Scope, send: Send, refusal: Refusal) -> None:
+        """Answers in the wording of the path, and writes the request's line into the log."""
+        identifier = request_id_of(scope["headers"])
+        token = request_id.set(identifier)
+        try:
+            response = problem_response(refusal.status, refusal.code, refusal.detail)
+            body, content_type = response.content, response.headers["Content-Type"]
+            if shape := self.error_shape(scope["path"]):
+                body, content_type = json.dumps(shape(json.loads(body))).encode(), "application/json"
+            told = {"Content-Type": content_type, "Connection": "close", "X-Request-Id": identifier}
+            logger.info(
+                "request",
+                extra={
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": refusal.status,
+                    "code": refusal.code,
+                },
+            )
+            await _answer(scope, send, refusal.status, body, told | dict(refusal.headers))
+        finally:
+            request_id.reset(token)
 
-def _declared_length(scope: Scope) -> int:
+
+def request_head(scope: Scope) -> Head:
+    """A request as it is known before its body."""
     lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-    return int(lengths[0]) if lengths and lengths[0].isdigit() else 0
+    declared = int(lengths[0]) if lengths and lengths[0].isdigit() else 0
+    return Head(scope["method"], scope["path"], scope["headers"], scope.get("client"), declared)
+
+
+def is_large(head: Head) -> bool:
+    """Whether the application may hold a large body in memory, several times over; uploads go through files."""
+    may_be = (head.declared or 0) > LARGE_BYTES or head.header(b"transfer-encoding") != ""
+    return may_be and not UPLOAD_PATHS.fullmatch(head.path)
+
+
+def refused_by_origin(head: Head) -> Refusal | None:
+    """Why another site's page may not do this with the credentials that a browser keeps for HTTP Basic.
+
+    For a session Django's own check does that; a token in a Bearer header is sent by no browser of itself.
+    """
+    basic = head.header(b"authorization").strip().lower().startswith("basic")
+    if not basic or head.method in ("GET", "HEAD", "OPTIONS"):
+        return None
+    origin = head.header(b"origin")
+    if origin:
+        is_foreign = not origin_is_allowed(origin, head.header(b"host"))
+    else:
+        is_foreign = head.header(b"sec-fetch-site").lower() in ("cross-site", "same-site")
+    return FOREIGN if is_foreign else None
+
+
+async def _tell_life(scope: Scope, send: Send) -> None:
+    """`/health`: that this process lives. Needs no thread, so it is said even while requests wait for a database."""
+    scope[ROUTE_KEY] = "health"
+    if scope["method"] in ("GET", "HEAD"):
+        told = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+        await _answer(scope, send, 200, LIFE, told)
+    else:
+        response = problem_response(405, "method_not_allowed", "Only GET.")
+        told = {"Content-Type": response.headers["Content-Type"], "Allow": "GET, HEAD"}
+        await _answer(scope, send, 405, response.content, told)
+
+
+async def _answer(scope: Scope, send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    fields = {**headers, "Content-Length": str(len(body)), "X-Content-Type-Options": "nosniff"}
+    encoded = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in fields.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
 def _capped(receive: Receive, limit: int) -> Receive:

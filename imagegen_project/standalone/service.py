@@ -31,7 +31,9 @@ _SERVER_TIMEOUT_S = 5
 _STOP_TIMEOUT_S = 90.0
 _STOP_POLL_S = 0.1
 _LOG_LIMIT_BYTES = 10 * 1024 * 1024
-_WEB_MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
+# What a socket may send at once; what it receives may be larger (pictures).
+_WEB_FRAME_LIMIT_BYTES = 16 * 1024 * 1024
+_WEB_MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 # Connections that may wait to be accepted: with the server's own 50, clients that come at once are dropped.
 _BACKLOG = 1024
 # Stages of the supervisor: the servers (0) go last.
@@ -119,7 +121,7 @@ def web_command(*, host: str, port: int) -> list[str]:
         # No access log: it would show tickets, and each request has its own line.
         *("--verbosity", "0"),
         *("--websocket-max-message-size", str(_WEB_MESSAGE_LIMIT_BYTES)),
-        *("--websocket-max-frame-size", str(_WEB_MESSAGE_LIMIT_BYTES)),
+        *("--websocket-max-frame-size", str(_WEB_FRAME_LIMIT_BYTES)),
         "imagegen_project.asgi:application",
     ]
 

@@ -79,7 +79,6 @@ A1111 = [
 ]
 OTHERS: dict[str, Access] = {
     "GET ": "everyone",
-    "GET health": "everyone",
     "GET health/ready": "everyone",
     "GET metrics": "staff",
     "GET api/schema": "everyone",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import call_command
-from django.db import OperationalError, connection
+from django.db import OperationalError, ProgrammingError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -123,9 +123,8 @@ def test_a_session_may_use_the_api_from_pages(pages: Client) -> None:
 
 @pytest.mark.django_db
 def test_health_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """503 with the part that does not answer; liveness touches nothing."""
+    """503 with the part that does not answer, whatever it raises."""
     client = APIClient()
-    assert client.get("/health/").json()["status"] == "ok"
     assert client.get("/health/ready").json()["status"] == "ready"
     lonely = client.get("/health/ready?worker=1")
     assert (lonely.status_code, lonely.json()["workers"]) == (503, 0)
@@ -136,7 +135,14 @@ def test_health_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagegen_project.health.get_redis_connection", unreachable)
     broken = client.get("/health/ready")
     assert (broken.status_code, broken.json()["checks"]) == (503, {"database": "ok", "redis": "unreachable"})
-    assert client.get("/health").status_code == 200
+
+    def away() -> Any:
+        raise ProgrammingError
+
+    monkeypatch.setattr("generation.models.Worker.objects.live", away)
+    broken = client.get("/health/ready")
+    assert broken.status_code == 503
+    assert broken.json()["checks"] == {"database": "unreachable", "redis": "unreachable"}
 
 
 def test_a_log_line_is_json_and_names_the_request(tmp_path: Any) -> None:

@@ -142,7 +142,7 @@ def test_a_secret_that_cannot_be_had_stops_the_start(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/health", "/api/docs/", "/api/v1/models", "/admin/login/", "/nowhere"]
+    "path", ["/", "/health/ready", "/api/docs/", "/api/v1/models", "/admin/login/", "/nowhere"]
 )
 def test_every_answer_carries_the_policies(client: Client, db: None, path: str) -> None:
     """No script but this site's own files, no frame, no guessing of types, no address told to others."""
@@ -174,12 +174,12 @@ client = Client(headers={"host": "images.example.org"})
 plain, secure = client.get("/api/docs/"), client.get("/api/docs/", headers={"x-forwarded-proto": "https"})
 assert plain.status_code == 301 and plain["Location"] == "https://images.example.org/api/docs/", plain
 assert secure.status_code == 200 and "max-age=31536000" in secure["Strict-Transport-Security"]
-assert client.get("/health").status_code == 200
+assert client.get("/health/ready").status_code == 503  # nothing behind it answers
 login = client.get("/accounts/login/", headers={"x-forwarded-proto": "https"})
 assert login.cookies["csrftoken"]["secure"] and login.cookies["csrftoken"]["samesite"] == "Lax"
 stranger = Client(headers={"host": "evil.example", "x-forwarded-proto": "https"})
 assert stranger.get("/api/docs/").status_code == 400
-assert Client(headers={"host": "10.1.2.3:8000"}).get("/health").status_code == 200
+assert Client(headers={"host": "10.1.2.3:8000"}).get("/health/ready").status_code == 503
 """
     done = run("-c", program, tmp_path=tmp_path, **PRODUCTION)
     assert done.returncode == 0, done.stderr

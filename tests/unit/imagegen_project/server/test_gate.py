@@ -8,12 +8,12 @@ from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import pytest
-from django.urls import reverse
 from pytest_django import Settings
 
 from generation.compat.shapes import shape_of
+from imagegen_project import __version__
 from imagegen_project.common.waiting import AFTERWARDS_KEY, REQUEST_ID_KEY, WAITED_KEY, Wait
-from imagegen_project.server.gate import RequestGate
+from imagegen_project.server.gate import LARGE_AT_ONCE, RequestGate
 
 WAIT = Wait((uuid4(),), 5.0, "/answer")
 
@@ -62,12 +62,13 @@ class Ends:
 
 
 async def call(
-    inner: Inner,
+    inner: Any,
     messages: list[Any],
     *,
     method: str = "POST",
     headers: list[Any] | None = None,
     ends: Ends | None = None,
+    path: str = "/",
 ) -> list[Any]:
     """What the gate sends; after its messages the client stays, unless it hung up."""
     sent: list[Any] = []
@@ -80,7 +81,7 @@ async def call(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": method, "path": "/", "query_string": b"a=1", "headers": headers or []}
+    scope = {"type": "http", "method": method, "path": path, "query_string": b"a=1", "headers": headers or []}
     async with asyncio.timeout(20):
         await (ends or Ends()).gate(inner)(scope, receive, send)
     return sent
@@ -172,11 +173,74 @@ async def test_life_is_told_while_every_place_is_taken(settings: Settings) -> No
         await asyncio.Event().wait()
 
     gate = Ends().gate(stuck)
-    calls = []
-    for path in ("/first", "/second", reverse("health")):
+    waiting = []
+    for path in ("/first", "/second"):
         scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
-        calls.append(asyncio.create_task(gate(scope, AsyncMock(), AsyncMock())))
+        waiting.append(asyncio.create_task(gate(scope, AsyncMock(), AsyncMock())))
         await asyncio.sleep(0)
-    assert entered == ["/first", "/health"]
-    for each in calls:
+    assert entered == ["/first"]
+    for path in ("/health", "/health/"):
+        sent = await call(stuck, [], method="GET", path=path)
+        assert (sent[0]["status"], json.loads(sent[1]["body"])) == (
+            200,
+            {"status": "ok", "version": __version__},
+        )
+    assert entered == ["/first"]
+    for each in waiting:
+        each.cancel()
+
+
+async def test_only_reading_tells_life() -> None:
+    """405 for anything else."""
+    sent = await call(Inner(), [], path="/health")
+    assert (sent[0]["status"], (b"allow", b"GET, HEAD") in sent[0]["headers"]) == (405, True)
+    assert (await call(Inner(), [], method="HEAD", path="/health"))[1]["body"] == b""
+
+
+BASIC = (b"authorization", b"Basic OmltZ18x")
+HOST = (b"host", b"localhost:8000")
+
+
+@pytest.mark.parametrize(
+    ("headers", "refused"),
+    [
+        ([BASIC, (b"origin", b"https://evil.example")], True),
+        ([BASIC, (b"origin", b"null")], True),
+        ([BASIC, (b"origin", b"http://localhost:9000")], True),
+        ([BASIC, (b"sec-fetch-site", b"cross-site")], True),
+        ([BASIC, (b"sec-fetch-site", b"same-site")], True),
+        ([BASIC, (b"origin", b"http://localhost:8000"), (b"sec-fetch-site", b"same-origin")], False),
+        ([BASIC, (b"sec-fetch-site", b"none")], False),
+        ([BASIC], False),
+        ([(b"authorization", b"Bearer x"), (b"origin", b"https://evil.example")], False),
+    ],
+)
+async def test_another_sites_page_may_not_use_a_browsers_credentials(
+    headers: list[Any], refused: bool  # noqa: FBT001
+) -> None:
+    """Which it sends along with a form for HTTP Basic, where no other check stands in the way."""
+    sent = await call(Inner(), [BODY], headers=[HOST, *headers], path="/sdapi/v1/interrupt")
+    assert sent[0]["status"] == (403 if refused else 200)
+    if refused:
+        assert json.loads(sent[1]["body"])["error"] == "foreign_origin"
+    assert (await call(Inner(), [BODY], method="GET", headers=[HOST, *headers]))[0]["status"] == 200
+
+
+async def test_large_bodies_are_inside_a_few_at_once() -> None:
+    """The application holds each several times over; others pass them by."""
+    inside: list[Any] = []
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        inside.append(scope["headers"])
+        await asyncio.Event().wait()
+
+    gate = Ends().gate(slow)
+    large, small = [(b"content-length", b"%d" % (2 * 1024 * 1024))], [(b"content-length", b"2")]
+    waiting = []
+    for headers in [large] * (LARGE_AT_ONCE + 2) + [small]:
+        scope = {"type": "http", "method": "POST", "path": "/api/v1/generations", "headers": headers}
+        waiting.append(asyncio.create_task(gate(scope, AsyncMock(), AsyncMock())))
+        await asyncio.sleep(0)
+    assert inside == [large] * LARGE_AT_ONCE + [small]
+    for each in waiting:
         each.cancel()
