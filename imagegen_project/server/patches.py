@@ -225,7 +225,7 @@ def _unsent(transport: Any) -> int:
     buffered = len(transport.dataBuffer) - transport.offset + transport._tempDataLen  # noqa: SLF001
     try:
         [queued] = struct.unpack("i", fcntl.ioctl(transport.fileno(), termios.TIOCOUTQ, bytes(4)))
-    except OSError:  # closed, or a kernel that does not tell
+    except (OSError, ValueError):  # closed, or a kernel that does not tell
         queued = 0
     return int(buffered + queued)
 

@@ -7,6 +7,8 @@ from typing import Any
 import imagegen_project.asgi  # noqa: F401 - it prepares the server
 
 MESSAGE = "x" * 16_384
+# What a socket below /stream/last is sent, before it is closed.
+LAST = "x" * 2_400_000
 ENDED: dict[str, int] = {}
 SENT: dict[str, int] = {}
 
@@ -21,6 +23,15 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     name = scope["path"]
     await receive()
     await send({"type": "websocket.accept"})
+    if name.startswith("/stream/last"):
+        await send({"type": "websocket.send", "text": LAST})
+        await send({"type": "websocket.close", "code": 1000})
+        ENDED[name] = (await receive()).get("code", 0)
+        return
+    if name.startswith("/ws/silent"):
+        message = await receive()
+        ENDED[name] = message.get("code", 0)
+        return
     ending = asyncio.ensure_future(receive())
     while not ending.done():
         await send({"type": "websocket.send", "text": MESSAGE})
