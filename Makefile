@@ -19,7 +19,7 @@ DEV_STAMP := $(VENV)/.installed-dev-$(TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev demo run stop logs test test-fast lint format typecheck audit check check-locks lock pin-images sbom \
-        schema bench chaos soak fidelity build image-size secrets clean
+        schema bench chaos attack soak fidelity build image-size secrets clean
 
 help:  ## Shows what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ bench: dev  ## Measures the running service on this machine
 
 chaos: dev  ## Kills and cuts off parts of a running service, and looks for what got lost; options in ARGS
 	$(BIN)/python -m tests.chaos.storm $(ARGS) && $(BIN)/python -m tests.chaos.cancels
+
+attack: dev  ## Attacks a service of its own, and judges answers, memory and times
+	$(BIN)/python -m tests.attack
 
 soak: dev  ## Ten minutes of mixed load on a running service; prints errors, and whether memory grows
 	$(BIN)/python -m benchmarks.soak $(ARGS)

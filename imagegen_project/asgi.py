@@ -18,7 +18,7 @@ from generation.streams.routing import websocket_urlpatterns  # noqa: E402
 from generation.streams.sse import EventStreams, is_event_stream  # noqa: E402
 from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware  # noqa: E402
 from imagegen_project.common.asgi import Application  # noqa: E402
-from imagegen_project.server.connections import ConnectionContext  # noqa: E402
+from imagegen_project.server.connections import ConnectionContext, UserConnections  # noqa: E402
 from imagegen_project.server.gate import RequestGate  # noqa: E402
 from imagegen_project.server.patches import (  # noqa: E402
     bound_bodies,
@@ -39,11 +39,10 @@ gate = RequestGate(
     abandon=generations_abandon,
     error_shape=shape_of,
 )
+sockets = UserConnections(URLRouter(websocket_urlpatterns))
 application = ProtocolTypeRouter(
     {
         "http": Metered(EventStreams(gate)),
-        "websocket": Metered(
-            ConnectionContext(OriginMiddleware(SocketAuthMiddleware(URLRouter(websocket_urlpatterns))))
-        ),
+        "websocket": Metered(ConnectionContext(OriginMiddleware(SocketAuthMiddleware(sockets)))),
     }
 )

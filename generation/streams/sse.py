@@ -26,7 +26,7 @@ from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.ids import UUID_REGEX
 from imagegen_project.common.problems import PROBLEM_CONTENT_TYPE, problem_of, problem_response
 from imagegen_project.common.waiting import REQUEST_ID_KEY
-from imagegen_project.server.connections import ConnectionContext, answer_before
+from imagegen_project.server.connections import ConnectionContext, UserConnections, answer_before
 from imagegen_project.server.middleware import ROUTE_KEY
 
 logger = logging.getLogger("imagegen.request")
@@ -135,4 +135,4 @@ async def _answer(scope: Scope, send: Send, status: int, body: bytes, headers: M
     await send({"type": "http.response.body", "body": body})
 
 
-_authenticated = SocketAuthMiddleware(_serve)
+_authenticated = SocketAuthMiddleware(UserConnections(_serve))

@@ -29,7 +29,7 @@ PIECE_BYTES: Final = 64 * 1024
 ANYBODY_BYTES: Final = 32 * 1024
 # Of all bodies together: what may lie in memory.
 MEMORY_BYTES: Final = 32 * 1024 * 1024
-# Slower than this a body is given up, after BODY_PATIENCE_S.
+# Slower than this, or when nothing comes, a body is given up after BODY_PATIENCE_S.
 LEAST_BYTES_PER_S: Final = 4096
 
 # Where a body has no meaning at all.
@@ -187,7 +187,7 @@ class Intake:
         self.content: IO[bytes] = BytesIO()
         self.refusal: Refusal | None = None
         self.received = 0
-        self.began = time.monotonic()
+        self.began = self.came = time.monotonic()
         self.asking: asyncio.Task[None] | None = None
         self._identify, self._on_refused, self._on_settled = identify, on_refused, on_settled
         self._store = store
@@ -206,6 +206,7 @@ class Intake:
     def take(self, data: bytes) -> None:
         """The next bytes."""
         self.received += len(data)
+        self.came = time.monotonic()
         if self.refusal is not None:
             return
         if self.received > self.limit:
@@ -224,9 +225,9 @@ class Intake:
             self.content.write(data)
 
     def is_slow(self) -> bool:
-        """Whether it has come too slowly so far."""
-        due = time.monotonic() - self.began - settings.BODY_PATIENCE_S
-        return self.asking is None and due > self.received / LEAST_BYTES_PER_S
+        """Whether it has stopped coming, or come too slowly so far."""
+        latest = min(self.came, self.began + self.received / LEAST_BYTES_PER_S)
+        return self.asking is None and time.monotonic() - latest > settings.BODY_PATIENCE_S
 
     def refuse(self, refusal: Refusal) -> None:
         """Takes no more of it, and forgets what has come."""

@@ -2,9 +2,12 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable
 from io import BytesIO
+from typing import Any, Final
 
+from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
@@ -55,6 +58,49 @@ class ConnectionContext:
             )
             request_id.reset(request_token)
             username.reset(user_token)
+
+
+# Open sockets and event streams by user, in this process.
+_OPEN: Final[Counter[Any]] = Counter()
+CLOSE_TOO_MANY: Final = 4429
+
+
+class UserConnections:
+    """Bounds the sockets and event streams that one user has open in this process; stands behind authentication.
+
+    Each costs memory for what its reader has not read. One too many is refused before it is accepted: a socket with
+    close code 4429 (HTTP 403), a stream with 429.
+    """
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one connection."""
+        user = scope["user"].pk  # None of those who are nobody, whom the application refuses
+        if user is not None and _OPEN[user] >= settings.CONNECTIONS_PER_USER:
+            await _refuse_one_more(scope, receive, send)
+            return
+        _OPEN[user] += 1
+        try:
+            await self.application(scope, receive, send)
+        finally:
+            _OPEN[user] -= 1
+            if not _OPEN[user]:
+                del _OPEN[user]
+
+
+async def _refuse_one_more(scope: Scope, receive: Receive, send: Send) -> None:
+    logger.info("too many connections of one user", extra={"path": scope["path"]})
+    if scope["type"] == "websocket":
+        await receive()  # the protocol wants websocket.connect to be read first
+        await send({"type": "websocket.close", "code": CLOSE_TOO_MANY})
+        return
+    detail = f"You have {settings.CONNECTIONS_PER_USER} sockets and streams open (CONNECTIONS_PER_USER)."
+    response = problem_response(429, "too_many_connections", detail)
+    headers = [(b"content-type", response.headers["Content-Type"].encode()), (b"retry-after", b"5")]
+    await send({"type": "http.response.start", "status": 429, "headers": headers})
+    await send({"type": "http.response.body", "body": response.content})
 
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:

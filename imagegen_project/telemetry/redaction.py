@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -11,6 +12,8 @@ REDACTED = "[redacted]"
 MIN_SECRET_CHARACTERS = 8
 # A picture, or a token's worth: no word, hash, id or path is as long.
 MIN_BASE64_CHARACTERS = 256
+# Of a field of a line: a path, a host or a header is named by a stranger.
+MAX_FIELD_CHARACTERS = 1000
 
 # Long and without underscores: `hf_hub_download` is a function.
 _TOKENS = re.compile(r"\b(hf|img|whsec)_[A-Za-z0-9+/]{12,}={0,2}")
@@ -50,6 +53,13 @@ class RedactingJsonFormatter(JsonFormatter):
     def __init__(self, *args: object, secrets: Iterable[str] = (), **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they are
         self._redact = Redactor(secrets)
+
+    def process_log_record(self, log_data: Any) -> Any:
+        """The record's fields, none of them as long as whoever sends a request may want."""
+        for name, value in log_data.items():
+            if isinstance(value, str) and len(value) > MAX_FIELD_CHARACTERS and name != "exc_info":
+                log_data[name] = f"{value[:MAX_FIELD_CHARACTERS]}… ({len(value)} characters)"
+        return super().process_log_record(log_data)
 
     def jsonify_log_record(self, log_data: object) -> str:
         """The record as a line."""

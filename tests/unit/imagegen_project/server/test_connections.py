@@ -1,13 +1,16 @@
 """Sockets in the log: one line each, under one request id."""
 
+import asyncio
+import json
 import logging
 from typing import Any
 
 import pytest
+from pytest_django import Settings
 
 from imagegen_project.common.context import request_id
 from imagegen_project.common.executors import run_in_socket_executor
-from imagegen_project.server.connections import ConnectionContext
+from imagegen_project.server.connections import CLOSE_TOO_MANY, ConnectionContext, UserConnections
 from imagegen_project.telemetry.logs import ContextFilter
 
 
@@ -62,3 +65,50 @@ async def test_a_socket_has_one_request_id(caplog: pytest.LogCaptureFixture) -> 
     assert made
     assert set(others) == {made}
     assert [vars(record)["request_id"] for record in caplog.records] == ["abc.1", made]
+
+
+class Person:
+    """Somebody, as far as a connection's scope shows."""
+
+    def __init__(self, pk: int | None) -> None:
+        self.pk = pk
+
+
+async def test_one_users_connections_are_bounded(settings: Settings) -> None:
+    """Sockets and streams together; others, and later ones, are served."""
+    settings.CONNECTIONS_PER_USER = 2
+    over = asyncio.Event()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "served"})
+        await over.wait()
+
+    served = UserConnections(application)
+
+    async def connect(kind: str, person: Person) -> tuple[Any, list[Any]]:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        task = asyncio.create_task(served({"type": kind, "path": "/x", "user": person}, receive, send))
+        while not sent:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        return task, sent
+
+    ada, bob, nobody = Person(1), Person(2), Person(None)
+    tasks = [(await connect(kind, ada))[0] for kind in ("websocket", "http")]
+    assert (await connect("websocket", ada))[1] == [{"type": "websocket.close", "code": CLOSE_TOO_MANY}]
+    refused = (await connect("http", ada))[1]
+    assert refused[0]["status"] == 429
+    assert json.loads(refused[1]["body"])["code"] == "too_many_connections"
+    for other in (bob, nobody, nobody, nobody):
+        task, sent = await connect("websocket", other)
+        assert sent == [{"type": "served"}]
+        tasks.append(task)
+    over.set()
+    await asyncio.gather(*tasks)
+    assert (await connect("http", ada))[1] == [{"type": "served"}]

@@ -17,7 +17,7 @@ from imagegen_project.telemetry.redaction import RedactingJsonFormatter, Redacto
 
 PROGRAM = """
 import logging, sys
-from imagegen_project.logs import RotatingFile
+from imagegen_project.telemetry.logs import RotatingFile
 handler = RotatingFile(sys.argv[1], max_bytes=2000, keep=50)
 log = logging.getLogger("x")
 log.addHandler(handler)
@@ -155,3 +155,13 @@ def test_only_so_many_files_are_kept(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program, str(file), "a"], check=True)
     assert {part.name for part in tmp_path.glob("log*")} <= {"log.jsonl", "log.jsonl.1", "log.jsonl.2"}
     assert (tmp_path / "log.jsonl.2").is_file()
+
+
+def test_a_line_is_as_long_as_we_want_not_as_a_stranger_does() -> None:
+    """Paths and hosts are cut; a traceback is not."""
+    formatter = RedactingJsonFormatter("%(message)s")
+    record = logging.LogRecord("n", logging.INFO, "p", 1, "host %s", ("a.b/" * 4000,), None)
+    record.path = "/x.y" * 4000
+    line = formatter.format(record)
+    assert len(line) < 3000
+    assert json.loads(line)["path"].endswith("… (16000 characters)")

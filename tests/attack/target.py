@@ -1,0 +1,133 @@
+"""The service that is attacked: its own, watched while it is, and ended when it takes too much memory."""
+
+import contextlib
+import http.client
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+
+import httpx2
+import psutil
+
+from tests.support.service import REPOSITORY, SAFETY_S, Service, environment, wait_for
+
+# What the deployment gives to a web process.
+MEMORY_LIMIT_BYTES = 1024**3
+LOOK_EVERY_S = 0.02
+MAKE_TOKENS = """
+from django.contrib.auth.models import User
+from imagegen_project.auth.services import token_create
+for name, is_staff in (("user", False), ("staff", True), ("bystander", False)):
+    user = User.objects.create_user(name, is_staff=is_staff, is_superuser=is_staff)
+    print(name, token_create(user=user, expires_in=None))
+"""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was seen of the web process."""
+
+    peak_bytes: int
+    health_s: tuple[float, ...]
+
+    @property
+    def health_p99_s(self) -> float:
+        """The time in which 99 of 100 questions to `/health` were answered."""
+        return sorted(self.health_s)[int(len(self.health_s) * 0.99)]
+
+
+class Target:
+    """A running service with a user, a member of staff and a bystander whose jobs have to end."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.port = service.port
+        self.web = next(process for process in service.family() if "daphne" in process.cmdline())
+        program = [sys.executable, str(REPOSITORY / "manage.py"), "shell", "-c", MAKE_TOKENS]
+        done = subprocess.run(
+            program,
+            env=environment() | {"DATA_DIR": str(service.data_dir)},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        lines = [line.split() for line in done.stdout.splitlines()]
+        self.tokens = {words[0]: words[1] for words in lines if len(words) == 2}
+
+    def call(self, who: str, method: str, path: str, **options: Any) -> Any:
+        """One ordinary request."""
+        headers = {"Authorization": f"Bearer {self.tokens[who]}"}
+        url = f"http://127.0.0.1:{self.port}{path}"
+        return httpx2.request(method, url, headers=headers, timeout=SAFETY_S, **options)
+
+    def job(self) -> str:
+        """A small job of the bystander."""
+        body = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 1}
+        answer = self.call("bystander", "POST", "/api/v1/generations", json=body)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def job_ends(self, job_id: str) -> None:
+        """Waits until it has succeeded."""
+        path = f"/api/v1/generations/{job_id}"
+        wait_for(lambda: self.call("bystander", "GET", path).json()["status"] == "succeeded", "the job's end")
+
+    def resident(self) -> int:
+        """Bytes of memory that the web process has now."""
+        return int(self.web.memory_info().rss)
+
+    def lives(self) -> bool:
+        """Whether the web process is still the one that was started."""
+        return bool(self.web.is_running() and self.web.status() != psutil.STATUS_ZOMBIE)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[list[Watched]]:
+        """Looks at the web process all the while; the list gets what was seen. Ends it over the limit."""
+        over, peak, health = threading.Event(), 0, []
+
+        def look() -> None:
+            nonlocal peak
+            while not over.wait(LOOK_EVERY_S):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    peak = max(peak, self.resident())
+                    if peak > MEMORY_LIMIT_BYTES:
+                        self.web.kill()
+
+        def ask() -> None:
+            while not over.wait(LOOK_EVERY_S):
+                began = time.monotonic()
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SAFETY_S)
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    connection.request("GET", "/health")
+                    connection.getresponse().read()
+                connection.close()
+                health.append(time.monotonic() - began)
+
+        threads = [threading.Thread(target=look), threading.Thread(target=ask)]
+        for thread in threads:
+            thread.start()
+        found: list[Watched] = []
+        try:
+            yield found
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+            found.append(Watched(peak, tuple(health)))
+
+
+@contextlib.contextmanager
+def target(folder: Path) -> Iterator[Target]:
+    """A service that is only there to be attacked."""
+    service = Service(folder / "data", WORKER_GRACE_S="1", BODY_PATIENCE_S="5")
+    try:
+        service.wait_ready()
+        yield Target(service)
+    finally:
+        service.end(SIGTERM)
