@@ -117,6 +117,8 @@ def problem_exception_handler(error: Exception, context: dict[str, Any]) -> Resp
             body = _plain(404, "not_found", "Not found.")
         case PermissionDenied():
             body = _plain(403, "permission_denied", str(error) or "You may not do this.")
+        case SuspiciousOperation():  # for instance too many parts of a form
+            body = _plain(400, "bad_request", str(error) or "The request could not be understood.")
         case OperationalError() | InterfaceError() | PoolTimeout():
             logger.error("database away", exc_info=error)
             body = _plain(503, "database_unavailable", "The database does not answer; try again.")

@@ -92,3 +92,12 @@ def test_a_host_that_can_be_no_name_ends_as_a_failure(host: str) -> None:
 @pytest.mark.parametrize("address", ["fec0::1", "64:ff9b:1::a00:1", "::10.0.0.1", "::7f00:1"])
 def test_addresses_of_a_site_are_not_public(address: str) -> None:
     assert not is_public(ip_address(address))
+
+
+@pytest.mark.parametrize("path", ["/v1/images/edits", "/api/v1/loras/upload", "/api/v1/generations"])
+def test_a_form_of_very_many_files_is_refused(api: APIClient, path: str) -> None:
+    """By Django, whose refusal is a 400 everywhere."""
+    part = b'--x\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\na\r\n'
+    body = part * 200 + b"--x--\r\n"
+    answer = api.post(path, body, content_type="multipart/form-data; boundary=x")
+    assert answer.status_code in (400, 415)
