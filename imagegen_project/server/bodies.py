@@ -27,6 +27,9 @@ logger = logging.getLogger("imagegen.request")
 PIECE_BYTES: Final = 64 * 1024
 # Of a body: what anybody may send, where the route takes so much.
 ANYBODY_BYTES: Final = 32 * 1024
+# How often a body comes to lie in TMPDIR: here, as Django's copy and, of an upload, as the form's file.
+COPIES: Final = 2
+UPLOAD_COPIES: Final = 3
 # Of all bodies together: what may lie in memory.
 MEMORY_BYTES: Final = 32 * 1024 * 1024
 # Slower than this, or when nothing comes, a body is given up after BODY_PATIENCE_S.
@@ -125,9 +128,12 @@ class Store:
         return None
 
     def claim_files(self, user: Any, size: int, *, has: int = 0) -> Refusal | None:
-        """Takes so many bytes for a user's body that `has` some, or says why not. The only one may take all room."""
-        room = settings.BODY_STORE_BYTES
-        if self.files.total() + size > room:
+        """Takes so many bytes for a user's body that `has` some, or says why not.
+
+        A user's only body may take all the room there is, and the only body of all more than that.
+        """
+        room, all_bytes = settings.BODY_STORE_BYTES, self.files.total()
+        if all_bytes > has and all_bytes + size > room:
             return STORE_FULL
         if self.files[user] > has and self.files[user] + size > room // 2:
             return USER_FULL
@@ -184,6 +190,7 @@ class Intake:
     ) -> None:
         self.head = head
         self.limit = body_limit(head.path, head.header(b"content-type"))
+        self.copies = UPLOAD_COPIES if UPLOAD_PATHS.fullmatch(head.path) else COPIES
         self.content: IO[bytes] = BytesIO()
         self.refusal: Refusal | None = None
         self.received = 0
@@ -262,11 +269,12 @@ class Intake:
     def _admit(self, user: Any) -> None:
         """Moves what there is to a file, of which the room for all that was declared is taken at once."""
         self._user, self._is_admitted = user, True
-        refusal = self._store.claim_files(user, self.head.declared or 0)
+        wanted = self.copies * (self.head.declared or 0)
+        refusal = self._store.claim_files(user, wanted)
         if refusal is not None:
             self.refuse(refusal)
             return
-        self._files = self.head.declared or 0
+        self._files = wanted
         small, held, self._held = self.content, self._held, []
         try:
             self.content = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the request
@@ -280,7 +288,7 @@ class Intake:
     def _write_file(self, data: bytes, *, counted: bool = True) -> None:
         if self.refusal is not None:
             return
-        stored = self.received if counted else 0
+        stored = self.copies * self.received if counted else 0
         if stored > self._files:  # in chunks, of which nothing was declared
             refusal = self._store.claim_files(self._user, stored - self._files, has=self._files)
             if refusal is not None:
