@@ -134,7 +134,7 @@ def test_no_orphan_outlives_a_killed_supervisor(tmp_path: Path) -> None:
     log = tmp_path / "one.log"
     script = f"""
 from pathlib import Path
-from imagegen_project.supervisor import Child, Supervisor
+from imagegen_project.standalone.supervisor import Child, Supervisor
 running = Supervisor(report=print)
 running.start(Child(name="one", command=["sh", "-c", "echo $$; exec sleep 100"], log_file=Path({str(log)!r})))
 running.run()
