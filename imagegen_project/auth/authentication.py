@@ -25,12 +25,12 @@ TOKEN_PATTERN = re.compile(r"[A-Za-z0-9._~+/-]{4,2048}=*")
 MALFORMED = "The Authorization header must be `Bearer <token>`, with a token as it was issued."
 UNKNOWN_LOCAL = "This local token is unknown or expired, or its user is not active."
 
-TokenKind = Literal["hub", "local"]
+TokenKind = Literal["hub", "local", "open"]
 
 
 @dataclass(frozen=True)
 class TokenAuth:
-    """`request.auth`: by which kind of token the user came. The token itself is not kept."""
+    """`request.auth`: by which kind of token the user came, `open` for none. The token itself is not kept."""
 
     kind: TokenKind
 
@@ -50,20 +50,23 @@ def bearer_token(header: str) -> str | None:
 
 
 def basic_token(header: str) -> str | None:
-    """The token in the password's place of HTTP Basic; None where there is no header or it speaks another scheme.
+    """The token in HTTP Basic, as the user name or as the password; None without credentials of that scheme.
 
-    Raises InvalidTokenError where the header is malformed.
+    Empty ones are what clients send that were given none. Raises InvalidTokenError where the header is malformed.
     """
     scheme, _, credentials = header.strip().partition(" ")
     if scheme.lower() != "basic":
         return None
     try:
-        _, _, password = b64decode(credentials, validate=True).decode("ascii").partition(":")
+        name, _, password = b64decode(credentials, validate=True).decode("ascii").partition(":")
     except ValueError as error:
         raise InvalidTokenError(MALFORMED) from error
-    if not TOKEN_PATTERN.fullmatch(password):
+    if not name and not password:
+        return None
+    token = password if password and not _is_token(name) else name
+    if not TOKEN_PATTERN.fullmatch(token):
         raise InvalidTokenError(MALFORMED)
-    return password
+    return token
 
 
 def token_kind(token: str) -> TokenKind:
@@ -126,15 +129,22 @@ class BearerAuthentication(BaseAuthentication):
 
 
 class BasicTokenAuthentication(BaseAuthentication):
-    """HTTP Basic with a token as the password, for clients that know nothing else; the name before it is not read."""
+    """HTTP Basic with a token as the user name or as the password, for clients that know nothing else.
+
+    The other of the two is not read. Empty ones are what clients send that were given none.
+    """
 
     def authenticate(self, request: Request) -> tuple[User, TokenAuth] | None:
-        """The user and how they came; None without a Basic header. Raises as BearerAuthentication does."""
+        """The user and how they came; None without Basic credentials. Raises as BearerAuthentication does."""
         token = basic_token(request.headers.get("Authorization", ""))
         if token is None:
             return None
         return user_of_token(token, address=address_of(request))
 
     def authenticate_header(self, request: Request) -> str:
-        """The challenge that goes with a 401."""
-        return 'Basic realm="imagegen"'
+        """The challenges that go with a 401."""
+        return f'Basic realm="imagegen", {challenge(presented=False)}'
+
+
+def _is_token(text: str) -> bool:
+    return text.startswith((HUB_PREFIX, knox_settings.TOKEN_PREFIX))

@@ -3,9 +3,11 @@
 import re
 from dataclasses import dataclass
 from typing import cast
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.http import HttpRequest
 from rest_framework.request import Request
 
 _WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,9})\"?")
@@ -31,6 +33,14 @@ class Preference:
         return float(
             settings.WAIT_LIMIT_S if self.wait_s is None else min(self.wait_s, settings.WAIT_LIMIT_S)
         )
+
+
+def is_foreign(request: HttpRequest | Request) -> bool:
+    """Whether a browser says that another site's page sent the request: by its Origin, or by Sec-Fetch-Site."""
+    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
+    if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower():
+        return True
+    return site is not None and site.lower() not in ("same-origin", "none")
 
 
 def caller(request: Request) -> User:
