@@ -6,6 +6,7 @@ be parsed stops the start with a message that names the variable.
 
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -17,6 +18,7 @@ _env.read_env(Path.cwd() / ".env", recurse=False)
 _AT_LEAST_ZERO = validate.Range(min=0)
 _AT_LEAST_ONE = validate.Range(min=1)
 _POSITIVE = validate.Range(min=0, min_inclusive=False)
+_LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 
 def _secret(name: str) -> str:
@@ -47,6 +49,17 @@ def _device_class(name: str) -> str:
         message = f"DEVICE_CLASSES holds names of small letters, digits and dashes, not {name!r}."
         raise ValueError(message)
     return name
+
+
+def _networks(text: str) -> list[IPv4Network | IPv6Network]:
+    """A network, an address, or with `loopback` this host's own ones. Raises ValueError."""
+    try:
+        return [
+            ip_network(network) for network in (_LOOPBACK if text.strip() == "loopback" else (text.strip(),))
+        ]
+    except ValueError as error:
+        message = f"A1111_OPEN_NETWORKS holds networks such as 192.168.1.0/24, or the word loopback: {error}"
+        raise ValueError(message) from error
 
 
 # For root the embedded PostgreSQL makes every folder above its own traversable: keep it out of /root.
@@ -148,6 +161,13 @@ MAX_QUEUED_PER_USER: int = _env.int("MAX_QUEUED_PER_USER", 1000, validate=_AT_LE
 WORK_LIMIT: float = _env.float("WORK_LIMIT", 100000.0, validate=_AT_LEAST_ZERO)
 WORK_WINDOW_S: int = _env.int("WORK_WINDOW_S", 3600, validate=_AT_LEAST_ONE)
 STORAGE_QUOTA_MB: float = _env.float("STORAGE_QUOTA_MB", 10240.0, validate=_AT_LEAST_ZERO)
+
+# A1111's API
+A1111_OPEN_NETWORKS: list[IPv4Network | IPv6Network] = [
+    network for networks in _env.list("A1111_OPEN_NETWORKS", [], subcast=_networks) for network in networks
+]
+A1111_OPEN_USER: str = _env.str("A1111_OPEN_USER", "a1111", validate=validate.Length(min=1, max=150))
+A1111_STRICT: bool = _env.bool("A1111_STRICT", False)
 
 # Webhooks
 WEBHOOK_ALLOW_PRIVATE: bool = _env.bool("WEBHOOK_ALLOW_PRIVATE", False)

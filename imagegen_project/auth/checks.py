@@ -46,3 +46,18 @@ def unnamed_proxy(**_kwargs: Any) -> list[CheckMessage]:
             id="imagegen.W003",
         )
     ]
+
+
+@register(Tags.security, deploy=True)
+def open_networks(**_kwargs: Any) -> list[CheckMessage]:
+    """W004: whoever reaches a port of these networks draws without being asked who they are."""
+    if not settings.A1111_OPEN_NETWORKS:
+        return []
+    networks = ", ".join(map(str, settings.A1111_OPEN_NETWORKS))
+    return [
+        Warning(
+            f"A1111's API below /sdapi needs no credentials from {networks}.",
+            hint="Leave A1111_OPEN_NETWORKS empty, and give A1111's clients a token as their password.",
+            id="imagegen.W004",
+        )
+    ]
