@@ -20,6 +20,7 @@ _DATA_URI = re.compile(r"data:[^,;\s]{0,100}(?:;[^,;\s]{1,100}){0,5};base64,", r
 _MAX_JPEG_SCANS = 100
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _ORIENTATION_TAG = 0x0112
+_BROKEN = "The file is broken or cut off."
 # What makes a picture upright, by its EXIF orientation.
 _TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -61,10 +62,10 @@ def base64_decode(text: str) -> bytes:
         ) from error
 
 
-def picture_read(data: bytes) -> Picture:
-    """Decodes a picture whose content is PNG, JPEG or WebP, whatever its name or type claims.
+def picture_open(data: bytes) -> Image.Image:
+    """The picture in a PNG, JPEG or WebP file, whatever its name or type claims, with nothing of it decoded.
 
-    Raises InvalidImageError; too large a picture is refused by its header, before anything is decoded.
+    Raises InvalidImageError; too large a picture is refused by its header.
     """
     if len(data) > MAX_PICTURE_BYTES:
         raise InvalidImageError(f"At most {MAX_PICTURE_BYTES >> 20} MiB.")
@@ -72,12 +73,19 @@ def picture_read(data: bytes) -> Picture:
     _check_size(size)
     try:
         image = Image.open(io.BytesIO(data), formats=[picture_format])
-        _check_size(image.size)  # a file may hold a second header
-        image.load()
-    except InvalidImageError:
-        raise
     except Exception as error:
-        raise InvalidImageError("The file is broken or cut off.") from error
+        raise InvalidImageError(_BROKEN) from error
+    _check_size(image.size)  # a file may hold a second header
+    return image
+
+
+def picture_read(data: bytes) -> Picture:
+    """Decodes a picture. Raises InvalidImageError."""
+    image = picture_open(data)
+    try:
+        image.load()
+    except Exception as error:
+        raise InvalidImageError(_BROKEN) from error
     # Telephones append further pictures to a JPEG ("MPO"), of which it is the main one: no animation.
     animated = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
     return Picture(_eight_bits(_upright(image)), animated=animated)
@@ -96,7 +104,7 @@ def _header(data: bytes) -> tuple[str, Size]:
     if not picture_format:
         raise InvalidImageError("Not a PNG, JPEG or WebP picture.")
     if size is None:
-        raise InvalidImageError("The file is broken or cut off.")
+        raise InvalidImageError(_BROKEN)
     return picture_format, size
 
 

@@ -49,7 +49,9 @@ class PictureField(serializers.FileField):
     """A picture: base64 text, a base64 data URI, or a form's file. Its validated value is a decoded Picture."""
 
     def to_internal_value(self, data: Any) -> Picture:  # type: ignore[override]  # not the file, what it shows
-        """Decodes it. Raises ValidationError."""
+        """Decodes it, unless a door has done so. Raises ValidationError."""
+        if isinstance(data, Picture):
+            return data
         try:
             return picture_read(self._bytes(data))
         except InvalidImageError as error:
