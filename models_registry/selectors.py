@@ -1,6 +1,8 @@
 """Reading the registry."""
 
+import hashlib
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 from django.conf import settings
@@ -14,6 +16,7 @@ from models_registry.models import Checkpoint
 
 # A download gives a sign of life every few seconds; this much silence means that its process is gone.
 DOWNLOAD_ALIVE = timedelta(seconds=30)
+HASH_CHARACTERS = 10
 
 
 def checkpoints_enabled() -> QuerySet[Checkpoint]:
@@ -47,6 +50,22 @@ def checkpoint_folder(checkpoint: Checkpoint) -> Path:
     if checkpoint.is_builtin:
         return builtin.WEIGHTS
     return cache / checkpoint.id / (checkpoint.revision or "unpinned")
+
+
+def checkpoint_hash(checkpoint: Checkpoint) -> str:
+    """Ten hexadecimal digits that stand for a checkpoint in short: of its commit, for the built-in one of its weights.
+
+    Empty for one that was never downloaded.
+    """
+    if checkpoint.is_builtin:
+        return _builtin_hash()
+    return checkpoint.revision[:HASH_CHARACTERS]
+
+
+@cache
+def _builtin_hash() -> str:
+    with (builtin.WEIGHTS / "unet" / "diffusion_pytorch_model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_CHARACTERS]
 
 
 def checkpoint_is_here(checkpoint: Checkpoint) -> bool:

@@ -17,6 +17,35 @@ _QUALITY: Final = 95
 _MAX_EXIF_BYTES: Final = 65_000  # a JPEG segment holds 65,533
 # How Exif marks a comment as UTF-16 text; A1111's tools look for the parameters there.
 _UNICODE_COMMENT: Final = b"UNICODE\0"
+# A1111's words for samplers and schedules; "" is the checkpoint's own.
+_SAMPLER_WORDS: Final = {
+    "": "Automatic",
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "lms": "LMS",
+    "dpm2": "DPM2",
+    "dpm2_a": "DPM2 a",
+    "plms": "PLMS",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
+    "dpmpp_sde": "DPM++ SDE",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+    "tcd": "TCD",
+}
+_SCHEDULE_WORDS: Final = {
+    "": "Automatic",
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "beta": "Beta",
+    "trailing": "SGM Uniform",
+    "leading": "DDIM",
+    "linspace": "Uniform",
+}
 
 
 # Fields of a batch that a receipt says in another form, or that do not change what is drawn.
@@ -40,20 +69,27 @@ def parameters_text(batch: Batch, seed: int) -> str:
     lines = [" ".join([batch.prompt, *(f"<lora:{use.name}:{use.scale:g}>" for use in batch.adapters)])]
     if batch.negative_prompt:
         lines.append(f"Negative prompt: {batch.negative_prompt}")
-    parts = [f"Steps: {batch.num_inference_steps}"]
-    if batch.scheduler:
-        parts.append(f"Sampler: {batch.scheduler}")
-    parts += [
-        f"CFG scale: {batch.guidance_scale:g}",
-        f"Seed: {seed}",
-        f"Size: {batch.width}x{batch.height}",
-        f"Model: {batch.model.id}",
-    ]
+    sampler, schedule = _sampler_words(batch.scheduler)
+    parts = [f"Steps: {batch.num_inference_steps}", f"Sampler: {sampler}", f"Schedule type: {schedule}"]
+    parts += [f"CFG scale: {batch.guidance_scale:g}", f"Seed: {seed}", f"Size: {batch.width}x{batch.height}"]
+    if batch.model.short_hash:
+        parts.append(f"Model hash: {batch.model.short_hash}")
+    parts.append(f"Model: {batch.model.id}")
     if batch.strength is not None:
         parts.append(f"Denoising strength: {batch.strength:g}")
     if batch.clip_skip is not None:
         parts.append(f"Clip skip: {batch.clip_skip + 1}")  # A1111 counts the last layer as 1
+    if batch.software:
+        parts.append(f"Version: {batch.software}")
     return "\n".join([*lines, ", ".join(parts)])
+
+
+def _sampler_words(scheduler: str) -> tuple[str, str]:
+    """Sampler and schedule type, as A1111's tools name them."""
+    sampler, _, schedule = scheduler.rpartition("_")
+    if schedule not in _SCHEDULE_WORDS:
+        sampler, schedule = scheduler, ""
+    return _SAMPLER_WORDS[sampler], _SCHEDULE_WORDS[schedule]
 
 
 def _reproducible(batch: Batch, seed: int) -> str:

@@ -14,7 +14,8 @@ MAX_SEED = 2**32 - 1
 class ModelRef:
     """Which checkpoint to use: its name, the folder with its weights, and the number format to run it in.
 
-    `variant` prefers weights files of that name, such as `fp16`, where the folder holds several.
+    `variant` prefers weights files of that name, such as `fp16`, where the folder holds several. `short_hash` stands
+    for it in pictures' metadata.
     """
 
     id: str
@@ -23,6 +24,7 @@ class ModelRef:
     folder: Path
     dtype: str = "auto"
     variant: str = ""
+    short_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Batch:
     `image` and `mask` are files (PNG) of width x height. `scheduler` is one of `SAMPLERS`, with or without one of
     `SCHEDULES` behind it, or "" for the checkpoint's own. `strict` refuses what would have to be adjusted.
     `preview_every` so many steps there is a preview; 0: none.
+    `software` is what pictures' metadata say that they were made with.
     """
 
     model: ModelRef
@@ -63,6 +66,7 @@ class Batch:
     output_format: str = "png"
     strict: bool = False
     preview_every: int = 0
+    software: str = ""
 
     @property
     def seeds(self) -> list[int]:

@@ -8,10 +8,11 @@ from generation.engine import AdapterUse, Batch, BatchResult, EngineAdapterUnusa
 from generation.engine.encoding import request_of
 from generation.models import REQUEST_FIELDS, Generation, GenerationLora
 from generation.pictures.files import input_read
+from imagegen_project import __version__
 from loras.files import lora_path
 from loras.services import lora_mark_lost
 from models_registry.models import Checkpoint
-from models_registry.selectors import checkpoint_folder
+from models_registry.selectors import checkpoint_folder, checkpoint_hash
 
 # What of a request concerns the engine: the fields that its batch has too.
 _SHARED = tuple(each.name for each in fields(Batch) if each.name in REQUEST_FIELDS)
@@ -26,6 +27,7 @@ def model_ref(checkpoint: Checkpoint) -> ModelRef:
         folder=checkpoint_folder(checkpoint),
         dtype=checkpoint.dtype,
         variant=checkpoint.variant,
+        short_hash=checkpoint_hash(checkpoint),
     )
 
 
@@ -55,6 +57,7 @@ def batch_of(generation: Generation) -> Batch:
         image=input_read(generation.input_image) if generation.input_image else None,
         mask=input_read(generation.mask_image) if generation.mask_image else None,
         adapters=_adapters(generation),
+        software=f"imagegen {__version__}",
         **wanted,
     )
 
