@@ -53,6 +53,15 @@ class Params:
         """A parameter's value, or the default."""
         return self._left.pop(name, default)
 
+    def named(self, name: str) -> str:
+        """A parameter's name as errors give it."""
+        return self._below + name
+
+    def rest(self) -> dict[str, Any]:
+        """What nobody has taken so far, taken."""
+        rest, self._left = self._left, {}
+        return rest
+
     def rename(self, names: Mapping[str, str]) -> dict[str, Any]:
         """The parameters of these names that are there, under their native ones."""
         return {native: self._left.pop(name) for name, native in names.items() if name in self._left}
@@ -62,7 +71,7 @@ class Params:
         value = self.take(name, default)
         known = list(choices)
         if not isinstance(value, str) or value not in known:
-            refuse(self._below + name, f"Must be one of {', '.join(known)}.", "invalid_choice")
+            refuse(self.named(name), f"Must be one of {', '.join(known)}.", "invalid_choice")
         return value
 
     def number(self, name: str, *, low: int, high: int, default: int) -> int:
@@ -78,7 +87,7 @@ class Params:
         try:
             return field.run_validation(self.take(name, default))
         except serializers.ValidationError as error:
-            raise serializers.ValidationError({self._below + name: error.detail}) from error
+            raise serializers.ValidationError({self.named(name): error.detail}) from error
 
     def without_effect(self, name: str, reason: str, *, silent: Iterable[Any] = ()) -> None:
         """Takes a parameter that nothing here follows, with a warning unless its value asks for nothing."""
@@ -92,14 +101,14 @@ class Params:
             value = self.take(name)
             if value is not None and value not in values:
                 shown = " or ".join(repr(known) for known in values) or "nothing"
-                refuse(self._below + name, f"Not supported here; only {shown} is accepted.", "unsupported")
+                refuse(self.named(name), f"Not supported here; only {shown} is accepted.", "unsupported")
 
     def end(self) -> None:
         """Raises ValidationError that names each parameter nobody took."""
         if self._left:
             unknown = serializers.ErrorDetail("Unknown parameter.", "unknown_parameter")
             raise serializers.ValidationError(
-                {(self._below + name)[:100]: unknown for name in sorted(self._left)[:MAX_UNKNOWN_NAMED]}
+                {(self.named(name))[:100]: unknown for name in sorted(self._left)[:MAX_UNKNOWN_NAMED]}
             )
 
 

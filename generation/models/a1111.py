@@ -23,6 +23,13 @@ class A1111Options(models.Model):
     clip_skip = models.PositiveIntegerField(default=0)
     output_format = models.CharField(max_length=8, choices=OutputFormat.choices, default=OutputFormat.PNG)
 
+    kept = models.JSONField(
+        default=dict,
+        db_default={},
+        blank=True,
+        help_text="What clients store there and nothing here follows.",
+    )
+
     class Meta:
         verbose_name = verbose_name_plural = "A1111 options"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -123,10 +124,11 @@ def _by_webui(live: Live, prompt: str) -> None:
 
 @pytest.mark.parametrize(
     ("draw", "error"),
-    [(_by_openai, openai.ConflictError), (_by_huggingface, HfHubHTTPError), (_by_webui, RuntimeError)],
+    # A1111 answers an interrupted request with what there is of it.
+    [(_by_openai, openai.ConflictError), (_by_huggingface, HfHubHTTPError), (_by_webui, None)],
     ids=["openai", "huggingface", "a1111"],
 )
-async def test_a_job_of_each_dialect_is_native(live: Live, draw: Any, error: type[Exception]) -> None:
+async def test_a_job_of_each_dialect_is_native(live: Live, draw: Any, error: type[Exception] | None) -> None:
     """Seen, watched and canceled through the native API; its client raises its own error."""
     blocker = live.create(steps=100, width=1024, height=1024)["id"]
     prompt = uuid4().hex
@@ -141,7 +143,7 @@ async def test_a_job_of_each_dialect_is_native(live: Live, draw: Any, error: typ
     watching = asyncio.create_task(feed(live, job_id))
     live.http.post(f"/api/v1/generations/{job_id}/cancel")
     assert [event["type"] for event in await watching][-2:] == ["queued", "canceled"]
-    with pytest.raises(error):
+    with pytest.raises(error) if error else contextlib.nullcontext():
         await drawing
     live.http.post(f"/api/v1/generations/{blocker}/cancel")
 

@@ -26,7 +26,7 @@ from tests.support.factories import create_generation, make_worker
 
 pytestmark = pytest.mark.django_db
 
-Access = Literal["everyone", "users", "owner", "staff", "nobody"]
+Access = Literal["everyone", "users", "owner", "staff", "nobody", "not offered"]
 Identity = Literal["anonymous", "owner", "other", "staff"]
 IDENTITIES: tuple[Identity, ...] = ("anonymous", "owner", "other", "staff")
 
@@ -37,6 +37,7 @@ EXPECTED: Mapping[Access, tuple[int | None, int | None, int | None, int | None]]
     "owner": (401, None, 404, None),
     "staff": (401, 403, 403, None),
     "nobody": (404, 404, 404, 404),
+    "not offered": (401, 501, 501, 501),
 }
 
 NATIVE: dict[str, Access] = {
@@ -73,10 +74,18 @@ NATIVE: dict[str, Access] = {
     "POST webhook-secret": "users",
     "POST tickets": "users",
 }
-A1111 = [
-    *("sd-models", "samplers", "schedulers", "upscalers", "latent-upscale-modes", "sd-vae", "scripts"),
-    *("loras", "progress", "options"),
-]
+A1111 = {
+    "GET": (
+        *("sd-models", "samplers", "schedulers", "upscalers", "latent-upscale-modes", "sd-vae", "scripts"),
+        *("loras", "progress", "options", "memory", "script-info", "cmd-flags", "embeddings", "sd-modules"),
+        *("hypernetworks", "face-restorers", "realesrgan-models", "prompt-styles", "extensions"),
+    ),
+    "POST": (
+        *("txt2img", "img2img", "interrupt", "skip", "options", "png-info", "extra-single-image"),
+        *("extra-batch-images", "refresh-checkpoints", "refresh-vae", "refresh-loras", "refresh-embeddings"),
+        *("unload-checkpoint", "reload-checkpoint"),
+    ),
+}
 OTHERS: dict[str, Access] = {
     "GET ": "everyone",
     "GET health/ready": "everyone",
@@ -95,13 +104,10 @@ OTHERS: dict[str, Access] = {
     "GET hf/{name}/info": "everyone",
     "GET hf/results/{generation_id}": "owner",
     "GET hf/": "nobody",
-    "POST sdapi/v1/txt2img": "users",
-    "POST sdapi/v1/img2img": "users",
-    "POST sdapi/v1/interrupt": "users",
-    "POST sdapi/v1/options": "users",
+    "POST sdapi/v1/interrogate": "not offered",
     "GET sdapi/v1/results/{generation_id}": "owner",
     "GET sdapi/v1/": "nobody",
-    **{f"GET sdapi/v1/{name}": "users" for name in A1111},
+    **{f"{method} sdapi/v1/{name}": "users" for method, names in A1111.items() for name in names},
 }
 MATRIX: dict[str, Access] = {
     f"{key.partition(' ')[0]} {mount}{key.partition(' ')[2]}": access

@@ -1,97 +1,26 @@
-"""A1111's answers: pictures with their `info`, progress, options, and what there is to choose from."""
+"""A1111's answers: pictures with their `info`, and progress."""
 
 import base64
+import binascii
 import io
 import json
 from typing import Any, Final
 
-from django.contrib.auth.models import User
 from django.utils import timezone
 from PIL import Image
-from PIL.ExifTags import IFD, Base
 
-from generation.choices import OutputFormat
-from generation.compat.a1111.samplers import SAMPLERS, SCHEDULE_TYPES, sampler_label
+from generation.choices import Status
+from generation.compat.a1111.infotext import infotext_read
+from generation.compat.a1111.samplers import sampler_labels
+from generation.compat.dialect import warning
 from generation.feed.stream import preview_latest
-from generation.models import A1111Options, Generation
+from generation.models import MAX_SEED, Generation
 from generation.pictures.files import image_read
-from loras.choices import LoraState
-from loras.selectors import loras_visible
-from models_registry.models import Checkpoint
-from models_registry.selectors import checkpoint_default, checkpoints_enabled
+from imagegen_project import __version__
+from models_registry.selectors import checkpoint_hash
 
-_UNICODE_COMMENT: Final = b"UNICODE\0"
-_NO_UPSCALER: Final = {
-    "name": "None",
-    "model_name": None,
-    "model_path": None,
-    "model_url": None,
-    "scale": 1,
-}
-_FORMAT_NAMES: Final = {OutputFormat.PNG: "png", OutputFormat.JPEG: "jpg", OutputFormat.WEBP: "webp"}
 TIMESTAMP: Final = "%Y%m%d%H%M%S"
-
-UPSCALERS: Final = [_NO_UPSCALER]
-LATENT_UPSCALE_MODES: Final[list[Any]] = []
-VAES: Final[list[Any]] = []
-SCRIPTS: Final[dict[str, Any]] = {"txt2img": [], "img2img": []}
-
-
-def samplers() -> list[dict[str, Any]]:
-    """Every sampler; which of them fit depends on the model."""
-    return [
-        {"name": name, "aliases": [sampler] if sampler else [], "options": {}}
-        for name, sampler in SAMPLERS.items()
-    ]
-
-
-def schedule_types() -> list[dict[str, Any]]:
-    """Every schedule type."""
-    return [
-        {"name": name, "label": label, "aliases": None, "default_rho": -1, "need_inner_model": False}
-        for name, (label, _) in SCHEDULE_TYPES.items()
-    ]
-
-
-def models() -> list[dict[str, Any]]:
-    """Every checkpoint that requests may name."""
-    return [
-        {
-            "title": checkpoint.id,
-            "model_name": checkpoint.id,
-            "hash": checkpoint.revision[:10] or None,
-            "sha256": None,
-            "filename": checkpoint.repository,
-            "config": None,
-        }
-        for checkpoint in checkpoints_enabled()
-    ]
-
-
-def loras(user: User) -> list[dict[str, Any]]:
-    """The adapters that this user's prompts may name."""
-    rows = loras_visible(user).filter(enabled=True).exclude(state=LoraState.BROKEN)
-    return [
-        {
-            "name": lora.name,
-            "alias": lora.name,
-            "path": lora.repository or lora.name,
-            "metadata": {"family": lora.family, "rank": lora.rank, "trigger_words": lora.trigger_words},
-        }
-        for lora in rows
-    ]
-
-
-def options_body(options: A1111Options) -> dict[str, Any]:
-    """The options that there are."""
-    checkpoint = options.checkpoint or checkpoint_default()
-    return {
-        "sd_model_checkpoint": checkpoint.id,
-        "CLIP_stop_at_last_layers": options.clip_skip + 1,
-        "samples_format": _FORMAT_NAMES[OutputFormat(options.output_format)],
-        "sd_vae": "Automatic",
-        "sd_checkpoint_hash": checkpoint.revision,
-    }
+VERSION: Final = f"imagegen {__version__}"
 
 
 def progress(active: list[Generation], *, with_picture: bool) -> dict[str, Any]:
@@ -125,56 +54,101 @@ def _progress(job: Generation | None, job_count: int, picture: str | None) -> di
 
 
 def pictures_body(generation: Generation, *, with_pictures: bool) -> dict[str, Any]:
-    """A finished job: pictures, the request's parameters, and `info` as a JSON string."""
-    files = [image_read(image) for image in generation.images.all()]
+    """A job that succeeded or was interrupted: pictures, the request's parameters, and `info` as a JSON string."""
+    if generation.status == Status.CANCELED:
+        files, warnings = _interrupted(generation)
+    else:
+        files, warnings = [image_read(image) for image in generation.images.all()], []
+    texts = [infotext_read(file)[0] for file in files]
     return {
         "images": [base64.b64encode(file).decode("ascii") for file in files] if with_pictures else [],
         "parameters": _parameters(generation),
-        "info": json.dumps(_info(generation, [_infotext(file) for file in files])),
+        "info": json.dumps(_info(generation, texts, [*generation.warnings, *warnings])),
     }
 
 
+def _interrupted(generation: Generation) -> tuple[list[bytes], list[dict[str, Any]]]:
+    """What was drawn of an interrupted job: its latest preview at the full size, where it had one."""
+    said = [warning("images", "It was interrupted; the picture is what there was of it.")]
+    try:
+        preview = Image.open(
+            io.BytesIO(base64.b64decode(preview_latest(generation.id) or "")), formats=["JPEG"]
+        )
+        picture = preview.resize((generation.width, generation.height), Image.Resampling.BICUBIC)
+    except (OSError, ValueError, binascii.Error):
+        return [], [warning("images", "It was interrupted before there was anything to see.")]
+    buffer = io.BytesIO()
+    picture.save(buffer, format=generation.output_format.upper())
+    return [buffer.getvalue()], said
+
+
 def _parameters(generation: Generation) -> dict[str, Any]:
+    sampler, schedule = sampler_labels(generation.scheduler)
     return {
         "prompt": generation.prompt,
         "negative_prompt": generation.negative_prompt,
+        "styles": [],
         "seed": generation.seed,
+        "subseed": generation.seed,
+        "subseed_strength": 0,
+        "seed_resize_from_h": -1,
+        "seed_resize_from_w": -1,
+        "sampler_name": sampler,
+        "scheduler": schedule,
+        "batch_size": generation.num_images,
+        "n_iter": 1,
         "steps": generation.num_inference_steps,
         "cfg_scale": generation.guidance_scale,
         "width": generation.width,
         "height": generation.height,
-        "sampler_name": sampler_label(generation.scheduler),
-        "batch_size": generation.num_images,
-        "n_iter": 1,
+        "restore_faces": False,
+        "tiling": False,
         "denoising_strength": generation.strength,
+        "override_settings": {},
+        "script_args": [],
+        "alwayson_scripts": {},
+        "send_images": True,
+        "save_images": False,
     }
 
 
-def _info(generation: Generation, infotexts: list[str]) -> dict[str, Any]:
+def _info(generation: Generation, infotexts: list[str], warnings: list[dict[str, Any]]) -> dict[str, Any]:
     count = generation.num_images
-    checkpoint: Checkpoint = generation.checkpoint
-    return _parameters(generation) | {
+    seeds = [(generation.seed + index) % (MAX_SEED + 1) for index in range(count)]
+    sampler, _ = sampler_labels(generation.scheduler)
+    return {
+        "prompt": generation.prompt,
         "all_prompts": [generation.prompt] * count,
+        "negative_prompt": generation.negative_prompt,
         "all_negative_prompts": [generation.negative_prompt] * count,
-        "all_seeds": [image.seed for image in generation.images.all()],
+        "seed": generation.seed,
+        "all_seeds": seeds,
+        "subseed": generation.seed,
+        "all_subseeds": seeds,
         "subseed_strength": 0,
-        "sd_model_name": checkpoint.id,
-        "sd_model_hash": checkpoint.revision[:10],
-        "clip_skip": (generation.clip_skip or 0) + 1,
+        "width": generation.width,
+        "height": generation.height,
+        "sampler_name": sampler,
+        "cfg_scale": generation.guidance_scale,
+        "steps": generation.num_inference_steps,
+        "batch_size": count,
+        "restore_faces": False,
+        "face_restoration_model": None,
+        "sd_model_name": generation.checkpoint.id,
+        "sd_model_hash": checkpoint_hash(generation.checkpoint),
+        "sd_vae_name": None,
+        "sd_vae_hash": None,
+        "seed_resize_from_w": -1,
+        "seed_resize_from_h": -1,
+        "denoising_strength": generation.strength,
         "extra_generation_params": {},
         "index_of_first_image": 0,
         "infotexts": infotexts,
         "styles": [],
         "job_timestamp": generation.created_at.strftime(TIMESTAMP),
+        "clip_skip": (generation.clip_skip or 0) + 1,
+        "is_using_inpainting_conditioning": False,
+        "version": VERSION,
         "job_id": str(generation.id),
-        "warnings": generation.warnings,
+        "warnings": warnings,
     }
-
-
-def _infotext(file: bytes) -> str:
-    """The parameters that the file itself carries."""
-    with Image.open(io.BytesIO(file)) as image:
-        if image.format == "PNG":
-            return str(getattr(image, "text", {}).get("parameters", ""))
-        comment = image.getexif().get_ifd(IFD.Exif).get(Base.UserComment, b"")
-    return bytes(comment).removeprefix(_UNICODE_COMMENT).decode("utf-16-be", "replace")

@@ -2,18 +2,28 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
-from rest_framework import serializers
-
-from generation.choices import OutputFormat
+from generation.compat.a1111.canvas import CROP, FILL, LATENT, canvas_fit, canvas_read, hole_fill, mask_fit
+from generation.compat.a1111.options import options_read
+from generation.compat.a1111.params import LenientParams
 from generation.compat.a1111.samplers import sampler_fit, sampler_read
-from generation.compat.dialect import Params, refuse, warning
-from generation.models import A1111Options
-from generation.requests.loras import MAX_NAME
-from generation.requests.serializers import MAX_PROMPT_CHARACTERS
-from imagegen_project.common.serializers import TextField
-from models_registry.schedulers import sampler_and_schedule
+from generation.compat.a1111.scripts import scripts_read
+from generation.compat.dialect import refuse, warning
+from generation.models import MAX_SEED, A1111Options
+from generation.pictures.fitting import size_follow
+from generation.pictures.reading import Picture, Size
+from generation.requests.serializers import (
+    MAX_GUIDANCE_SCALE,
+    MAX_PROMPT_CHARACTERS,
+    MAX_STEPS,
+    MIN_GUIDANCE_SCALE,
+)
+from models_registry.family_facts import FAMILY_FACTS
+from models_registry.models import Checkpoint
+from models_registry.schedulers import sampler_and_schedule, step_limits
+from models_registry.selectors import checkpoint_default
 
 # A1111's names to the native ones.
 FIELDS: Final[Mapping[str, str]] = {
@@ -24,116 +34,231 @@ FIELDS: Final[Mapping[str, str]] = {
     "width": "width",
     "height": "height",
 }
-SAMPLES_FORMATS: Final[dict[str, str]] = {
-    "png": OutputFormat.PNG,
-    "jpg": OutputFormat.JPEG,
-    "jpeg": OutputFormat.JPEG,
-    "webp": OutputFormat.WEBP,
-}
 PREVIEW_EVERY: Final = 5
-MAX_CLIP_STOP: Final = 12
+DEFAULT_STRENGTH: Final = 0.75
+_MAX_SIDE: Final = 16384
 
-# What clients always send, with the values that ask for nothing that is missing here.
-_NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
-    "enable_hr": (False,),
-    "styles": ([],),
-    "subseed_strength": (0,),
-    "seed_resize_from_h": (0, -1),
-    "seed_resize_from_w": (0, -1),
-    "restore_faces": (False,),
-    "tiling": (False,),
-    "s_min_uncond": (0,),
-    "s_churn": (0,),
-    "s_tmin": (0,),
-    "s_noise": (1, 0),
-    "refiner_checkpoint": ("", "None"),
-    "disable_extra_networks": (False,),
-    "script_name": ("", "None"),
-    "script_args": ([],),
-    "alwayson_scripts": ({},),
-    "infotext": ("",),
+# What nothing here follows: the values that ask for nothing, and what is said of any other.
+_ONCE: Final = "There is no second pass; the picture has the size of the first."
+_NO_SETTING: Final = "The sampler has no such setting here."
+_NOT_FOLLOWED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
+    "enable_hr": ((False,), _ONCE),
+    "styles": (([], ["None"], [""]), "There are no styles."),
+    "subseed_strength": ((0,), "There are no variations of a seed."),
+    "seed_resize_from_h": ((0, -1), "Noise is drawn at the picture's size."),
+    "seed_resize_from_w": ((0, -1), "Noise is drawn at the picture's size."),
+    "restore_faces": ((False,), "Faces are not restored."),
+    "tiling": ((False,), "Pictures do not tile."),
+    "s_min_uncond": ((0,), _NO_SETTING),
+    "s_churn": ((0,), _NO_SETTING),
+    "s_tmin": ((0,), _NO_SETTING),
+    "s_noise": ((1, 0), _NO_SETTING),
+    "token_merging_ratio": ((0,), "Tokens are not merged."),
+    "refiner_checkpoint": (("", "None"), "There is no refiner."),
+    "infotext": (("",), "The fields alone are read."),
+    "override_settings_restore_afterwards": ((True,), "They hold for this request; `options` keeps them."),
 }
-_NEUTRAL_IMG2IMG: Final[Mapping[str, tuple[Any, ...]]] = {
-    "resize_mode": (0, 1),
-    "image_cfg_scale": (1.5, 0),
-    "inpainting_fill": (0, 1),
-    "inpaint_full_res_padding": (0, 32),
-    "inpainting_mask_invert": (0, False),
-    "initial_noise_multiplier": (1,),
-    "mask_round": (True, False),
-    "latent_mask": (),
-    "include_init_images": (False,),
+_NOT_FOLLOWED_IMG2IMG: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
+    "image_cfg_scale": ((1.5, 0), "Only models that follow instructions have it."),
+    "initial_noise_multiplier": ((1, 0), "Noise is added as the sampler does it."),
+    "include_init_images": ((False,), "They are not sent back."),
+    "latent_mask": ((), "The mask itself is used."),
 }
-# Options of the second pass, which `enable_hr` refuses, of subseeds without strength, and of places to save to.
-_UNUSED: Final = (
+_NOT_FOLLOWED_MASK: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
+    **dict.fromkeys(("mask_blur", "mask_blur_x", "mask_blur_y"), ((0,), "The mask's edge is sharp.")),
+    "inpaint_full_res": ((False, 0), "The whole picture is drawn."),
+}
+# Options of the second pass, of subseeds without strength, of scripts without a name, and of places to save to.
+_SILENT: Final = (
     "hr_scale", "hr_upscaler", "hr_second_pass_steps", "hr_resize_x", "hr_resize_y", "hr_checkpoint_name",
     "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt", "hr_additional_modules",
     "firstphase_width", "firstphase_height", "refiner_switch_at", "subseed", "s_tmax", "save_images",
-    "do_not_save_samples", "do_not_save_grid", "force_task_id", "comments",
+    "do_not_save_samples", "do_not_save_grid", "force_task_id", "comments", "do_not_reload_embeddings",
+)  # fmt: skip
+_SILENT_MASK: Final = (
+    "mask_blur", "mask_blur_x", "mask_blur_y", "inpaint_full_res", "inpaint_full_res_padding", "mask_round",
+    "inpainting_fill", "inpainting_mask_invert",
 )  # fmt: skip
 _LORA = re.compile(r"<lora:([^:<>]+)((?::[^:<>]*)*)>")
 _WEIGHTED = re.compile(r"\([^()]*:\s*[0-9.]+\s*\)")
 
 
-def txt2img_read(body: Any, options: A1111Options) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
-    """The native fields, warnings, and whether the answer carries the pictures. Raises ValidationError."""
-    params = Params(body)
+@dataclass(frozen=True)
+class Drawing:
+    """A request in the native fields, what is to be said of it, and whether the answer carries the pictures."""
+
+    data: dict[str, Any]
+    warnings: list[dict[str, Any]]
+    send_images: bool
+
+
+def txt2img_read(body: Any, options: A1111Options) -> Drawing:
+    """A drawing from text. Raises ValidationError, SamplerNotFoundError."""
+    params = LenientParams(body)
     # Only the second pass follows it.
     params.take("denoising_strength")
-    return _read(params, {}, options)
+    scripts_read(params, route="txt2img")
+    data, checkpoint = _common(params, options)
+    data |= _size(params, checkpoint, picture=None)
+    return _end(params, data)
 
 
-def img2img_read(body: Any, options: A1111Options) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
-    """The same from a picture; the caller has seen that there is one. Raises ValidationError."""
-    params = Params(body)
+def img2img_read(body: Any, options: A1111Options) -> Drawing:
+    """A drawing from a picture; the caller has seen that there is one. Raises ValidationError, SamplerNotFoundError."""
+    params = LenientParams(body)
     pictures = params.take("init_images")
     if not isinstance(pictures, list) or len(pictures) != 1:
         refuse("init_images", "A list of exactly one picture is expected.")
-    data = {"image": pictures[0], "strength": params.take("denoising_strength", 0.75)}
-    mask = params.take("mask")
-    if mask is not None:
-        data["mask_image"] = mask
-        _mask_warnings(params)
-    for name in ("mask_blur", "mask_blur_x", "mask_blur_y", "inpaint_full_res"):
-        params.take(name)
-    params.neutral(_NEUTRAL_IMG2IMG)
-    return _read(params, data, options)
+    picture = canvas_read("init_images", pictures[0])
+    factor = scripts_read(params, route="img2img")
+    data, checkpoint = _common(params, options)
+    data |= _size(params, checkpoint, picture=picture, factor=factor)
+    data["strength"] = _strength(params, data.get("num_inference_steps", checkpoint.default_steps))
+    data |= _pictures(params, picture, (data["width"], data["height"]))
+    params.not_followed(_NOT_FOLLOWED_IMG2IMG)
+    return _end(params, data)
 
 
-def _mask_warnings(params: Params) -> None:
-    """What a mask cannot have here."""
-    for name in ("mask_blur", "mask_blur_x", "mask_blur_y"):
-        params.without_effect(name, "The mask's edge is sharp.", silent=(0,))
-    params.without_effect("inpaint_full_res", "The whole picture is drawn.", silent=(False, 0))
-
-
-def _read(
-    params: Params, data: dict[str, Any], options: A1111Options
-) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
-    data |= params.rename(FIELDS) | sampler_read(params) | _prompt(params)
-    count, rounds = (params.number(name, low=1, high=100, default=1) for name in ("batch_size", "n_iter"))
-    data["num_images"] = count * rounds
-    data |= _settings(params, options) | {"preview_every": PREVIEW_EVERY}
-    data["scheduler"] = sampler_fit(params, data["scheduler"], model=data.get("model"))
-    _eta(params, data["scheduler"])
-    params.neutral(_NEUTRAL)
-    for name in _UNUSED:
+def _end(params: LenientParams, data: dict[str, Any]) -> Drawing:
+    params.not_followed(_NOT_FOLLOWED)
+    for name in _SILENT:
         params.take(name)
     send_images = params.flag("send_images", default=True)
     params.end()
-    return data, params.warnings, send_images
+    params.strict_check()
+    return Drawing(data, params.warnings, send_images)
 
 
-def _prompt(params: Params) -> dict[str, Any]:
-    """The prompt without its `<lora:name:scale>` tags, and what these ask for."""
-    prompt = params.take("prompt", "")
+def _common(params: LenientParams, options: A1111Options) -> tuple[dict[str, Any], Checkpoint]:
+    """What both routes have but the size, and the checkpoint."""
+    used = _settings(params, options)
+    checkpoint = used.checkpoint or checkpoint_default()
+    data: dict[str, Any] = {
+        "model": checkpoint.id,
+        "output_format": used.output_format,
+        "preview_every": PREVIEW_EVERY,
+    }
+    data |= _prompt(params) | sampler_read(params)
+    data["scheduler"] = sampler_fit(params, data["scheduler"], model=checkpoint.id)
+    _eta(params, data["scheduler"])
+    count, rounds = (params.number(name, low=1, high=100, default=1) for name in ("batch_size", "n_iter"))
+    numbers = {
+        "num_images": count * rounds,
+        "seed": _seed(params),
+        "num_inference_steps": _steps(params, data["scheduler"]),
+        "guidance_scale": params.within("cfg_scale", low=MIN_GUIDANCE_SCALE, high=MAX_GUIDANCE_SCALE),
+        "clip_skip": _clip_skip(params, used.clip_skip, checkpoint),
+    }
+    return data | {name: value for name, value in numbers.items() if value is not None}, checkpoint
+
+
+def _settings(params: LenientParams, options: A1111Options) -> A1111Options:
+    """The user's options with those of `override_settings` in their place."""
+    override = LenientParams(params.fields("override_settings"), below="override_settings.")
+    used = options_read(override, options)
+    override.not_followed({"sd_vae": (("", "None", "Automatic"), "The model's own is used.")})
+    override.end()
+    params.warnings += override.warnings
+    return used
+
+
+def _steps(params: LenientParams, scheduler: str) -> int | None:
+    low, high = step_limits(scheduler, most=MAX_STEPS)
+    if (steps := params.within("steps", low=0, high=high, whole=True)) is None:
+        return None
+    if steps < low:
+        params.note("steps", f"Here it goes from {low} to {high}.", used=low)
+    return max(low, int(steps))
+
+
+def _seed(params: LenientParams) -> Any:
+    seed = params.take("seed")
+    if not isinstance(seed, int) or -1 <= seed <= MAX_SEED:
+        return None if seed == "" else seed  # the native field says what is wrong with it
+    used = seed % (MAX_SEED + 1)
+    params.note("seed", f"Seeds go to {MAX_SEED}; it is taken modulo one more.", used=used)
+    return used
+
+
+def _clip_skip(params: LenientParams, clip_skip: int, checkpoint: Checkpoint) -> int | None:
+    highest = FAMILY_FACTS[checkpoint.family].max_clip_skip
+    if not highest or clip_skip <= highest:
+        return clip_skip or None
+    reason = f"{checkpoint.id} can leave out {highest} layers."
+    params.note("CLIP_stop_at_last_layers", reason, used=highest + 1)
+    return highest
+
+
+def _size(
+    params: LenientParams, checkpoint: Checkpoint, *, picture: Picture | None, factor: float | None = None
+) -> dict[str, int]:
+    """Width and height that the checkpoint can draw, with a warning where others were asked for."""
+    given = [params.within(side, low=1, high=_MAX_SIDE, whole=True) for side in ("width", "height")]
+    if picture and factor:
+        given = [round(side * factor) for side in picture.size]
+    limits = {"low": checkpoint.min_size, "high": checkpoint.max_size, "multiple": checkpoint.size_multiple}
+    if picture and None in given:
+        wide, tall = size_follow(picture.size, width=given[0], height=given[1], **limits)
+    else:
+        wide, tall = given[0] or checkpoint.default_width, given[1] or checkpoint.default_height
+    used = size_follow((wide, tall), width=None, height=None, **limits)
+    if used != (wide, tall):
+        reason = "{} takes multiples of {multiple} from {low} to {high} pixels.".format(
+            checkpoint.id, **limits
+        )
+        params.note("width" if used[0] != wide else "height", reason, used="{}x{}".format(*used))
+    return {"width": used[0], "height": used[1]}
+
+
+def _strength(params: LenientParams, steps: int) -> float:
+    """How much of the picture may change; at least one step is drawn."""
+    strength = params.within("denoising_strength", low=0, high=1)
+    if strength is None:
+        return DEFAULT_STRENGTH
+    if int(steps * strength) >= 1:
+        return float(strength)
+    used = min(1.0, 1.001 / steps)
+    params.note("denoising_strength", "At least one step is drawn.", used=round(used, 4))
+    return used
+
+
+def _pictures(params: LenientParams, picture: Picture, size: Size) -> dict[str, Picture]:
+    """The picture, and the mask where there is one, as large as what is drawn."""
+    mode = params.number("resize_mode", low=0, high=LATENT, default=0)
+    if mode == LATENT:
+        params.note("resize_mode", "The picture is resized, not its latents.", used=0)
+    image = canvas_fit(params, picture, size, mode=mode if mode in (CROP, FILL) else 0)
+    mask = params.take("mask")
+    if mask in (None, ""):
+        for name in _SILENT_MASK:
+            params.take(name)
+        return {"image": image}
+    drawn = canvas_read("mask", mask)
+    inverted = params.flag("inpainting_mask_invert")
+    hole = mask_fit(drawn, size, mode=mode, inverted=inverted)
+    fill = params.number("inpainting_fill", low=0, high=3, default=1)
+    if fill >= 2:
+        reason = "Latents are not filled; the picture is."
+        params.note("inpainting_fill", reason, used="original" if fill == 2 else "grey")
+    params.not_followed(_NOT_FOLLOWED_MASK)
+    for name in _SILENT_MASK:
+        params.take(name)
+    image = Picture(hole_fill(image.image, hole, fill=fill), animated=image.animated)
+    return {"image": image, "mask_image": Picture(hole, animated=drawn.animated)}
+
+
+def _prompt(params: LenientParams) -> dict[str, Any]:
+    """The prompts, the first one without its `<lora:name:scale>` tags, and what these ask for."""
+    prompts = {"negative_prompt": params.take("negative_prompt", "")}
+    prompt, plain = params.take("prompt", ""), params.flag("disable_extra_networks")
     if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT_CHARACTERS:
-        return {"prompt": prompt}  # the native field says what is wrong with it
-    loras = [{"lora": name.strip(), "scale": _scale(tail)} for name, tail in _LORA.findall(prompt)]
-    prompt = _LORA.sub("", prompt).strip() if loras else prompt
+        return prompts | {"prompt": prompt}  # the native field says what is wrong with it
+    found = _LORA.findall(prompt)
+    loras = [] if plain else [{"lora": name.strip(), "scale": _scale(tail)} for name, tail in found]
+    prompt = _LORA.sub("", prompt).strip() if found else prompt
     if _WEIGHTED.search(prompt):
         params.warnings.append(warning("prompt", "Weights in brackets are read as text."))
-    return {"prompt": prompt, **({"loras": loras} if loras else {})}
+    return prompts | {"prompt": prompt, **({"loras": loras} if loras else {})}
 
 
 def _scale(tail: str) -> float:
@@ -146,47 +271,9 @@ def _scale(tail: str) -> float:
         refuse("prompt", f"A tag's strength must be one number: <lora:name{tail}>.", "invalid_lora_tag")
 
 
-def _eta(params: Params, scheduler: str) -> None:
+def _eta(params: LenientParams, scheduler: str) -> None:
     """Noise added at each step: as the scheduler does it, 1 for ancestral samplers and 0 for the others."""
     eta = params.take("eta")
-    if eta not in (None, 0, 1):
-        refuse("eta", "Not supported here; only 0 or 1 is accepted.", "unsupported")
-    if eta is not None and (eta == 1) != (sampler_and_schedule(scheduler)[0] in ("euler_a", "dpm2_a")):
-        params.warnings.append(warning("eta", "The sampler decides.", used=None))
-
-
-def _settings(params: Params, options: A1111Options) -> dict[str, Any]:
-    """What the user's options and `override_settings` say about model, clip skip and format."""
-    override = Params(params.take("override_settings", {}), below="override_settings.")
-    used = options_read(override, options)
-    override.end()
-    if not params.flag("override_settings_restore_afterwards", default=True) and used is not options:
-        refuse("override_settings_restore_afterwards", "Set `options` to keep them.", "unsupported")
-    settings: dict[str, Any] = {"output_format": used.output_format}
-    if used.checkpoint_id:
-        settings["model"] = used.checkpoint_id
-    if used.clip_skip:
-        settings["clip_skip"] = used.clip_skip
-    return settings
-
-
-def options_read(params: Params, present: A1111Options) -> A1111Options:
-    """The present options with what is given in their place; the same object where nothing is. Raises ValidationError.
-
-    A checkpoint is only named here: whether there is one is seen where it is used.
-    """
-    given: dict[str, Any] = {}
-    if (model := params.take("sd_model_checkpoint")) is not None:
-        try:
-            given["checkpoint_id"] = TextField(max_length=MAX_NAME).run_validation(model)
-        except serializers.ValidationError as error:
-            raise serializers.ValidationError({"sd_model_checkpoint": error.detail}) from error
-    if (stop := params.number("CLIP_stop_at_last_layers", low=0, high=MAX_CLIP_STOP, default=0)) > 0:
-        given["clip_skip"] = stop - 1
-    if name := params.choice("samples_format", ("", *SAMPLES_FORMATS), ""):
-        given["output_format"] = SAMPLES_FORMATS[name]
-    if not given:
-        return present
-    values = {"checkpoint_id": present.checkpoint_id, "clip_skip": present.clip_skip}
-    values["output_format"] = present.output_format
-    return A1111Options(owner_id=present.owner_id, **values | given)
+    own = 1 if sampler_and_schedule(scheduler)[0] in ("euler_a", "dpm2_a") else 0
+    if eta is not None and eta != own:
+        params.note("eta", "The sampler decides.")

@@ -3,6 +3,7 @@
 from typing import Final
 
 from generation.compat.dialect import Params, refuse, warning
+from imagegen_project.common.errors import DomainError
 from models_registry.errors import ModelNotFoundError
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.schedulers import SCHEDULERS, SCHEDULES, sampler_and_schedule, scheduler_name
@@ -44,14 +45,24 @@ SCHEDULE_TYPES: Final[dict[str, tuple[str, str]]] = {
 _OTHER_SCHEDULE_TYPES: Final = {"n/a": "automatic", "kl_optimal": "", "kl optimal": ""}
 
 
+class SamplerNotFoundError(DomainError):
+    """404, as A1111 answers it."""
+
+    code = "sampler_not_found"
+    http_status = 404
+    title = "There is no such sampler"
+
+
 def sampler_read(params: Params) -> dict[str, str]:
     """The scheduler that sampler and schedule type name together; without either, the model's own."""
     index = params.take("sampler_index")
     name = params.take("sampler_name") or index or "Automatic"
     schedule = _schedule(params)
-    sampler, named = _named(name) if isinstance(name, str) else (None, "")
+    if not isinstance(name, str):
+        refuse("sampler_name", "Text is expected.")
+    sampler, named = _named(name)
     if sampler is None:
-        refuse("sampler_name", f"Sampler not found. Known: {', '.join(SAMPLERS)}.", "sampler_not_found")
+        raise SamplerNotFoundError(f"Sampler not found. Known: {', '.join(SAMPLERS)}.")
     if named and schedule not in ("", named):
         params.warnings.append(warning("scheduler", "The sampler's name says another one.", used=named))
     scheduler = scheduler_name(sampler, named or schedule) if sampler else ""
@@ -81,11 +92,9 @@ def _schedule(params: Params) -> str:
     by_label = {label.lower(): name for name, (label, _) in SCHEDULE_TYPES.items()}
     name = by_label.get(given.lower(), given.lower()) if isinstance(given, str) else None
     name = _OTHER_SCHEDULE_TYPES.get(name or "", name)
-    if name == "":
+    if name not in SCHEDULE_TYPES:
         params.warnings.append(warning("scheduler", "Not known here; the sampler's own is used.", used=None))
         return ""
-    if name not in SCHEDULE_TYPES:
-        refuse("scheduler", f"Must be one of {', '.join(SCHEDULE_TYPES)}.", "invalid_choice")
     return SCHEDULE_TYPES[name][1]
 
 
@@ -109,9 +118,9 @@ def sampler_fit(params: Params, scheduler: str, *, model: str | None) -> str:
     return used
 
 
-def sampler_label(scheduler: str) -> str:
-    """A scheduler as A1111 names it, its schedule type behind its sampler."""
+def sampler_labels(scheduler: str) -> tuple[str, str]:
+    """A scheduler as A1111 names it: sampler and schedule type."""
     sampler, schedule = sampler_and_schedule(scheduler)
-    labels = {value: label for label, value in SAMPLERS.items()}
-    types = {value: label for label, value in reversed(SCHEDULE_TYPES.values())} | {"": ""}
-    return f"{labels[sampler]} {types[schedule]}".rstrip()
+    samplers = {value: label for label, value in SAMPLERS.items()}
+    types = {value: label for label, value in reversed(SCHEDULE_TYPES.values())}
+    return samplers[sampler], types[schedule]
