@@ -88,6 +88,7 @@ def test_extensions_that_are_absent(client: webuiapi.WebUIApi) -> None:
         client.txt2img(**QUICK, script_name="X/Y/Z Plot", script_args=[], alwayson_scripts={})
 
 
+@pytest.mark.filterwarnings("ignore:BasicAuth is deprecated:DeprecationWarning")
 def test_asynchronously(client: webuiapi.WebUIApi) -> None:
     async def draw() -> Any:
         return await client.txt2img(**QUICK, use_async=True)
@@ -156,7 +157,7 @@ def test_errors(live: Live, client: webuiapi.WebUIApi) -> None:
 
 def silly_tavern(http: httpx2.Client, credentials: str) -> dict[str, Any]:
     """What SillyTavern's server asks until it has a picture, with its own headers; the last answer."""
-    headers = {"Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()}
+    headers = {"Authorization": ("Basic " + base64.b64encode(credentials.encode()).decode()).strip()}
     lists = {}
     for route in (
         *("options", "upscalers", "latent-upscale-modes", "sd-vae", "sd-modules"),

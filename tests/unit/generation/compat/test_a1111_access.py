@@ -12,6 +12,7 @@ from rest_framework.test import APIClient
 from generation.models import Generation
 from imagegen_project.auth.checks import open_networks
 from imagegen_project.auth.services import token_create
+from imagegen_project.env import _networks
 from tests.unit.generation.compat.test_a1111 import BASE, REQUEST, URL
 
 pytestmark = pytest.mark.django_db
@@ -157,3 +158,12 @@ def test_the_operator_is_warned(settings: Any) -> None:
     (message,) = open_networks()
     assert message.id == "imagegen.W004"
     assert "10.0.0.0/8" in message.msg
+
+
+def test_networks_are_read_when_the_service_starts() -> None:
+    """What is none stops it, with the variable's name."""
+    assert _networks("loopback") == [ip_network("127.0.0.0/8"), ip_network("::1/128")]
+    assert _networks(" 192.168.1.0/24") == [ip_network("192.168.1.0/24")]
+    for text in ("everyone", "192.168.1.7/24", ""):
+        with pytest.raises(ValueError, match="A1111_OPEN_NETWORKS"):
+            _networks(text)

@@ -240,7 +240,9 @@ def test_other_formats_carry_the_parameters_too(
         exif = image.getexif()
     comment = exif.get_ifd(IFD.Exif)[Base.UserComment]
     text = comment.removeprefix(b"UNICODE\0").decode("utf-16-be")
-    assert text.startswith("a red circle · groß\nSteps: 2, Sampler: euler, CFG scale: 4, Seed: 7")
+    assert text.startswith(
+        "a red circle · groß\nSteps: 2, Sampler: Euler, Schedule type: Automatic, CFG scale: 4, Seed: 7"
+    )
     assert text.endswith("Clip skip: 2")
     assert json.loads(exif[Base.ImageDescription])["scheduler"] == "euler"
 
