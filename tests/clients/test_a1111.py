@@ -88,7 +88,7 @@ def test_extensions_that_are_absent(client: webuiapi.WebUIApi) -> None:
         client.txt2img(**QUICK, script_name="X/Y/Z Plot", script_args=[], alwayson_scripts={})
 
 
-@pytest.mark.filterwarnings("ignore:BasicAuth is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of aiohttp, about how the client calls it
 def test_asynchronously(client: webuiapi.WebUIApi) -> None:
     async def draw() -> Any:
         return await client.txt2img(**QUICK, use_async=True)
