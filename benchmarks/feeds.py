@@ -42,7 +42,7 @@ PUBLISHER = """
 import asyncio, json, sys, time
 import django
 django.setup()
-from generation.events import event_append, event_notify
+from generation.feed.stream import event_append, event_notify
 order = json.loads(sys.argv[1])
 facts = dict(total_steps=1, percent=0.0, preview="x" * order["preview_bytes"] or None)
 async def main():
