@@ -102,9 +102,12 @@ def cache_repair() -> None:
             lora_move(lora_id=lora.id, to=LoraState.PRESENT, origins=(LoraState.BROKEN,))
 
 
-def loras_resume() -> None:
-    """Asks again for pending adapters that nobody sees to: the entry was lost, or its worker died."""
+def loras_resume() -> int:
+    """Asks again for pending adapters that nobody sees to: the entry was lost, or its worker died. Returns how many."""
+    resumed = 0
     for lora in Lora.objects.filter(state__in=PENDING, requested_at__lt=Now() - ASK_AGAIN):
         with lora_lock(lora.id) as idle:
             if idle:
                 lora_enqueue(lora=lora)
+                resumed += 1
+    return resumed

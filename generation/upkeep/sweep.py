@@ -40,19 +40,28 @@ FORGET_WORKER = timedelta(hours=1)
 SURPLUS_ENTRIES = 100
 
 
-def sweep() -> None:
-    """One pass over everything."""
-    leases_take_back()
-    downloads_request()
-    downloads_restore()
-    loras_resume()
-    entries_restore()
-    orders_take_back()
-    adapters_restore()
-    webhooks_restore()
-    forgotten, _ = Worker.objects.filter(heartbeat_at__lt=Now() - FORGET_WORKER).delete()
+def sweep() -> dict[str, int]:
+    """One pass over everything; returns what was put right, and how often."""
+    done = {
+        "generations taken back from lost workers": len(leases_take_back()),
+        "downloads asked for again": downloads_request(),
+        "wake-ups for downloads restored": downloads_restore(),
+        "adapters asked for again": loras_resume() + adapters_restore(),
+        "wake-ups for generations restored": entries_restore(),
+        "orders to lost workers ended": orders_take_back(),
+        "wake-ups for webhooks restored": int(webhooks_restore()),
+        "lost workers forgotten": _workers_forget(),
+    }
+    return {what: times for what, times in done.items() if times}
+
+
+def _workers_forget() -> int:
+    silent = Worker.objects.filter(heartbeat_at__lt=Now() - FORGET_WORKER)
+    forgotten = silent.count()
+    silent.delete()
     if forgotten:
         SWEEP_ACTIONS.add("worker_forgotten", amount=forgotten)
+    return forgotten
 
 
 def leases_take_back() -> list[UUID]:
@@ -100,35 +109,46 @@ def _is_overdue(generation: Generation) -> bool:
     return started is not None and timezone.now() - started > timedelta(seconds=generation.timeout_s)
 
 
-def adapters_restore() -> None:
-    """Asks again for adapters whose files went while queued generations were waiting to use them."""
-    gone = Lora.objects.filter(state=LoraState.ABSENT, uses__generation__status=Status.QUEUED)
-    for lora in gone.distinct():
+def adapters_restore() -> int:
+    """Asks again for adapters whose files went while queued generations were waiting to use them; returns how many."""
+    gone = list(
+        Lora.objects.filter(state=LoraState.ABSENT, uses__generation__status=Status.QUEUED).distinct()
+    )
+    for lora in gone:
         lora_request(lora=lora)
         SWEEP_ACTIONS.add("adapter_requested")
+    return len(gone)
 
 
-def orders_take_back() -> None:
-    """Ends orders to workers that are gone: nobody else will carry them out."""
-    lost = WorkerCommand.objects.filter(
-        status__in=(CommandStatus.PENDING, CommandStatus.RUNNING),
-        worker__in=Worker.objects.silent(),
+def orders_take_back() -> int:
+    """Ends orders to workers that are gone, which nobody else will carry out; returns how many."""
+    lost = list(
+        WorkerCommand.objects.filter(
+            status__in=(CommandStatus.PENDING, CommandStatus.RUNNING), worker__in=Worker.objects.silent()
+        )
     )
     for command in lost:
         command_finish(command=command, error_code=ErrorCode.WORKER_LOST, detail="The worker was lost.")
         SWEEP_ACTIONS.add("order_ended")
+    return len(lost)
 
 
-def downloads_request() -> None:
-    """Asks for checkpoints that queued generations wait for and nobody asked for: they broke or vanished meanwhile."""
-    waited_for = Checkpoint.objects.filter(
-        state__in=(DiskState.ABSENT, DiskState.BROKEN),
-        download_requested_at__isnull=True,
-        generations__status=Status.QUEUED,
+def downloads_request() -> int:
+    """Asks for checkpoints that queued generations wait for and nobody asked for: they broke or vanished meanwhile.
+
+    Returns how many.
+    """
+    waited_for = list(
+        Checkpoint.objects.filter(
+            state__in=(DiskState.ABSENT, DiskState.BROKEN),
+            download_requested_at__isnull=True,
+            generations__status=Status.QUEUED,
+        ).distinct()
     )
-    for checkpoint in waited_for.distinct():
+    for checkpoint in waited_for:
         checkpoint_request_download(checkpoint=checkpoint)
         SWEEP_ACTIONS.add("download_requested")
+    return len(waited_for)
 
 
 def entries_restore() -> int:

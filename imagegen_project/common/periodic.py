@@ -11,7 +11,7 @@ from psycopg_pool import PoolTimeout
 logger = logging.getLogger(__name__)
 
 
-def periodically(action: Callable[[], None], *, every_s: float, stopping: threading.Event) -> None:
+def periodically(action: Callable[[], object], *, every_s: float, stopping: threading.Event) -> None:
     """Calls an action until `stopping` is set; an unreachable database or a failed tick never ends it."""
     while not stopping.wait(every_s):
         close_old_connections()
@@ -26,7 +26,7 @@ def periodically(action: Callable[[], None], *, every_s: float, stopping: thread
 
 
 @contextlib.contextmanager
-def periodic_threads(*tasks: tuple[str, Callable[[], None], float]) -> Iterator[None]:
+def periodic_threads(*tasks: tuple[str, Callable[[], object], float]) -> Iterator[None]:
     """Does things again and again while the context lasts: each is a thread's name, an action, and seconds between.
 
     What is in hand when the context ends may finish within five seconds.

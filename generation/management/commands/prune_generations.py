@@ -5,7 +5,8 @@ from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.contrib.auth.models import User
+from django.core.management.base import BaseCommand, CommandError
 
 from generation.upkeep.pruning import generations_prune
 
@@ -37,7 +38,9 @@ class Command(BaseCommand):
         parser.add_argument("--dry-run", action="store_true", help="Only say what would go.")
 
     def handle(self, *args: Any, older_than: timedelta, user: str, dry_run: bool, **options: Any) -> None:
-        """Deletes, and says how much."""
+        """Deletes, and says how much. Raises CommandError for a user that there is not."""
+        if user and not User.objects.filter(username=user).exists():
+            raise CommandError(f"There is no user called {user!r}.")
         pruned = generations_prune(older_than=older_than, username=user, dry_run=dry_run)
         done = "would be deleted" if dry_run else "deleted"
         self.stdout.write(f"{pruned.generations} generations ({pruned.size_bytes / 2**20:.1f} MiB) {done}.")

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from generation.upkeep.stored_files import storage_reconcile
 from generation.upkeep.sweep import sweep
@@ -15,7 +15,7 @@ class Command(BaseCommand):
     help = (
         "Puts right what crashes left behind: takes back jobs of lost workers, restores missing wake-ups, ends orders "
         "to workers that are gone. The workers do this all the time; it is safe beside them. With --files it also "
-        "compares stored files with rows, both ways."
+        "compares stored files with rows, both ways; with --files --dry-run it changes nothing."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -25,13 +25,25 @@ class Command(BaseCommand):
             action="store_true",
             help="Delete files that no row names and rows of pictures whose files are gone.",
         )
-        parser.add_argument("--dry-run", action="store_true", help="With --files: only say what would go.")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="With --files: change nothing, only say what would go."
+        )
 
     def handle(self, *args: Any, files: bool, dry_run: bool, **options: Any) -> None:
-        """Sweeps once, and says what became of files."""
-        sweep()
-        if not files:
-            return
+        """Sweeps once, and says what was done. Raises CommandError."""
+        if dry_run and not files:
+            raise CommandError("--dry-run says what --files would delete: give both. A sweep has no dry run.")
+        if not dry_run:
+            self._sweep()
+        if files:
+            self._reconcile(dry_run=dry_run)
+
+    def _sweep(self) -> None:
+        for what, times in sweep().items():
+            self.stdout.write(f"{times} {what}.")
+        self.stdout.write("Swept.")
+
+    def _reconcile(self, *, dry_run: bool) -> None:
         found = storage_reconcile(rows_too=True, dry_run=dry_run)
         done = "would be deleted" if dry_run else "deleted"
         for name in found.files:

@@ -29,3 +29,4 @@ class Command(BaseCommand):
             return
         if not alive:
             raise CommandError(f"No GPU worker of {host} is alive.")
+        self.stdout.write(f"A GPU worker of {host} is alive.")

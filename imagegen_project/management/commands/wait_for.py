@@ -58,6 +58,7 @@ class Command(BaseCommand):
                 if time.monotonic() > deadline:
                     raise CommandError(f"{name}: {reason} (waited {timeout:g} s)")
                 time.sleep(_POLL_S)
+            self.stdout.write(f"{name}: there.")
 
     def _missing(self, name: str) -> str:
         try:

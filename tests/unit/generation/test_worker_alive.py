@@ -24,7 +24,9 @@ def test_only_a_live_worker_of_this_host_is_alive(db: None) -> None:
         worker.hostname, worker.heartbeat_at = hostname, Now() - timedelta(seconds=age_s)
         worker.save()
         if alive:
-            call_command("worker_alive")
+            said = io.StringIO()
+            call_command("worker_alive", stdout=said)
+            assert said.getvalue() == f"A GPU worker of {hostname} is alive.\n"
         else:
             with pytest.raises(CommandError, match="No GPU worker"):
                 call_command("worker_alive")

@@ -93,6 +93,14 @@ def test_only_one_users_generations_can_be_pruned(
     assert not Generation.objects.filter(pk=theirs.pk).exists()
 
 
+def test_only_a_user_that_there_is_can_be_pruned(make: GenerationMaker, worker: Worker) -> None:
+    """A misspelt name is no success."""
+    drawn(make, worker)
+    with pytest.raises(CommandError, match="There is no user called 'nobody'"):
+        run("prune_generations", "--older-than", "0m", "--user", "nobody")
+    assert Generation.objects.exists()
+
+
 @pytest.mark.parametrize("age", ["30", "d", "-1d", "1y", ""])
 def test_an_age_has_a_unit(db: None, age: str) -> None:
     """Anything else is refused with an example."""
@@ -145,9 +153,27 @@ def test_files_without_rows_are_found_once_they_are_old(
     assert set(storage_reconcile(dry_run=True).files) == left
     recent = storage_reconcile(since=timezone.now() - timedelta(days=3))
     assert set(recent.files) == left - {"generations/2020/01/02/gone/1-0.png"}
-    assert run("sweep") == ""
+    assert run("sweep") == "Swept.\n"
     assert "generations/2020/01/02/gone/1-0.png: no row names it, deleted" in run("sweep", "--files")
     assert files(settings) == kept | {f"{folder}/2-0.png", "elsewhere/2020/01/02/x/a.png"}
+
+
+def test_a_dry_run_of_the_sweep_changes_nothing(
+    make: GenerationMaker, worker: Worker, settings: Settings
+) -> None:
+    """Neither rows nor files; and it says what it is for where it would have nothing to say."""
+    make()
+    generation_claim(worker=worker)
+    Generation.objects.update(lease_expires_at=timezone.now() - timedelta(minutes=1))
+    left = "generations/2020/01/02/gone/1-0.png"
+    orphan(settings, left, hours=2)
+    with pytest.raises(CommandError, match="give both"):
+        run("sweep", "--dry-run")
+    assert "1 files and 0 rows would be deleted" in run("sweep", "--files", "--dry-run")
+    assert Generation.objects.get().status == "running"
+    assert left in files(settings)
+    assert "1 generations taken back from lost workers.\n" in run("sweep")
+    assert Generation.objects.get().status == "queued"
 
 
 def test_rows_without_files_go_when_asked(make: GenerationMaker, worker: Worker) -> None:
