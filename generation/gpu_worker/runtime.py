@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 from django.conf import settings
 from django.db import close_old_connections
+from django.db.models import F
 from django.db.models.functions import Now
 
 from generation.attempts import generation_claim
@@ -35,6 +36,7 @@ from generation.gpu_worker.run import HAND_BACK, Run, run_generation
 from generation.gpu_worker.watchdog import watchdog_disarm
 from generation.metrics.counters import MODEL_SWAP_SECONDS
 from generation.models import Worker, WorkerCommand
+from generation.models.workers import WORKER_ALIVE
 from generation.queue.entries import worker_wake
 from generation.queue.precedence import generation_next
 from imagegen_project.common.context import at_work_on
@@ -88,10 +90,11 @@ class GpuRuntime:
         self._seen: frozenset[str] = frozenset()
 
     def _register(self, name: str) -> Worker:
-        # Rows of dead processes of this host: they would look alive until their heartbeat is old.
+        # Rows of dead processes of this host: they would look alive until their heartbeat is old. They stay for what
+        # they left behind, whose end names them.
         for row in Worker.objects.filter(hostname=socket.gethostname()):
             if not psutil.pid_exists(row.pid):
-                row.delete()
+                Worker.objects.filter(pk=row.pk).update(heartbeat_at=F("heartbeat_at") - WORKER_ALIVE)
         total, free = total_and_free_mb(self.engine.device)
         worker, _ = Worker.objects.update_or_create(
             name=name,

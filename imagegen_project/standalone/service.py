@@ -30,7 +30,6 @@ LOCAL_USER = "local"
 _SERVER_TIMEOUT_S = 5
 _STOP_TIMEOUT_S = 90.0
 _STOP_POLL_S = 0.1
-_LOG_LIMIT_BYTES = 10 * 1024 * 1024
 # What a socket may send at once; what it receives may be larger (pictures).
 _WEB_FRAME_LIMIT_BYTES = 16 * 1024 * 1024
 _WEB_MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
@@ -95,14 +94,11 @@ def check_redis(url: str) -> None:
 
 
 def make_folders(data_dir: Path) -> Path:
-    """Makes the folders that only we may enter, sets big old logs aside, and returns the folder of logs."""
+    """Makes the folders that only we may enter, and returns the folder of logs."""
     logs = data_dir / "logs"
     for folder in (logs, env.MEDIA_ROOT):
         if not folder.exists():
             folder.mkdir(parents=True, mode=0o700)
-    for log in logs.glob("*.log"):
-        if log.stat().st_size > _LOG_LIMIT_BYTES:
-            log.replace(log.with_suffix(".log.1"))
     return logs
 
 

@@ -5,7 +5,9 @@ Everything happens in the main thread, in `pause`: the kernel ends orphans when 
 
 import ctypes
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
 _TICK_S = 0.1
 # `timeout` and some terminals deliver one request as two signals.
 _SAME_REQUEST_S = 1.0
@@ -26,6 +30,9 @@ _HEALTHY_S = 10.0
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _DEATHS_BEFORE_REPORT = 3
+# Of the log of a child that died, for our own log.
+_LAST_LINES = 5
+_LAST_LINE_CHARACTERS = 1000
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -63,10 +70,22 @@ class _Running:
 
 
 class Supervisor:
-    """The children, and what to say when one keeps dying (`report`, called with one sentence)."""
+    """The children, and what to say when one keeps dying (`report`, called with one sentence).
 
-    def __init__(self, report: Callable[[str], object]) -> None:
+    Each death is in the log. A child's own log is set aside when it has grown to `log_max_bytes`, and `log_keep` of
+    those are kept.
+    """
+
+    def __init__(
+        self,
+        report: Callable[[str], object],
+        *,
+        log_max_bytes: int = 64 * 1024 * 1024,
+        log_keep: int = 5,
+    ) -> None:
         self._report = report
+        self._log_max_bytes = log_max_bytes
+        self._log_keep = log_keep
         self._all: list[_Running] = []
         self._stop = threading.Event()
         self._stop_asked_at = 0.0
@@ -137,6 +156,7 @@ class Supervisor:
                     self._hurry and one.child.orphan_signal == signal.SIGKILL
                 )  # a database is never hurried
                 if hurry or time.monotonic() - began > one.child.grace_s:
+                    logger.warning("process killed, since it did not end", extra={"child": one.child.name})
                     _signal_group(one.process, signal.SIGKILL)
                     one.process.wait()
                     break
@@ -159,6 +179,8 @@ class Supervisor:
         return _Running(child, process, time.monotonic(), offset)
 
     def _keep_running(self, one: _Running) -> None:
+        if log_rotate(one.child.log_file, max_bytes=self._log_max_bytes, keep=self._log_keep):
+            one.log_offset = 0
         code = one.process.poll()
         if code is None:
             return
@@ -167,15 +189,27 @@ class Supervisor:
             one.quick_deaths = one.quick_deaths + 1 if now - one.started_at < _HEALTHY_S else 1
             pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (one.quick_deaths - 1))
             one.restart_at = now + pause
+            logger.error(
+                "process ended",
+                extra={
+                    "child": one.child.name,
+                    "pid": one.process.pid,
+                    "ended_by": _ending(code),
+                    "lived_s": round(now - one.started_at, 1),
+                    "restart_in_s": pause,
+                    "last_lines": last_lines(one.child.log_file, one.log_offset),
+                },
+            )
             if one.quick_deaths == _DEATHS_BEFORE_REPORT:
                 said = last_line(one.child.log_file, one.log_offset) or "nothing in its log"
                 self._report(
-                    f"{one.child.name} keeps ending (exit status {code}): {said} [{one.child.log_file}]"
+                    f"{one.child.name} keeps ending ({_ending(code)}): {said} [{one.child.log_file}]"
                 )
         elif now >= one.restart_at:
             fresh = self._spawn(one.child)
             one.process, one.started_at, one.log_offset = fresh.process, fresh.started_at, fresh.log_offset
             one.restart_at = None
+            logger.warning("process started again", extra={"child": one.child.name, "pid": one.process.pid})
 
     def last_words(self, name: str) -> str:
         """The last line that the named child wrote since it was last started, or ""."""
@@ -184,19 +218,59 @@ class Supervisor:
         )
 
 
-def last_line(log_file: Path, offset: int = 0) -> str:
-    """The last line of a log beyond `offset`; of a line in JSON, its message."""
+def log_rotate(log: Path, *, max_bytes: int, keep: int) -> bool:
+    """Sets a log that has grown to `max_bytes` aside as `<log>.1`, `<log>.2`, …; whether it did.
+
+    The process that writes it has it open to append, and goes on at the beginning. What it writes in the moment between
+    the copy and the cut is lost, and so is the copy where the disk is full.
+    """
+    try:
+        if log.stat().st_size < max_bytes:
+            return False
+    except FileNotFoundError:
+        return False
+    copy = Path(f"{log}.1")
+    try:
+        for number in range(keep - 1, 0, -1):
+            older = Path(f"{log}.{number}")
+            if older.exists():
+                older.replace(f"{log}.{number + 1}")
+        shutil.copyfile(log, copy)
+    except OSError as error:
+        with suppress(OSError):
+            copy.unlink()
+        logger.warning("log not set aside", extra={"log": str(log), "reason": str(error)})
+    os.truncate(log, 0)
+    return True
+
+
+def last_lines(log_file: Path, offset: int = 0) -> list[str]:
+    """The last few lines of a log beyond `offset` that are not empty."""
     with suppress(OSError), log_file.open("rb") as log:
         log.seek(max(offset, log_file.stat().st_size - 16_384))
         lines = log.read().decode(errors="replace").split("\n")
-        line = next((text.strip() for text in reversed(lines) if text.strip()), "")
-        with suppress(ValueError):
-            entry = json.loads(line)
-            if isinstance(entry, dict) and "message" in entry:
-                trace = str(entry.get("exc_info") or "").strip()
-                return " ".join([str(entry["message"]), *trace.splitlines()[-1:]])
-        return line
-    return ""
+        return [text.strip()[-_LAST_LINE_CHARACTERS:] for text in lines if text.strip()][-_LAST_LINES:]
+    return []
+
+
+def last_line(log_file: Path, offset: int = 0) -> str:
+    """The last line of a log beyond `offset`; of a line in JSON, its message."""
+    line = next(reversed(last_lines(log_file, offset)), "")
+    with suppress(ValueError):
+        entry = json.loads(line)
+        if isinstance(entry, dict) and "message" in entry:
+            trace = str(entry.get("exc_info") or "").strip()
+            return " ".join([str(entry["message"]), *trace.splitlines()[-1:]])
+    return line
+
+
+def _ending(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"exit status {code}"
+    with suppress(ValueError):
+        return f"signal {signal.Signals(-code).name}"
+    return f"signal {-code}"
 
 
 def _tie_to_parent(orphan_signal: signal.Signals) -> Callable[[], None]:

@@ -62,7 +62,11 @@ class Command(BaseCommand):
         if options["stop"]:
             self._say(standalone.stop_other(env.DATA_DIR))
             return
-        supervisor = Supervisor(report=self._complain)
+        supervisor = Supervisor(
+            report=self._complain,
+            log_max_bytes=int(env.LOG_MAX_MB * 1024 * 1024),
+            log_keep=env.LOG_KEEP,
+        )
         lock: FolderLock | None = None
         try:
             with supervisor.signals():

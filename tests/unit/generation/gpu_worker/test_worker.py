@@ -2,13 +2,16 @@
 
 import json
 import logging
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from django.contrib.auth.models import User
 from django.utils import timezone
 from pytest_django import Settings
@@ -18,9 +21,10 @@ from generation.attempts import generation_claim
 from generation.choices import CommandKind
 from generation.gpu_worker.run import CANCELED, HAND_BACK, TIMEOUT, Run
 from generation.gpu_worker.runtime import GpuRuntime
-from generation.models import Worker
+from generation.models import Generation, Worker
 from generation.orders import order_create
 from generation.queue.entries import worker_wake
+from generation.upkeep.sweep import leases_take_back
 from imagegen_project.common.queues import queue_get
 from imagegen_project.common.rq_worker import AllowlistedWorker
 from models_registry.models import Checkpoint
@@ -190,3 +194,19 @@ def test_a_worker_that_ends_early_still_hands_its_job_back(settings: Settings, m
     runtime.drain()
     runtime.close()
     assert steps[-1] == HAND_BACK
+
+
+def test_a_worker_that_is_started_again_leaves_the_dead_ones_row(make: GenerationMaker) -> None:
+    """It no longer looks alive, and the end of what it held names it."""
+    lost = make_worker("worker-lost")
+    Worker.objects.update(hostname=socket.gethostname(), pid=4_000_000)
+    job = make()
+    generation_claim(worker=lost)
+    runtime: Any = object.__new__(GpuRuntime)
+    runtime.engine = SimpleNamespace(device=torch.device("cpu"))
+    runtime._register("worker-new")
+    assert [worker.name for worker in Worker.objects.live()] == ["worker-new"]
+    Generation.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+    leases_take_back()
+    job.refresh_from_db()
+    assert [entry["worker"] for entry in job.attempt_log] == ["worker-lost"]

@@ -6,13 +6,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
 from imagegen_project.standalone import supervisor as module
-from imagegen_project.standalone.supervisor import Child, StopRequestedError, Supervisor, last_line
+from imagegen_project.standalone.supervisor import (
+    Child,
+    StopRequestedError,
+    Supervisor,
+    last_line,
+    log_rotate,
+)
 
 SAFETY_S = 30.0
 
@@ -44,13 +51,62 @@ def wait_for(condition: Callable[[], object], supervisor: Supervisor | None = No
             supervisor.pause(0.02)
 
 
-def test_dead_child_is_started_again(supervisor: Supervisor, tmp_path: Path, reports: list[str]) -> None:
-    """A child that fails once and then stays is restarted, and nobody is told."""
-    script = "test -e born && { echo again; exec sleep 100; }; touch born; exit 3"
+def test_dead_child_is_started_again(
+    supervisor: Supervisor, tmp_path: Path, reports: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A child that fails once and then stays is restarted: the log says so at once, and nobody else is told."""
+    script = "test -e born && { echo again; exec sleep 100; }; touch born; echo no card; exit 3"
     supervisor.start(shell(tmp_path, "one", script, popen_options={"cwd": tmp_path}))
     wait_for(lambda: "again" in (tmp_path / "one.log").read_text(), supervisor)
     assert supervisor.is_running("one")
     assert reports == []
+    ended, started = caplog.records
+    assert (ended.message, ended.child, ended.ended_by) == ("process ended", "one", "exit status 3")
+    assert ended.last_lines == ["no card"]
+    assert (started.message, started.child) == ("process started again", "one")
+
+
+def test_a_killed_childs_end_names_the_signal(
+    supervisor: Supervisor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the kernel does when memory is short: the child itself has no last words."""
+    script = "test -e born && exec sleep 100; touch born; kill -KILL $$"
+    supervisor.start(shell(tmp_path, "one", script, popen_options={"cwd": tmp_path}))
+    wait_for(lambda: len(caplog.records) == 2, supervisor)
+    assert (caplog.records[0].ended_by, caplog.records[0].last_lines) == ("signal SIGKILL", [])
+
+
+def test_a_log_is_set_aside_while_its_child_goes_on_writing(tmp_path: Path, reports: list[str]) -> None:
+    """Several times, the oldest going; the disk does not fill, and every line is in one of the files."""
+    supervisor = Supervisor(report=reports.append, log_max_bytes=100, log_keep=2)
+    script = "for n in 1 2 3; do while test ! -e $n; do sleep 0.01; done; printf '%0120d\\n' $n; done; exec sleep 100"
+    supervisor.start(shell(tmp_path, "one", script, popen_options={"cwd": tmp_path}))
+    log, copy, older = (tmp_path / name for name in ("one.log", "one.log.1", "one.log.2"))
+
+    def is_aside(number: str) -> bool:
+        return copy.exists() and copy.read_text().strip("0\n") == number and log.stat().st_size == 0
+
+    try:
+        for number in ("1", "2", "3"):
+            (tmp_path / number).touch()
+            wait_for(partial(is_aside, number), supervisor)
+    finally:
+        supervisor.stop_all()
+    assert older.read_text().strip("0\n") == "2"
+    assert sorted(tmp_path.glob("one.log*")) == [log, copy, older]
+
+
+def test_a_log_that_cannot_be_kept_is_cut_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is in the way of the copy: what writes the log must not fill the disk."""
+    log = tmp_path / "one.log"
+    log.write_text("long")
+    (tmp_path / "one.log.1").mkdir()
+    (tmp_path / "one.log.2").write_text("older")
+    assert log_rotate(log, max_bytes=2, keep=2)
+    assert log.read_text() == ""
+    assert "log not set aside" in caplog.messages
 
 
 def test_child_that_keeps_dying_is_reported_once_with_its_last_words(
