@@ -8,7 +8,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 
 from imagegen_project.auth.errors import TooManyFailuresError
-from imagegen_project.auth.failures import address_of, failure_note, failures_check
+from imagegen_project.auth.failures import TOO_MANY_FAILURES, address_of, failure_note, failures_check
 
 
 class PatientModelBackend(ModelBackend):
@@ -21,7 +21,7 @@ class PatientModelBackend(ModelBackend):
         password: str | None = None,
         **kwargs: Any,
     ) -> User | None:
-        """The user, or None. Raises PermissionDenied, which the login pages show as a wrong password."""
+        """The user, or None. Raises PermissionDenied where it did not look, which the log-in forms say in words."""
         if request is None:
             return super().authenticate(request, username=username, password=password, **kwargs)
         address = address_of(request)
@@ -30,6 +30,7 @@ class PatientModelBackend(ModelBackend):
         try:
             failures_check(address=address, credential=credential)
         except TooManyFailuresError as error:
+            setattr(request, TOO_MANY_FAILURES, True)
             raise PermissionDenied from error
         user = super().authenticate(request, username=username, password=password, **kwargs)
         if user is None:

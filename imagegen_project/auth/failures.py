@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 WINDOW_S = 60
 WORKED_S = 3600
+# What a page's request carries whose password was not looked at.
+TOO_MANY_FAILURES = "too_many_failures"
 _PREFIX = "imagegen:auth"
 
 
@@ -53,6 +55,7 @@ def failures_check(*, address: str, credential: str) -> None:
         return
     limit = settings.AUTH_FAILURES
     if int(of_token or 0) >= limit or (int(of_address or 0) >= limit and worked is None):
+        logger.warning("too many failures", extra={"address": address})
         raise TooManyFailuresError(retry_after_s=WINDOW_S)
 
 

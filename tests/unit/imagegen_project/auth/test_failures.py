@@ -124,17 +124,28 @@ def test_only_trusted_proxies_name_addresses(
     assert client_address(peer="10.0.0.1", forwarded_for=forwarded) == address
 
 
-def test_passwords_are_guessed_slowly(client: Client, settings: Settings) -> None:
-    """On the login pages, where a refusal looks like a wrong password; from elsewhere the owner gets in."""
+@pytest.mark.parametrize("page", ["/admin/login/", "/accounts/login/"])
+def test_passwords_are_guessed_slowly(client: Client, page: str, caplog: pytest.LogCaptureFixture) -> None:
+    """On the log-in pages; from elsewhere the owner gets in. What was not looked at is not called wrong."""
     User.objects.create_superuser("root", password=PASSWORD)
 
-    def login(password: str, address: str) -> bool:
+    def login(password: str, address: str) -> str:
+        """What the page says; nothing where it let in."""
         form = {"username": "root", "password": password}
-        return client.post("/admin/login/", form, REMOTE_ADDR=address).status_code == 302
+        answer = client.post(page, form, REMOTE_ADDR=address)
+        return "" if answer.status_code == 302 else answer.content.decode()
 
-    assert not any(login("wrong", "192.0.2.1") for _ in range(LIMIT))
-    assert not login(PASSWORD, "192.0.2.1")
-    assert login(PASSWORD, "192.0.2.2")
+    for _ in range(LIMIT):
+        said = login("wrong", "192.0.2.1")
+        assert "Please enter" in said
+        assert "Too many" not in said
+    assert "too many failures" not in caplog.messages
+    said = login(PASSWORD, "192.0.2.1")
+    assert "Too many tries" in said
+    assert "Please enter" not in said
+    (line,) = [record for record in caplog.records if record.message == "too many failures"]
+    assert line.address == "192.0.2.1"
+    assert login(PASSWORD, "192.0.2.2") == ""
 
 
 @pytest.mark.django_db(transaction=True, serialized_rollback=True)
