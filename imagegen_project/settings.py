@@ -75,6 +75,7 @@ APPEND_SLASH = (
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "imagegen_project" / "templates"],  # before those that they replace
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
