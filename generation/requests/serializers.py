@@ -1,5 +1,7 @@
 """What a generation can ask for, in JSON or as a form."""
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from django.conf import settings
@@ -15,6 +17,7 @@ from generation.pictures.fitting import size_follow
 from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read
 from generation.requests.job_options import WebhookEventsField, WebhookUrlField, job_options_check
 from generation.requests.loras import MAX_LORAS, MAX_NAME, MAX_SCALE, MIN_SCALE, LoraUseIn, wishes_read
+from imagegen_project.common.errors import DomainError
 from imagegen_project.common.serializers import BoundedListField, StrictSerializer, TextField
 from models_registry.errors import ModelNotFoundError
 from models_registry.family_facts import FAMILY_FACTS
@@ -33,6 +36,27 @@ _PICTURES: dict[Kind, tuple[str, ...]] = {
     Kind.IMG2IMG: ("image",),
     Kind.INPAINT: ("image", "mask_image"),
 }
+
+
+# An error that means nothing where one of these could not be read.
+_HANGS_ON: dict[str, set[str]] = {
+    "kind": {"image", "mask_image"},
+    "image": {"kind", "mask_image"},
+    "mask_image": {"kind", "image"},
+    "strength": {"kind", "image", "mask_image", "num_inference_steps", "steps"},
+    "webhook_events": {"webhook_url"},
+    "lora_scale": {"lora_path"},
+}
+
+
+@contextmanager
+def _noted(errors: dict[str, Any]) -> Iterator[None]:
+    """Notes what is refused inside, by field; the first refusal of a field counts."""
+    try:
+        yield
+    except serializers.ValidationError as error:
+        for name, detail in cast(dict[str, Any], error.detail).items():
+            errors.setdefault(name, detail)
 
 
 def merge_alias(data: dict[str, Any], *, name: str, alias: str) -> None:
@@ -204,21 +228,57 @@ class GenerationCreateIn(StrictSerializer):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Resolves aliases, the model, its defaults and the kind, and checks the model's limits."""
-        merge_alias(attrs, name="model", alias="model_id")
-        merge_alias(attrs, name="num_inference_steps", alias="steps")
-        job_options_check(attrs, owner=self.context["owner"])
-        checkpoint = self._checkpoint(attrs.pop("model", None))
+        if errors := self._complete(attrs, failed=()):
+            raise serializers.ValidationError(errors)
+        return attrs
+
+    def further_errors(self, values: dict[str, Any], *, failed: Collection[str]) -> dict[str, Any]:
+        """What is wrong with the fields that could be read beside those that could not, by field."""
+        missing = {name: self.fields[name].default for name in failed if name in self.fields}
+        defaults = {name: value for name, value in missing.items() if value is not serializers.empty}
+        errors = self._complete(defaults | values, failed=failed)
+        return {
+            name: error for name, error in errors.items() if _HANGS_ON.get(name, set()).isdisjoint(failed)
+        }
+
+    def _complete(self, attrs: dict[str, Any], *, failed: Collection[str]) -> dict[str, Any]:
+        """Resolves what the fields mean together; returns all that is wrong, by field.
+
+        Raises an adapter's own error where nothing else is wrong.
+        """
+        errors: dict[str, Any] = {}
+        with _noted(errors):
+            merge_alias(attrs, name="model", alias="model_id")
+        with _noted(errors):
+            merge_alias(attrs, name="num_inference_steps", alias="steps")
+        with _noted(errors):
+            job_options_check(attrs, owner=self.context["owner"])
+        with _noted(errors):
+            attrs["kind"] = self._kind(attrs)
+        if {"model", "model_id"}.isdisjoint(failed):
+            with _noted(errors):
+                self._complete_for(self._checkpoint(attrs.pop("model", None)), attrs, errors, failed)
+        return errors
+
+    def _complete_for(
+        self, checkpoint: Checkpoint, attrs: dict[str, Any], errors: dict[str, Any], failed: Collection[str]
+    ) -> None:
+        """What hangs on the checkpoint: its defaults and limits, and the adapters that fit it."""
         attrs["checkpoint"] = checkpoint
-        attrs["kind"] = self._kind(attrs)
         attrs.setdefault("num_inference_steps", checkpoint.default_steps)
         attrs.setdefault("guidance_scale", checkpoint.default_guidance_scale)
         attrs.setdefault("timeout_s", min(settings.DEFAULT_TIMEOUT_S, settings.MAX_TIMEOUT_S))
-        attrs.setdefault("strength", DEFAULT_STRENGTH.get(attrs["kind"]))
-        if errors := _limit_errors(checkpoint, attrs) | _picture_errors(attrs):
-            raise serializers.ValidationError(errors)
-        attrs["width"], attrs["height"] = _size(checkpoint, attrs)
-        attrs["loras"] = wishes_read(attrs, owner=self.context["owner"], checkpoint=checkpoint)
-        return attrs
+        attrs.setdefault("strength", DEFAULT_STRENGTH.get(attrs["kind"]) if "kind" in attrs else None)
+        for name, error in (_limit_errors(checkpoint, attrs) | _picture_errors(attrs)).items():
+            errors.setdefault(name, error)
+        try:
+            attrs["loras"] = wishes_read(attrs, owner=self.context["owner"], checkpoint=checkpoint)
+        except DomainError as error:
+            if not errors and not failed:
+                raise
+            errors.setdefault(error.param or "loras", serializers.ErrorDetail(error.detail, error.code))
+        if not errors:
+            attrs["width"], attrs["height"] = _size(checkpoint, attrs)
 
     def _checkpoint(self, name: str | None) -> Checkpoint:
         try:
@@ -285,10 +345,14 @@ def _limit_errors(checkpoint: Checkpoint, attrs: dict[str, Any]) -> dict[str, st
 
 
 def _size_error(checkpoint: Checkpoint, pixels: int) -> str | None:
-    if not checkpoint.min_size <= pixels <= checkpoint.max_size:
-        return f"{checkpoint.id} takes {checkpoint.min_size} to {checkpoint.max_size} pixels."
+    low, high = checkpoint.min_size, checkpoint.max_size
+    if not low <= pixels <= high:
+        return f"{checkpoint.id} takes {low} to {high} pixels."
     if pixels % checkpoint.size_multiple:
-        return f"{checkpoint.id} takes multiples of {checkpoint.size_multiple} pixels."
+        lower = pixels - pixels % checkpoint.size_multiple
+        near = [side for side in (lower, lower + checkpoint.size_multiple) if low <= side <= high]
+        fitting = " or ".join(map(str, near))
+        return f"{checkpoint.id} takes multiples of {checkpoint.size_multiple} pixels: {fitting}."
     return None
 
 
@@ -296,9 +360,10 @@ def _picture_errors(attrs: dict[str, Any]) -> dict[str, str]:
     """What is wrong with strength and mask beside the picture, by field."""
     errors = {}
     strength, steps = attrs["strength"], attrs["num_inference_steps"]
-    if strength is not None and int(steps * strength) < 1:
+    # Beside another field's error, a form's "-inf" comes here; it is no number that could be rounded.
+    if strength is not None and not steps * strength >= 1:
         errors["strength"] = f"No step would run: int({steps} x {strength:g}) must be at least 1."
-    if "mask_image" in attrs and attrs["mask_image"].size != attrs["image"].size:
+    if {"image", "mask_image"} <= attrs.keys() and attrs["mask_image"].size != attrs["image"].size:
         sizes = "{}x{}, and the image {}x{}".format(*attrs["mask_image"].size, *attrs["image"].size)
         errors["mask_image"] = f"Must be as large as the image; it has {sizes}."
     return errors

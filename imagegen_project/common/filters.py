@@ -1,5 +1,6 @@
 """Filters that lists share."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,3 +41,22 @@ class MomentFilter(django_filters.IsoDateTimeFilter):
     """Filters by a moment."""
 
     field_class = MomentField
+
+
+def _listed(choices: Iterable[tuple[Any, Any]]) -> dict[str, str]:
+    known = ", ".join(str(value) for value, _ in choices)
+    return {"invalid_choice": f"%(value)s is none of {known}."}
+
+
+class ChoiceFilter(django_filters.ChoiceFilter):
+    """Filters by one of some words, which a refusal lists."""
+
+    def __init__(self, *, choices: list[tuple[str, Any]]) -> None:
+        super().__init__(choices=choices, error_messages=_listed(choices))
+
+
+class MultipleChoiceFilter(django_filters.MultipleChoiceFilter):
+    """Filters by some of these words, each given by itself; a refusal lists all that there are."""
+
+    def __init__(self, *, choices: list[tuple[str, Any]]) -> None:
+        super().__init__(choices=choices, error_messages=_listed(choices))

@@ -125,7 +125,9 @@ def problem_exception_handler(error: Exception, context: dict[str, Any]) -> Resp
             headers["Retry-After"] = "5"
         case exceptions.APIException():
             code = error.get_codes()
-            body = _plain(error.status_code, code if isinstance(code, str) else "error", str(error.detail))
+            unknown = isinstance(error, exceptions.NotAuthenticated)
+            detail = _how_to_authenticate(context.get("request")) if unknown else str(error.detail)
+            body = _plain(error.status_code, code if isinstance(code, str) else "error", detail)
             if challenge := getattr(error, "auth_header", None):
                 headers["WWW-Authenticate"] = challenge
             if (wait := getattr(error, "wait", None)) is not None:
@@ -137,6 +139,15 @@ def problem_exception_handler(error: Exception, context: dict[str, Any]) -> Resp
     renderer = getattr(context.get("request"), "accepted_renderer", None)
     content_type = None if renderer is not None and renderer.format == "api" else PROBLEM_CONTENT_TYPE
     return Response(body, status=body["status"], headers=headers, content_type=content_type)
+
+
+def _how_to_authenticate(request: Any) -> str:
+    """What a request without a credential that is understood should send. The one that came may be a token as it is."""
+    if request is not None and "Authorization" in request.headers:
+        return (
+            "The Authorization header is of another scheme, or of none: send `Authorization: Bearer <token>`."
+        )
+    return "Send `Authorization: Bearer <token>`, with a Hugging Face token (hf_…) or a local one (img_…)."
 
 
 def problem_of(error: Exception) -> dict[str, Any]:

@@ -1,32 +1,82 @@
 """Building blocks of every serializer that reads a request."""
 
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import UploadedFile
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
+from rest_framework.fields import SkipField, get_error_detail
 
 # Of the fields that a request should not have; a body has room for a million.
 MAX_UNKNOWN_NAMED = 10
+MAX_NAME_SHOWN = 100
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question for whoever misspelt one of the known names, or nothing."""
+    close = get_close_matches(name[:MAX_NAME_SHOWN], list(known), n=1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 class StrictSerializer(serializers.Serializer[Any]):
-    """Refuses fields it does not know (DRF drops them in silence)."""
+    """Refuses fields it does not know (DRF drops them in silence), and says at once all that is wrong."""
+
+    def get_fields(self) -> Any:
+        """The fields; those with choices list them where another is given."""
+        fields = super().get_fields()
+        for field in fields.values():
+            choice = getattr(field, "child", field)
+            if isinstance(choice, serializers.ChoiceField):
+                known = ", ".join(str(name) for name in choice.choices if name != "")
+                choice.error_messages["invalid_choice"] = (
+                    f'"{{input}}" is not a valid choice. Known: {known}.'
+                )
+        return fields
 
     def to_internal_value(self, data: Any) -> Any:
-        """The validated values. Raises ValidationError that names each unknown field."""
-        if hasattr(data, "keys"):
-            # A browser's form carries Django's token beside the fields.
-            unknown = set(data.keys()) - set(self.fields) - {"csrfmiddlewaretoken"}
-            if unknown:
-                known = ", ".join(sorted(self.fields))
-                unknown_field = serializers.ErrorDetail(f"Unknown field. Known: {known}.", "unknown_field")
-                first = sorted(map(str, unknown))[:MAX_UNKNOWN_NAMED]
-                raise serializers.ValidationError({name[:100]: [unknown_field] for name in first})
-        errors = {name: self._shape_error(data, name) for name in map(str, self.fields)}
-        if any(errors.values()):
-            raise serializers.ValidationError({name: error for name, error in errors.items() if error})
-        return super().to_internal_value(data)
+        """The validated values. Raises ValidationError that names each field to blame."""
+        if not isinstance(data, Mapping):
+            return super().to_internal_value(data)
+        errors: dict[str, Any] = self._unknown_errors(data)
+        values: dict[str, Any] = {}
+        for field in self._writable_fields:
+            name = str(field.field_name)
+            if wrong := self._shape_error(data, name):
+                errors[name] = [wrong]
+                continue
+            try:
+                value = field.run_validation(field.get_value(data))
+                validate = getattr(self, f"validate_{name}", None)
+                values[name] = validate(value) if validate else value
+            except serializers.ValidationError as error:
+                errors[name] = error.detail
+            except ValidationError as error:
+                errors[name] = get_error_detail(error)
+            except SkipField:
+                pass
+        if errors:
+            raise serializers.ValidationError(self.further_errors(values, failed=errors.keys()) | errors)
+        return values
+
+    def further_errors(self, values: dict[str, Any], *, failed: Collection[str]) -> dict[str, Any]:
+        """What is wrong with the fields that could be read beside those that could not, by field."""
+        return {}
+
+    def _unknown_errors(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        # A browser's form carries Django's token beside the fields.
+        unknown = sorted(map(str, set(data.keys()) - set(self.fields) - {"csrfmiddlewaretoken"}))
+        known = sorted(self.fields)
+        return {
+            name[:MAX_NAME_SHOWN]: [
+                serializers.ErrorDetail(
+                    f"Unknown field.{did_you_mean(name, known)} Known: {', '.join(known)}.", "unknown_field"
+                )
+            ]
+            for name in unknown[:MAX_UNKNOWN_NAMED]
+        }
 
     def _shape_error(self, data: Any, name: str) -> serializers.ErrorDetail | None:
         if hasattr(data, "getlist"):

@@ -2,6 +2,7 @@
 
 import django_filters
 
+from imagegen_project.common.filters import ChoiceFilter, MultipleChoiceFilter
 from loras.choices import LoraState
 from loras.models import Lora
 from models_registry.choices import Family
@@ -10,8 +11,8 @@ from models_registry.choices import Family
 class LoraFilter(django_filters.FilterSet):
     """By family and state (repeatable)."""
 
-    family = django_filters.ChoiceFilter(choices=Family.choices)
-    state = django_filters.MultipleChoiceFilter(choices=LoraState.choices)
+    family = ChoiceFilter(choices=Family.choices)
+    state = MultipleChoiceFilter(choices=LoraState.choices)
 
     class Meta:
         model = Lora
