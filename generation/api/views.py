@@ -1,6 +1,6 @@
 """The native API: translation between HTTP and the services."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -10,6 +10,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
 from rest_framework import mixins, status
 from rest_framework.decorators import action
+from rest_framework.exceptions import NotAcceptable, ValidationError
 from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -26,7 +27,7 @@ from generation.api.serializers import (
     GenerationResultOut,
     ReceiptOut,
 )
-from generation.choices import Kind
+from generation.choices import Kind, OutputFormat
 from generation.models import Generation
 from generation.pictures.files import image_read, input_read
 from generation.requests.creation import generation_submit
@@ -85,22 +86,62 @@ class PictureRenderer(BaseRenderer):
     render_style = "binary"
 
     def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> Any:
-        """An error's body, as JSON: a picture itself never passes here."""
+        """Any other body, such as an error's, as JSON: a picture itself never passes here."""
+        response = (renderer_context or {}).get("response")
+        if response is not None and response.headers["Content-Type"].startswith("image/"):
+            response.headers["Content-Type"] = JSONRenderer.media_type
         return JSONRenderer().render(data)
+
+
+PICTURE_RENDERERS = (JSONRenderer, BrowsableAPIRenderer, PictureRenderer)
+
+
+def wants_picture(request: Request) -> bool:
+    """Whether the `Accept` header asks for a picture itself."""
+    return isinstance(request.accepted_renderer, PictureRenderer)
+
+
+def _picture_check(request: Request, data: Mapping[str, Any]) -> None:
+    """Raises ValidationError where a request that asks for a picture itself would not get one, or another kind."""
+    errors = {}
+    if str(data.get("num_images") or 1) != "1":
+        errors["num_images"] = (
+            "With `Accept: image/…` the answer is one picture; ask for 1, or for application/json."
+        )
+    wanted = request.accepted_media_type or ""
+    given = data.get("output_format") or OutputFormat.PNG
+    if wanted != PictureRenderer.media_type and wanted != f"image/{given}":
+        errors["output_format"] = (
+            f"The Accept header asks for {wanted}: ask for the same here, or accept image/*."
+        )
+    if errors:
+        raise ValidationError(errors)
 
 
 class GenerateView(APIView):
     """One of the ways to draw, answered with the pictures."""
 
+    renderer_classes = PICTURE_RENDERERS
     kinds: tuple[Kind, ...]
 
     @extend_schema(
         request=CREATE_BODY,
         parameters=[PREFER, IDEMPOTENCY_KEY],
-        responses={200: GenerationResultOut, 202: GenerationDetailOut},
+        responses={
+            (200, "application/json"): GenerationResultOut,
+            (200, "image/png"): OpenApiResponse(
+                OpenApiTypes.BINARY, "The picture, if `Accept` asks for one."
+            ),
+            202: GenerationDetailOut,
+        },
     )
     def post(self, request: Request) -> Response:
-        """Waits for the pictures and answers them as base64; 504 with the job's address when that takes too long."""
+        """Waits for the pictures and answers them as base64; 504 with the job's address when that takes too long.
+
+        With `Accept: image/png` (or the type of `output_format`, or `image/*`) the answer is the picture itself.
+        """
+        if wants_picture(request) and isinstance(request.data, Mapping):
+            _picture_check(request, request.data)
         preference = Preference.of(request)
 
         def answer(generation: Generation) -> Answer:
@@ -206,18 +247,34 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
         """Everything needed to run it again."""
         return Response(ReceiptOut(receipt_of(self.get_object())).data)
 
-    @extend_schema(responses=GenerationResultOut)
-    @action(detail=True, methods=["get"])
-    def result(self, request: Request, **kwargs: Any) -> Response:
-        """The pictures as base64; the failure's problem if it failed, 409 (or 504 after a wait) while it runs."""
+    @extend_schema(
+        responses={
+            (200, "application/json"): GenerationResultOut,
+            (200, "image/png"): OpenApiResponse(
+                OpenApiTypes.BINARY, "The picture, if `Accept` asks for one."
+            ),
+        }
+    )
+    @action(detail=True, methods=["get"], renderer_classes=PICTURE_RENDERERS)
+    def result(self, request: Request, **kwargs: Any) -> HttpResponse | Response:
+        """The pictures as base64; the failure's problem if it failed, 409 (or 504 after a wait) while it runs.
+
+        With `Accept: image/png` the picture itself, where there is one.
+        """
         generation = generation_result(self.get_object(), waited=has_waited(request))
-        return Response(GenerationResultOut(generation).data, headers={"X-Job-Id": str(generation.id)})
+        headers = {"X-Job-Id": str(generation.id)}
+        if not wants_picture(request):
+            return Response(GenerationResultOut(generation).data, headers=headers)
+        first, *others = generation.images.all()
+        if others:
+            raise NotAcceptable(f"It has {len(others) + 1} pictures, which JSON or their own addresses give.")
+        return HttpResponse(image_read(first), content_type=first.content_type, headers=headers)
 
 
 class ImageView(APIView):
     """A finished picture's bytes."""
 
-    renderer_classes = (JSONRenderer, BrowsableAPIRenderer, PictureRenderer)
+    renderer_classes = PICTURE_RENDERERS
 
     @extend_schema(
         operation_id="generations_image",

@@ -232,14 +232,10 @@ def close_database() -> None:
 
 
 def curl_example(base_url: str, data_dir: Path) -> str:
-    """A command that makes a picture with nothing but curl and Python, and saves it."""
-    picture = 'base64.b64decode(answer["images"][0]["b64_json"])'
-    save = f'open("circle.png","wb").write({picture}) if "images" in answer else sys.exit(answer["detail"])'
-    program = f"import base64,json,sys; answer=json.load(sys.stdin); {save}"
+    """A command that makes a picture with nothing but curl, and saves it."""
     return (
-        f"curl -s {base_url}/api/v1/generate/txt2img \\\n"
+        f"curl --fail-with-body {base_url}/api/v1/generate/txt2img -o circle.png -H 'Accept: image/png' \\\n"
         f'    -H "Authorization: Bearer $(cat {shlex.quote(str(data_dir / "token"))})" \\\n'
         '    -H "Content-Type: application/json" \\\n'
-        """    -d '{"prompt": "a large red circle on a white background"}' \\\n"""
-        f"    | python3 -c '{program}'"
+        """    -d '{"prompt": "a large red circle on a white background"}'"""
     )

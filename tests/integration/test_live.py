@@ -56,6 +56,22 @@ def test_the_plans_three_calls(live: Live) -> None:
     assert "builtin" in {model["id"] for model in models.json()["data"]}
 
 
+def test_a_picture_can_be_the_answer_itself(live: Live) -> None:
+    """As it is stored, with the job's id beside it; what goes wrong is said in JSON all the same."""
+    request = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 2, "output_format": "webp"}
+    headers = {"Accept": "image/webp"}
+    answer = live.http.post("/api/v1/generate/txt2img", json=request, headers=headers)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/webp")
+    assert answer.content == live.picture(answer.headers["X-Job-Id"])
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert (picture.format, picture.size) == ("WEBP", (256, 256))
+    late = live.http.post(
+        "/api/v1/generate/txt2img", json=request | {"steps": 100}, headers=headers | {"Prefer": "wait=0"}
+    )
+    assert (late.status_code, late.headers["Content-Type"]) == (504, "application/problem+json")
+    live.http.post(f"{late.json()['location']}/cancel")
+
+
 def test_equal_requests_give_equal_files(live: Live) -> None:
     """The same seed the same bytes, another seed other ones; a random seed is recorded and reproduces."""
     jobs = [live.create(seed=seed)["id"] for seed in (5, 5, 6, -1)]

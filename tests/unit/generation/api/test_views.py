@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from generation.choices import ErrorCode, Status
 from generation.models import Generation, Worker
 from generation.services import generation_cancel
 from models_registry.models import Checkpoint
-from tests.support.endings import succeed
+from tests.support.endings import drawn_picture, succeed
 from tests.support.factories import GenerationMaker, client_of
 
 BASE = "/api/v1/generations"
@@ -338,3 +339,52 @@ def test_status_words_are_the_apis(api: APIClient, make: GenerationMaker) -> Non
     """The words of a row are the words of the API."""
     make()
     assert api.get(BASE).json()["results"][0]["status"] in set(Status)
+
+
+@pytest.mark.parametrize(
+    ("accept", "body", "blamed"),
+    [
+        ("image/png", {"num_images": 2}, {"num_images"}),
+        ("image/webp", {}, {"output_format"}),
+        ("image/png", {"output_format": "webp", "num_images": "3"}, {"output_format", "num_images"}),
+    ],
+)
+def test_a_picture_as_the_answer_is_one_of_the_kind_that_is_accepted(
+    api: APIClient, accept: str, body: dict[str, Any], blamed: set[str]
+) -> None:
+    """Anything else is refused, in JSON."""
+    answer = api.post("/api/v1/generate/txt2img", {"prompt": "a"} | body, headers={"Accept": accept})
+    assert (answer.status_code, answer["Content-Type"]) == (400, "application/problem+json")
+    assert {error["param"] for error in answer.json()["errors"]} == blamed
+    assert not Generation.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("accept", "output_format"), [("image/png", "png"), ("image/webp", "webp"), ("image/*", "jpeg")]
+)
+def test_what_is_not_a_picture_is_json_whatever_is_accepted(
+    api: APIClient, accept: str, output_format: str
+) -> None:
+    """For instance the answer to whoever does not want to wait."""
+    headers = {"Accept": accept, "Prefer": "respond-async"}
+    body = {"prompt": "a", "output_format": output_format}
+    answer = api.post("/api/v1/generate/txt2img", body, headers=headers)
+    assert (answer.status_code, answer["Content-Type"]) == (202, "application/json")
+    assert answer.json()["status"] == "queued"
+
+
+def test_several_pictures_are_no_picture(api: APIClient, make: GenerationMaker, worker: Worker) -> None:
+    """One is answered as it is stored; where there are more, JSON has them."""
+    for number, expected in ((1, (200, "image/png")), (2, (406, "application/problem+json"))):
+        make(num_images=number)
+        generation = generation_claim(worker=worker)
+        assert generation is not None
+        images = [
+            replace(drawn_picture(colour), index=i) for i, colour in enumerate(("red", "blue")[:number])
+        ]
+        assert succeed(generation, images=images)
+        address = f"/api/v1/generations/{generation.id}"
+        answer = api.get(f"{address}/result", headers={"Accept": "image/png"})
+        assert (answer.status_code, answer["Content-Type"]) == expected
+        if number == 1:
+            assert answer.content == api.get(f"{address}/images/0").content
