@@ -7,6 +7,7 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from generation.compat.a1111 import views as a1111
+from generation.compat.dialect import NothingHereView
 from generation.compat.huggingface import views as huggingface
 from generation.compat.openai import views as openai
 from imagegen_project import health
@@ -28,6 +29,7 @@ urlpatterns = [
     path("api/v1/", include((routes, "api"), namespace="api")),
     path("v1/", include((openai.urlpatterns, "openai"))),
     path("v1/", include((routes, "api"), namespace="short")),
+    re_path(r"^v1/", NothingHereView.as_view()),
     path("hf/", include((huggingface.urlpatterns, "huggingface"))),
     path("sdapi/v1/", include((a1111.urlpatterns, "a1111"))),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(), name="schema"),

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, NoReturn
 
-from django.http import Http404
 from rest_framework import serializers
+from rest_framework.exceptions import NotFound
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.permissions import AllowAny
 from rest_framework.renderers import JSONRenderer
@@ -27,6 +27,9 @@ from imagegen_project.common.parsers import BoundedJSONParser
 from imagegen_project.common.problems import problem_exception_handler, problem_of
 from imagegen_project.common.serializers import MAX_UNKNOWN_NAMED
 from imagegen_project.common.waiting import Stream, Wait
+
+
+MAX_PATH_SHOWN = 200
 
 
 def refuse(param: str, reason: str, code: str = "invalid") -> NoReturn:
@@ -229,8 +232,8 @@ class NothingHereView(DialectView):
     shape: Shape = staticmethod(openai_shape)
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Raises Http404, whatever the method."""
-        raise Http404
+        """Raises NotFound, whatever the method."""
+        raise NotFound(f"There is nothing at {request.path[:MAX_PATH_SHOWN]}.")
 
 
 def job_header(generation: Generation) -> dict[str, str]:

@@ -312,3 +312,19 @@ async def test_a_stream_that_is_hung_up_ends_its_job(
     await stream({"type": "http", REQUEST_ID_KEY: "abc"}, receive, send)
     await run_in_socket_executor(generation.refresh_from_db)
     assert generation.status == status
+
+
+@pytest.mark.parametrize("method", ["get", "post", "delete"])
+@pytest.mark.parametrize("path", ["chat/completions", "embeddings", "files/file-1", "responses"])
+def test_whatever_else_is_asked_for_is_refused_in_openais_shape(method: str, path: str) -> None:
+    """Its clients read no other; and nobody needs a token to learn that there is nothing."""
+    answer = getattr(APIClient(), method)(f"/v1/{path}")
+    assert answer.status_code == 404
+    assert answer.json() == {
+        "error": {
+            "message": f"There is nothing at /v1/{path}.",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "not_found",
+        }
+    }
