@@ -10,6 +10,7 @@ from django.core.asgi import get_asgi_application
 django_application = get_asgi_application()  # before anything below: it sets Django up
 
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from django.conf import settings  # noqa: E402
 
 from generation.compat.shapes import shape_of  # noqa: E402
 from generation.feed.following import wait_for_end  # noqa: E402
@@ -19,6 +20,7 @@ from generation.streams.sse import EventStreams, is_event_stream  # noqa: E402
 from imagegen_project.auth.websocket import OriginMiddleware, SocketAuthMiddleware  # noqa: E402
 from imagegen_project.common.asgi import Application  # noqa: E402
 from imagegen_project.server.connections import ConnectionContext, UserConnections  # noqa: E402
+from imagegen_project.server.cors import shared_with_sites  # noqa: E402
 from imagegen_project.server.gate import RequestGate  # noqa: E402
 from imagegen_project.server.patches import (  # noqa: E402
     bound_bodies,
@@ -42,7 +44,7 @@ gate = RequestGate(
 sockets = UserConnections(URLRouter(websocket_urlpatterns))
 application = ProtocolTypeRouter(
     {
-        "http": Metered(EventStreams(gate)),
+        "http": Metered(shared_with_sites(EventStreams(gate), origins=settings.CORS_ALLOWED_ORIGINS)),
         "websocket": Metered(ConnectionContext(OriginMiddleware(SocketAuthMiddleware(sockets)))),
     }
 )

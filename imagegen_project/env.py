@@ -62,6 +62,16 @@ def _networks(text: str) -> list[IPv4Network | IPv6Network]:
         raise ValueError(message) from error
 
 
+def _origin(text: str) -> str:
+    """A site, as browsers name it, or `*` for all. Raises ValueError."""
+    if text != "*" and not re.fullmatch(
+        r"https?://[a-z0-9._-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", text
+    ):
+        message = f"CORS_ALLOWED_ORIGINS holds origins such as https://app.example.org, or *, not {text!r}."
+        raise ValueError(message)
+    return text
+
+
 # For root the embedded PostgreSQL makes every folder above its own traversable: keep it out of /root.
 _DEFAULT_DATA_DIR = Path("/var/lib/imagegen") if os.geteuid() == 0 else Path.cwd() / ".imagegen"
 
@@ -79,6 +89,7 @@ SECRET_KEY: str = _secret("SECRET_KEY")  # "" means the one kept in the data fol
 DEBUG: bool = _env.bool("DEBUG", False)
 ALLOWED_HOSTS: list[str] = _env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = _env.list("CSRF_TRUSTED_ORIGINS", [])
+CORS_ALLOWED_ORIGINS: list[str] = _env.list("CORS_ALLOWED_ORIGINS", [], subcast=_origin)
 WEB_GRACE_S: float = _env.float("WEB_GRACE_S", 10.0, validate=_AT_LEAST_ZERO)
 BEHIND_TLS: bool = _env.bool("BEHIND_TLS", False)
 METRICS_TOKEN: str = _secret("METRICS_TOKEN")

@@ -4,7 +4,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import redis
 from rq import Queue
@@ -99,7 +102,9 @@ async def test_every_page_runs_its_scripts(page: "Page", live: Live) -> None:
         for name in ("details", "finished", "failed", "scheduled", "started", "deferred"):
             assert f"/admin/django_rq/dashboard/queues/*/{name}/" in of_rq
         # The page of an entry is the only one that may run scripts in attributes.
-        shown = await page.goto(next(url for url in visited.values() if job.id in url and "results" not in url))
+        shown = await page.goto(
+            next(url for url in visited.values() if job.id in url and "results" not in url)
+        )
         assert shown is not None
         assert "script-src-attr 'unsafe-inline'" in shown.headers["content-security-policy"]
         await page.click("tr.rq-clickable td")
@@ -118,7 +123,9 @@ async def test_a_list_of_entries_can_be_acted_on(page: "Page", live: Live) -> No
         await page.goto(f"{live.url}/admin/django_rq/dashboard/")
         await page.click("a[href*='/failed/']:has-text('1')")
         await page.click("#action-toggle")
-        marked: Any = await page.eval_on_selector_all("input.action-select", "all => all.map((one) => one.checked)")
+        marked: Any = await page.eval_on_selector_all(
+            "input.action-select", "all => all.map((one) => one.checked)"
+        )
         assert marked == [True]
         assert complaints.seen == []
 
@@ -134,3 +141,48 @@ async def test_the_browsable_pages_log_out(page: "Page", live: Live) -> None:
     assert await page.is_visible("text=Log in")
     assert "401" in await page.inner_text(".response-info")
     assert complaints.seen == []
+
+
+FETCH = """async ([url, token, more]) => {
+  try {
+    const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json", "X-Stainless-Lang": "js" };
+    const answer = await fetch(url, { headers, ...more });
+    return { status: answer.status, job: answer.headers.get("X-Job-Id"), text: await answer.text() };
+  } catch (error) {
+    return { refused: String(error) };
+  }
+}"""
+
+
+@contextmanager
+def another_site(port: int) -> Iterator[None]:
+    """Serves a page on this machine, which is its own site under each name of the machine."""
+    with ThreadingHTTPServer(("127.0.0.1", port), SimpleHTTPRequestHandler) as server:
+        serving = Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+async def test_another_sites_page_may_call_the_api_with_a_token(page: "Page", live: Live) -> None:
+    """A site that was named reads answers, refusals and streams; another one nothing, and no site the pages."""
+
+    async def fetched(path: str, token: str = live.token, **more: Any) -> dict[str, Any]:
+        result: dict[str, Any] = await page.evaluate(FETCH, [live.url + path, token, more])
+        return result
+
+    drawn = {"method": "POST", "body": '{"prompt": "a red circle", "size": "256x256"}'}
+    with another_site(urlsplit(live.site).port or 0):
+        await page.goto(live.site)
+        answer = await fetched("/v1/images/generations", **drawn)
+        assert answer.get("status") == 200, answer
+        assert len(answer["job"]) == 36
+        assert (await fetched("/api/v1/generations", token="img_wrong"))["status"] == 401  # noqa: S106
+        assert "event: succeeded" in (await fetched(f"/api/v1/generations/{answer['job']}/events"))["text"]
+        for path in ("/admin/login/", "/health"):
+            assert "refused" in await fetched(path)
+        await page.goto(live.site.replace("localhost", "127.0.0.1"))
+        assert "refused" in await fetched("/v1/images/generations", **drawn)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -35,8 +36,10 @@ for family in {families!r}:
 class Live:
     """A client of the running service, as its local user."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, site: str = "") -> None:
         self.service = service
+        # Another site, on a free port of this machine, whose pages may call the service.
+        self.site = site
         self.url = f"http://127.0.0.1:{service.port}"
         self.token = (service.data_dir / "token").read_text().strip()
         self.headers = {"Authorization": f"Bearer {self.token}"}
@@ -79,10 +82,20 @@ class Live:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """The whole service on embedded servers; small limits, so that tests reach them quickly."""
     data_dir: Path = tmp_path_factory.mktemp("live") / "data"
-    service = Service(data_dir, LEASE_S="5", MAX_BODY_MB="1", WORKER_GRACE_S="1", WAIT_LIMIT_S="120")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        site = f"http://localhost:{probe.getsockname()[1]}"
+    service = Service(
+        data_dir,
+        LEASE_S="5",
+        MAX_BODY_MB="1",
+        WORKER_GRACE_S="1",
+        WAIT_LIMIT_S="120",
+        CORS_ALLOWED_ORIGINS=site,
+    )
     try:
         service.wait_ready()
-        client = Live(service)
+        client = Live(service, site=site)
         with client.http:
             yield client
     finally:
