@@ -25,9 +25,8 @@ from imagegen_project.common.errors import DomainError
 from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.parsers import BoundedJSONParser
 from imagegen_project.common.problems import problem_exception_handler, problem_of
-from imagegen_project.common.serializers import MAX_UNKNOWN_NAMED
+from imagegen_project.common.serializers import MAX_NAME_SHOWN, MAX_UNKNOWN_NAMED, did_you_mean
 from imagegen_project.common.waiting import Stream, Wait
-
 
 MAX_PATH_SHOWN = 200
 
@@ -50,10 +49,12 @@ class Params:
             refuse(below.rstrip(".") or "non_field_errors", "A JSON object is expected.")
         self._left = {str(name): value for name, value in data.items() if value is not None}
         self._below = below
+        self._known: set[str] = set()
         self.warnings: list[dict[str, Any]] = []
 
     def take(self, name: str, default: Any = None) -> Any:
         """A parameter's value, or the default."""
+        self._known.add(name)
         return self._left.pop(name, default)
 
     def named(self, name: str) -> str:
@@ -67,6 +68,7 @@ class Params:
 
     def rename(self, names: Mapping[str, str]) -> dict[str, Any]:
         """The parameters of these names that are there, under their native ones."""
+        self._known.update(names)
         return {native: self._left.pop(name) for name, native in names.items() if name in self._left}
 
     def choice(self, name: str, choices: Iterable[str], default: str) -> str:
@@ -109,10 +111,13 @@ class Params:
     def end(self) -> None:
         """Raises ValidationError that names each parameter nobody took."""
         if self._left:
-            unknown = serializers.ErrorDetail("Unknown parameter.", "unknown_parameter")
-            raise serializers.ValidationError(
-                {(self.named(name))[:100]: unknown for name in sorted(self._left)[:MAX_UNKNOWN_NAMED]}
-            )
+            unknown = {
+                self.named(name)[:MAX_NAME_SHOWN]: serializers.ErrorDetail(
+                    f"Unknown parameter.{did_you_mean(name, self._known)}", "unknown_parameter"
+                )
+                for name in sorted(self._left)[:MAX_UNKNOWN_NAMED]
+            }
+            raise serializers.ValidationError(unknown)
 
 
 class AlwaysFirst(DefaultContentNegotiation):

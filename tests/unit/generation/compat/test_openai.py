@@ -328,3 +328,9 @@ def test_whatever_else_is_asked_for_is_refused_in_openais_shape(method: str, pat
             "code": "not_found",
         }
     }
+
+
+def test_a_misspelt_parameter_is_asked_back(api: APIClient) -> None:
+    """With the dialect's own name, not the native one."""
+    answer = api.post("/v1/images/generations", {"prompt": "a", "qualty": "low"})
+    assert answer.json()["error"]["message"] == "qualty: Unknown parameter. Did you mean quality?"
