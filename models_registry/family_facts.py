@@ -29,16 +29,18 @@ class FamilyFacts:
     """What a request may ask of a family beside its checkpoint's own scheduler.
 
     `schedulers` are names that fit; `max_clip_skip` is how many layers of the text encoder may be left out, 0 where
-    that is not supported.
+    that is not supported. A picture from text alone whose longer side is above `native_max_side` pixels is drawn that
+    large and enlarged; None where the checkpoints draw all the sizes that their rows allow.
     """
 
     schedulers: tuple[str, ...]
     max_clip_skip: int
+    native_max_side: int | None = None
 
 
 # clip_skip: one layer less than the text encoder has, the last being the one that is always used.
 FAMILY_FACTS: Final[dict[str, FamilyFacts]] = {
-    Family.BUILTIN: FamilyFacts(schedulers.ZERO_SIGNAL, max_clip_skip=2),
+    Family.BUILTIN: FamilyFacts(schedulers.ZERO_SIGNAL, max_clip_skip=2, native_max_side=640),
     Family.SD1: FamilyFacts(schedulers.DIFFUSION, max_clip_skip=11),
     Family.SD2: FamilyFacts(schedulers.DIFFUSION, max_clip_skip=22),
     Family.SDXL: FamilyFacts(schedulers.DIFFUSION, max_clip_skip=10),
@@ -46,3 +48,14 @@ FAMILY_FACTS: Final[dict[str, FamilyFacts]] = {
     Family.FLUX: FamilyFacts(schedulers.FLOW, max_clip_skip=0),
     Family.OTHER: FamilyFacts((), max_clip_skip=0),
 }
+
+
+def drawn_size(
+    *, family: str, size: tuple[int, int], multiple: int, from_text: bool
+) -> tuple[int, int] | None:
+    """The width and height that a picture of that size is drawn at and enlarged from; None where it is not enlarged."""
+    most, longer = FAMILY_FACTS[family].native_max_side, max(size)
+    if most is None or longer <= most or not from_text:
+        return None
+    width, height = (max(multiple, round(side * most / longer / multiple) * multiple) for side in size)
+    return width, height

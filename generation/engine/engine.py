@@ -178,9 +178,10 @@ class Engine:
         stop_if_asked = _stopper(should_stop)
         with self.cache.borrow(batch.model, while_waiting=stop_if_asked) as entry:
             memory.peak_reset(self.device)
-            draw = _Drawing(self, entry, batch, _Listeners(on_step, on_preview, on_warning), stop_if_asked)
+            listeners = _Listeners(on_step, on_preview, on_warning)
+            draw = _Drawing(self, entry, _as_drawn(batch), listeners, stop_if_asked)
             try:
-                images = draw.with_second_chance()
+                images = _enlarged(draw.with_second_chance(), batch)
                 verdicts = self._verdicts(images, entry.pipeline)
             except EngineAdapterUnusable:
                 entry.broken = True
@@ -246,6 +247,8 @@ class Engine:
             "dtype": entry.dtype,
             "threads": torch.get_num_threads(),
             "batch_shape": [1 if draw.sparing else batch.num_images, 3, batch.height, batch.width],
+            # From that shape, where it is not the picture's own.
+            "enlarged_by": "lanczos" if batch.drawn_size else None,
             "pipeline": type(draw.pipeline).__name__,
             "scheduler": type(draw.pipeline.scheduler).__name__,
             "weights_sha256": entry.weights_sha256,
@@ -253,6 +256,21 @@ class Engine:
             "torch": torch.__version__,  # with the build, such as +cpu, which the package's metadata leaves out
             **{name: version(name) for name in _VERSIONED},
         }
+
+
+def _as_drawn(batch: Batch) -> Batch:
+    """The batch at the size at which it is drawn."""
+    if batch.drawn_size is None:
+        return batch
+    width, height = batch.drawn_size
+    return dataclasses.replace(batch, width=width, height=height)
+
+
+def _enlarged(images: list[Image.Image], batch: Batch) -> list[Image.Image]:
+    """The pictures at the size that was asked for."""
+    if batch.drawn_size is None:
+        return images
+    return [image.resize((batch.width, batch.height), Image.Resampling.LANCZOS) for image in images]
 
 
 def _stopper(should_stop: ShouldStop) -> Callable[[], None]:

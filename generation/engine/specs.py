@@ -42,9 +42,9 @@ class Batch:
     """One request's pictures, drawn together. Picture i uses `seed + i`, wrapping at 2**32.
 
     `image` and `mask` are files (PNG) of width x height. `scheduler` is one of `SAMPLERS`, with or without one of
-    `SCHEDULES` behind it, or "" for the checkpoint's own. `strict` refuses what would have to be adjusted.
-    `preview_every` so many steps there is a preview; 0: none.
-    `software` is what pictures' metadata say that they were made with.
+    `SCHEDULES` behind it, or "" for the checkpoint's own. `drawn_size` is the width and height at which the pictures
+    are drawn, before they are enlarged. `strict` refuses what would have to be adjusted. `preview_every` so many steps
+    there is a preview; 0: none. `software` is what pictures' metadata say that they were made with.
     """
 
     model: ModelRef
@@ -66,6 +66,7 @@ class Batch:
     output_format: str = "png"
     strict: bool = False
     preview_every: int = 0
+    drawn_size: tuple[int, int] | None = None
     software: str = ""
 
     @property

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 from django.conf import settings
 
+from generation.choices import Kind
 from generation.engine import AdapterUse, Batch, BatchResult, EngineAdapterUnusable, ModelRef
 from generation.engine.encoding import request_of
 from generation.models import REQUEST_FIELDS, Generation, GenerationLora
@@ -11,6 +12,7 @@ from generation.pictures.files import input_read
 from imagegen_project import __version__
 from loras.files import lora_path
 from loras.services import lora_mark_lost
+from models_registry.family_facts import drawn_size
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_folder, checkpoint_hash
 
@@ -58,6 +60,12 @@ def batch_of(generation: Generation) -> Batch:
         mask=input_read(generation.mask_image) if generation.mask_image else None,
         adapters=_adapters(generation),
         software=f"imagegen {__version__}",
+        drawn_size=drawn_size(
+            family=generation.checkpoint.family,
+            size=(request.width, request.height),
+            multiple=generation.checkpoint.size_multiple,
+            from_text=request.kind == Kind.TXT2IMG,
+        ),
         **wanted,
     )
 

@@ -4,9 +4,10 @@ from typing import Any
 
 from django.conf import settings
 
+from generation.choices import Kind
 from generation.errors import AdjustedError
 from generation.pictures.fitting import image_prepare, mask_prepare
-from models_registry.family_facts import FAMILY_FACTS
+from models_registry.family_facts import FAMILY_FACTS, drawn_size
 
 
 def request_adjust(values: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -27,10 +28,27 @@ def request_adjust(values: dict[str, Any]) -> tuple[dict[str, Any], list[dict[st
         used["clip_skip"] = None
         reason = f"Has no effect with {used['checkpoint'].id}."
         warnings.append({"param": "clip_skip", "reason": reason, "used": None})
+    warnings += _size_warnings(used)
     warnings += _pictures_prepare(used)
     if used["strict"] and warnings:
         raise AdjustedError(warnings[0]["reason"], param=warnings[0]["param"], warnings=warnings)
     return used, warnings
+
+
+def _size_warnings(used: dict[str, Any]) -> list[dict[str, Any]]:
+    """Says where a picture is drawn smaller than it was asked for, and enlarged."""
+    checkpoint, size = used["checkpoint"], (used["width"], used["height"])
+    drawn = drawn_size(
+        family=checkpoint.family,
+        size=size,
+        multiple=checkpoint.size_multiple,
+        from_text=used["kind"] == Kind.TXT2IMG,
+    )
+    if drawn is None:
+        return []
+    shown = "{}x{}".format(*drawn)
+    reason = f"{checkpoint.id} draws well at this size and no larger: the picture is enlarged from it."
+    return [{"param": "width" if size[0] == max(size) else "height", "reason": reason, "used": shown}]
 
 
 def _pictures_prepare(used: dict[str, Any]) -> list[dict[str, Any]]:

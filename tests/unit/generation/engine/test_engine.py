@@ -75,6 +75,24 @@ def test_picture_i_uses_seed_plus_i(engine: Engine, batch: BatchMaker) -> None:
     assert result.environment["batch_shape"] == [2, 3, 256, 256]
 
 
+def test_a_picture_is_enlarged_from_the_size_that_it_is_drawn_at(engine: Engine, batch: BatchMaker) -> None:
+    """By Lanczos; what made it says so, and the file is what was asked for."""
+    small = engine.run(batch(width=256, height=192)).pictures[0]
+    result = engine.run(batch(width=512, height=384, drawn_size=(256, 192)))
+    with (
+        Image.open(io.BytesIO(small.data)) as drawn,
+        Image.open(io.BytesIO(result.pictures[0].data)) as enlarged,
+    ):
+        assert enlarged.size == (512, 384)
+        assert enlarged.tobytes() == drawn.resize((512, 384), Image.Resampling.LANCZOS).tobytes()
+        assert "Size: 512x384" in enlarged.text["parameters"]  # type: ignore[attr-defined]  # a PNG has it
+    assert result.environment["batch_shape"] == [1, 3, 192, 256]
+    assert (result.environment["enlarged_by"], engine.run(batch()).environment["enlarged_by"]) == (
+        "lanczos",
+        None,
+    )
+
+
 def test_every_step_is_reported(engine: Engine, batch: BatchMaker) -> None:
     """From the first to the last."""
     steps: list[tuple[int, int]] = []

@@ -1,0 +1,59 @@
+"""What is adjusted in a valid request, and said."""
+
+import base64
+from typing import Any
+
+import pytest
+from rest_framework.test import APIClient
+
+from generation.gpu_worker.batch import batch_of
+from generation.models import Generation
+from models_registry.choices import Family
+from models_registry.models import Checkpoint
+from tests.support.pictures import encoded, gradient
+
+BASE = "/api/v1/generations"
+
+
+def made(api: APIClient, **body: Any) -> tuple[Generation, list[dict[str, Any]]]:
+    """What a request became, and its warnings."""
+    answer = api.post(BASE, {"prompt": "a red circle"} | body)
+    assert answer.status_code == 202, answer.content
+    return Generation.objects.get(pk=answer.json()["id"]), answer.json()["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("size", "drawn", "param"),
+    [
+        ((1024, 1024), (640, 640), "width"),
+        ((768, 512), (640, 432), "width"),
+        ((512, 1024), (320, 640), "height"),
+        ((1008, 256), (640, 160), "width"),
+    ],
+)
+def test_what_the_builtin_model_draws_badly_is_enlarged_and_said(
+    api: APIClient, size: tuple[int, int], drawn: tuple[int, int], param: str
+) -> None:
+    """At the ratio that was asked for, in steps of its own; `strict` refuses it."""
+    body = {"width": size[0], "height": size[1]}
+    generation, (warning,) = made(api, **body)
+    assert (warning["param"], warning["used"]) == (param, "{}x{}".format(*drawn))
+    assert "enlarged" in warning["reason"]
+    batch = batch_of(generation)
+    assert ((batch.width, batch.height), batch.drawn_size) == (size, drawn)
+    refused = api.post(BASE, body | {"prompt": "a", "strict": True})
+    assert (refused.status_code, refused.json()["errors"][0]["param"]) == (422, param)
+
+
+def test_nothing_else_is_enlarged(api: APIClient) -> None:
+    """Neither what is small, nor what a picture guides, nor what another model draws."""
+    picture = base64.b64encode(encoded(gradient(1024, 1024))).decode()
+    Checkpoint.objects.filter(family=Family.SD1).update(enabled=True)
+    for body in (
+        {"width": 640, "height": 640},
+        {"image": picture},
+        {"width": 1024, "height": 1024, "model": "sd-1-5"},
+    ):
+        generation, warnings = made(api, **body)
+        assert warnings == []
+        assert batch_of(generation).drawn_size is None
