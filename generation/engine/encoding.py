@@ -49,7 +49,16 @@ _SCHEDULE_WORDS: Final = {
 
 
 # Fields of a batch that a receipt says in another form, or that do not change what is drawn.
-_TOLD_OTHERWISE: Final = ("model", "image", "mask", "adapters", "strict", "preview_every", "drawn_size")
+_TOLD_OTHERWISE: Final = (
+    "model",
+    "image",
+    "mask",
+    "adapters",
+    "strict",
+    "preview_every",
+    "drawn_size",
+    "software",
+)
 
 
 def request_of(batch: Batch) -> dict[str, Any]:
