@@ -34,17 +34,23 @@ def problem(
     errors: list[dict[str, str]] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The body of an error answer."""
+    """The body of an error answer. What it repeats of the request is put into a form that UTF-8 has."""
+    shown = [{name: text_shown(value) for name, value in error.items()} for error in errors or []]
     return {
         "type": f"urn:imagegen:problem:{code}",
         "title": title,
         "status": http_status,
         "code": code,
-        "detail": detail,
-        "errors": errors or [],
+        "detail": text_shown(detail),
+        "errors": shown,
         "request_id": request_id.get(),
         **(extra or {}),
     }
+
+
+def text_shown(text: str) -> str:
+    """The text with lone surrogates, which JSON can say and UTF-8 cannot, written out."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def _flatten(detail: Any, path: str = "") -> Iterator[dict[str, str]]:

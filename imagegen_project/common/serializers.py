@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import UploadedFile
@@ -10,9 +10,12 @@ from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 from rest_framework.fields import SkipField, get_error_detail
 
+from imagegen_project.common.problems import text_shown
+
 # Of the fields that a request should not have; a body has room for a million.
 MAX_UNKNOWN_NAMED = 10
 MAX_NAME_SHOWN = 100
+SURROGATE: Final = _("Lone surrogates are no text: neither an answer nor the database can hold them.")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -70,7 +73,7 @@ class StrictSerializer(serializers.Serializer[Any]):
         unknown = sorted(map(str, set(data.keys()) - set(self.fields) - {"csrfmiddlewaretoken"}))
         known = sorted(self.fields)
         return {
-            name[:MAX_NAME_SHOWN]: [
+            text_shown(name)[:MAX_NAME_SHOWN]: [
                 serializers.ErrorDetail(
                     f"Unknown field.{did_you_mean(name, known)} Known: {', '.join(known)}.", "unknown_field"
                 )
@@ -81,7 +84,7 @@ class StrictSerializer(serializers.Serializer[Any]):
     def _shape_error(self, data: Any, name: str) -> serializers.ErrorDetail | None:
         if hasattr(data, "getlist"):
             return self._form_error(data.getlist(name), name)
-        return self._number_error(data.get(name), name) if isinstance(data, dict) else None
+        return self._value_error(data.get(name), name) if isinstance(data, dict) else None
 
     def _form_error(self, values: list[Any], name: str) -> serializers.ErrorDetail | None:
         """What only a form can do wrong: DRF takes the last of several values, and a file's name for its text."""
@@ -92,11 +95,11 @@ class StrictSerializer(serializers.Serializer[Any]):
             return serializers.ErrorDetail("A file, where text is expected.", "unexpected_file")
         return None
 
-    def _number_error(self, value: Any, name: str) -> serializers.ErrorDetail | None:
-        """A number in the place of text, which DRF would take for its digits."""
+    def _value_error(self, value: Any, name: str) -> serializers.ErrorDetail | None:
+        """What only JSON can do wrong: a number for text, which DRF would take for its digits, and what is no text."""
         if isinstance(value, int | float) and isinstance(self.fields[name], serializers.CharField):
             return serializers.ErrorDetail("Not a valid string.", "invalid")
-        return None
+        return None if _is_text(value) else serializers.ErrorDetail(SURROGATE, "surrogate")
 
 
 class BoundedListField(serializers.ListField):
@@ -114,13 +117,28 @@ class BoundedListField(serializers.ListField):
 class TextField(serializers.CharField):
     """Text that PostgreSQL can store: no NUL (DRF's rule) and no lone surrogate, which has no UTF-8 form."""
 
-    default_error_messages = {"surrogate": _("Lone surrogates cannot be stored as text.")}
+    default_error_messages = {"surrogate": SURROGATE}
 
     def to_internal_value(self, data: Any) -> str:
         """The text. Raises ValidationError."""
         value: str = super().to_internal_value(data)
-        try:
-            value.encode()
-        except UnicodeEncodeError:
+        if not _is_text(value):
             self.fail("surrogate")
         return value
+
+
+def _is_text(value: Any) -> bool:
+    """Whether every string in a decoded JSON value has a form in UTF-8. Without recursion: it may be nested deeply."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, str) and not item.isascii():
+            try:
+                item.encode()
+            except UnicodeEncodeError:
+                return False
+    return True

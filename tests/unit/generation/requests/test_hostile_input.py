@@ -101,3 +101,47 @@ def test_a_form_of_very_many_files_is_refused(api: APIClient, path: str) -> None
     body = part * 200 + b"--x--\r\n"
     answer = api.post(path, body, content_type="multipart/form-data; boundary=x")
     assert answer.status_code in (400, 415)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        *({name: "\ud800"} for name in ("kind", "scheduler", "output_format", "model", "device_class")),
+        *({name: "\ud800"} for name in ("webhook_url", "lora_path", "image", "steps", "strict")),
+        {"webhook_events": ["\ud800"]},
+        {"loras": [{"lora": "\ud800"}]},
+        {"loras": [{"lora": "a", "\ud800": 1}]},
+        {"loras": {"\ud800": 1}},
+        {"\ud800": 1},
+        {"a\udfff": {"b": "\ud800"}},
+    ],
+    ids=ascii,
+)
+@pytest.mark.parametrize("path", [URL, "/api/v1/generate/txt2img", "/v1/txt2img"])
+def test_lone_surrogates_are_a_400_that_names_the_field(
+    api: APIClient, path: str, extra: dict[str, Any]
+) -> None:
+    """JSON can say them; UTF-8, and so every answer and the database, cannot."""
+    answer = api.post(path, json.dumps({"prompt": "x"} | extra), content_type="application/json")
+    assert answer.status_code == 400, answer.content
+    name = next(iter(extra)).encode(errors="backslashreplace").decode()
+    assert answer.json()["errors"][0]["param"].startswith(name)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/images/generations", ("model", "size", "quality", "response_format", "output_format", "user")),
+        ("/sdapi/v1/txt2img", ("sampler_name", "scheduler", "negative_prompt", "sampler_index")),
+        ("/hf/models/builtin", ("inputs", "parameters", "options")),
+        ("/api/v1/models/load", ("model", "model_id", "workers")),
+        ("/api/v1/loras/load", ("lora_path", "weight_name", "revision", "name", "model_id")),
+        ("/api/v1/loras/unload", ("lora",)),
+    ],
+)
+def test_no_door_fails_for_lone_surrogates(api: APIClient, path: str, fields: tuple[str, ...]) -> None:
+    for field in (*fields, "\ud800"):
+        for value in ("\ud800", {"a\ud800": "\ud800"}, ["\ud800"]):
+            body = json.dumps({"prompt": "x", field: value})
+            answer = api.post(path, body, content_type="application/json")
+            assert answer.status_code < 500, (field, value, answer.content)
