@@ -13,6 +13,7 @@ from models_registry.choices import DownloadProblem, Family
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 MAX_NAME_CHARACTERS = 64
+MAX_WEIGHT_NAME_CHARACTERS = 255
 MAX_TRIGGER_WORDS = 20
 MAX_TRIGGER_CHARACTERS = 100
 
@@ -44,9 +45,11 @@ class Lora(models.Model):
     source = models.CharField(max_length=16, choices=LoraSource.choices)
     repository = models.CharField(max_length=200, blank=True, help_text="On the Hub, such as org/name.")
     weight_name = models.CharField(
-        max_length=255, blank=True, help_text="The file; empty until the repository's only one is known."
+        max_length=MAX_WEIGHT_NAME_CHARACTERS,
+        blank=True,
+        help_text="The file; empty until the repository's only one is known.",
     )
-    wanted_weight_name = models.CharField(max_length=255, blank=True, help_text="As it was asked for.")
+    wanted_weight_name = models.CharField(max_length=MAX_WEIGHT_NAME_CHARACTERS, blank=True, help_text="As it was asked for.")
     wanted_revision = models.CharField(
         max_length=100, blank=True, help_text="As it was asked for; empty: the repository's main branch."
     )

@@ -5,6 +5,8 @@ from pathlib import Path
 from uuid import UUID
 
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
+from psycopg_pool import PoolTimeout
 
 from imagegen_project.common.safetensors_header import HeaderError
 from loras.cache import cache_prune
@@ -12,7 +14,7 @@ from loras.choices import PENDING, LoraSource, LoraState
 from loras.files import content_place, files_lock, incoming_folder, incoming_path, lora_lock
 from loras.finite import check_finite
 from loras.key_styles import AdapterError
-from loras.models import Lora
+from loras.models import MAX_WEIGHT_NAME_CHARACTERS, Lora
 from loras.reading import AdapterFacts, read_adapter
 from loras.services import facts_values, lora_break, lora_move
 from loras.signals import lora_ready
@@ -45,6 +47,13 @@ def lora_process(*, lora_id: UUID) -> None:
         except OSError as error:
             failed = disk_failed(error)
             lora_break(lora=lora, problem=failed.problem, detail=failed.detail)
+        except (OperationalError, InterfaceError, PoolTimeout):
+            raise  # the database is away: the row stays pending, and is seen to again
+        except Exception:
+            # Were it left pending, it would be tried again for ever.
+            logger.exception("adapter failed", extra={"lora": str(lora_id)})
+            detail = "The server made a mistake while seeing to it; its log says which."
+            lora_break(lora=lora, problem=DownloadProblem.INTERNAL_ERROR, detail=detail)
         incoming_path(lora_id).unlink(missing_ok=True)
     cache_prune()
 
@@ -102,7 +111,11 @@ def _fetch(lora: Lora, path: Path) -> dict[str, str]:
 
 def _choose(repository: Repository, weight_name: str) -> RemoteFile:
     """The file that was named, or the only one that it can be. Raises DownloadFailedError."""
-    candidates = sorted(path for path in repository.files if path.endswith(".safetensors"))
+    candidates = sorted(
+        path
+        for path in repository.files
+        if path.endswith(".safetensors") and len(path) <= MAX_WEIGHT_NAME_CHARACTERS
+    )
     if not weight_name:
         named = [path for path in candidates if path == "pytorch_lora_weights.safetensors"]
         candidates = named or [path for path in candidates if "/" not in path]

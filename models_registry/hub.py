@@ -33,10 +33,22 @@ logger = logging.getLogger(__name__)
 logging.getLogger("huggingface_hub").handlers.clear()
 
 INFO_TIMEOUT_S: Final = 10
+MAX_PATH_CHARACTERS: Final = 1024
 # Waits before a question is asked again where the Hub had a fault of its own; silence is retried by the client.
 PAUSES_S = (1.0, 4.0)
 # A megabyte between two looks at the progress, and lost at most when the process is killed; by default it is ten.
 CHUNK_BYTES: Final = 1 << 20
+
+# What the Hub's answer makes the library raise, whatever it says.
+_FAILURES: Final = (
+    httpx2.HTTPError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RecursionError,
+)
 
 T = TypeVar("T")
 
@@ -53,29 +65,37 @@ class Repository:
 
 def repository_read(*, name: str, revision: str = "") -> Repository:
     """Asks for a repository's files, at a commit or at the newest. Raises DownloadFailedError."""
-    info = _ask(
-        name,
-        lambda: HfApi(endpoint=settings.HF_ENDPOINT).model_info(
+
+    def listed() -> tuple[Any, list[RemoteFile]]:
+        info = HfApi(endpoint=settings.HF_ENDPOINT).model_info(
             name,
             revision=revision or None,
             files_metadata=True,
             timeout=INFO_TIMEOUT_S,
             token=settings.HF_TOKEN or False,
-        ),
-    )
-    commit = info.sha or ""
-    if not re.fullmatch(COMMIT_PATTERN, commit):
-        raise DownloadFailedError(DownloadProblem.HUB_ERROR, f"The Hub names no commit of {name}.")
-    files = [
-        RemoteFile(
-            path=sibling.rfilename,
-            size=sibling.size or 0,
-            sha256=sibling.lfs.sha256 if sibling.lfs else "",
-            git_sha1=sibling.blob_id or "",
         )
-        for sibling in info.siblings or []
-    ]
+        return info, [_remote_file(sibling) for sibling in info.siblings or []]
+
+    info, files = _ask(name, listed)
+    commit = info.sha or ""
+    if not isinstance(commit, str) or not re.fullmatch(COMMIT_PATTERN, commit):
+        raise DownloadFailedError(DownloadProblem.HUB_ERROR, f"The Hub names no commit of {name}.")
     return Repository(name, commit, bool(info.gated), {file.path: file for file in files})
+
+
+def _remote_file(sibling: Any) -> RemoteFile:
+    """One entry of a listing, which the library hands on as it came. Raises ValueError where it is none."""
+    path, size = sibling.rfilename, sibling.size or 0
+    sha256, git_sha1 = sibling.lfs.sha256 if sibling.lfs else "", sibling.blob_id or ""
+    if not isinstance(path, str) or not path.isprintable() or not 0 < len(path) <= MAX_PATH_CHARACTERS:
+        raise ValueError("a file without a name")
+    if type(size) is not int or size < 0 or not _is_digest(sha256, 64) or not _is_digest(git_sha1, 40):
+        raise ValueError("a file without a size or a checksum")
+    return RemoteFile(path, size, sha256, git_sha1)
+
+
+def _is_digest(value: Any, digits: int) -> bool:
+    return value == "" or (isinstance(value, str) and bool(re.fullmatch(rf"[0-9a-f]{{{digits}}}", value)))
 
 
 def file_fetch(
@@ -168,7 +188,7 @@ def _ask(repository: str, question: Callable[[], T]) -> T:
     for pause in (*PAUSES_S, None):
         try:
             return question()
-        except (httpx2.HTTPError, OSError, ValueError, TypeError, KeyError) as error:
+        except _FAILURES as error:
             if pause is None or not _may_pass(error):
                 failed = _refused if isinstance(error, HfHubHTTPError) else _failed
                 raise failed(repository, error) from error

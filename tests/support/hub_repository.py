@@ -31,6 +31,7 @@ class HubRepository:
         self.gated = False
         self.accepted: set[str] = set()  # tokens whose account accepted the licence
         self.faults: dict[str, Fault] = {}
+        self.siblings: list[Any] = []  # entries of the listing beside the files'
         self.bytes_sent = 0
         hub.route("GET", rf"/api/models/{re.escape(name)}(?:/revision/(?P<revision>[^/]+))?", self._info)
         for method in ("GET", "HEAD"):
@@ -79,7 +80,7 @@ class HubRepository:
                 "downloads": 0,
                 "likes": 0,
                 "tags": ["diffusers"],
-                "siblings": [self._sibling(path) for path in self.paths],
+                "siblings": [self._sibling(path) for path in self.paths] + self.siblings,
             },
         )
 

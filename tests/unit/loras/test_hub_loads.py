@@ -180,6 +180,39 @@ def test_a_hostile_file_of_the_hub_is_refused(
     assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 
+SIBLING = {"rfilename": "a.safetensors", "size": 1, "blobId": "0" * 40}
+
+
+@pytest.mark.parametrize(
+    "sibling",
+    [
+        *(SIBLING | {"rfilename": name} for name in (None, 7, [], {}, "", "a\0b", "\ud800", "a" * 2000)),
+        *(SIBLING | {"size": size} for size in ("1", -1, 1.5, [1], True)),
+        *(SIBLING | {"blobId": digest} for digest in (7, "x" * 40, ["0" * 40])),
+        *(SIBLING | {"lfs": lfs} for lfs in ([1], {"sha256": None}, {"sha256": 7, "size": 1, "pointerSize": 1})),
+        *(None, 7, "text", []),
+    ],
+    ids=ascii,
+)
+def test_a_listing_that_makes_no_sense_ends_the_attempt(
+    api: APIClient, repository: HubRepository, sibling: Any
+) -> None:
+    """It is stated, and nobody asks again by himself."""
+    repository.siblings = [sibling]
+    said = api.get(load(api).json()["url"]).json()
+    assert said["error"]["code"] == "hub_error"
+    assert repository.bytes_sent == 0
+
+
+def test_a_mistake_of_the_server_is_stated_too(
+    api: APIClient, repository: HubRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that stayed pending would be tried again for ever."""
+    monkeypatch.setattr("loras.processing.check_finite", lambda path: 1 / 0)
+    said = api.get(load(api).json()["url"]).json()
+    assert (said["state"], said["error"]["code"]) == ("broken", "internal_error")
+
+
 def test_a_file_over_the_cap_is_not_downloaded(
     api: APIClient, repository: HubRepository, settings: Settings
 ) -> None:
