@@ -22,6 +22,7 @@ NO_LIMITS = {
     "WORK_LIMIT": "0",
     "STORAGE_QUOTA_MB": "0",
     "THROTTLE_MODELS": "0",
+    "THROTTLE_ORDERS": "0",
     "THROTTLE_TICKETS": "0",
     "THROTTLE_UPLOADS": "0",
     "WAIT_LIMIT_S": "1",

@@ -69,6 +69,22 @@ class NoReceiptError(DomainError):
     title = "The generation has no receipt"
 
 
+class ModelInUseError(DomainError):
+    """Generations of other users need the model; only staff may unload it then."""
+
+    code = "model_in_use"
+    http_status = 409
+    title = "The model is in use"
+
+
+class OrdersLimitError(DomainError):
+    """The user has as many unfinished orders as one user may."""
+
+    code = "too_many_orders"
+    http_status = 429
+    title = "Too many of your orders are unfinished"
+
+
 class NoWorkerError(DomainError):
     """The order needs a live GPU worker."""
 
@@ -141,6 +157,12 @@ class CanceledError(DomainError):
     title = "The generation was canceled"
 
 
+class OrderUnfinishedError(UnfinishedError):
+    """The wait ended before the order was carried out; it goes on."""
+
+    title = "The order has not been carried out in time; it goes on"
+
+
 class FailedError(DomainError):
     """The generation failed; `code` and the status follow its error code."""
 
@@ -157,7 +179,13 @@ class FailedError(DomainError):
         ErrorCode.WOULD_BE_ADJUSTED: 422,
     }
 
-    def __init__(self, *, error_code: str, detail: str, job_id: str) -> None:
+    def __init__(self, *, error_code: str, detail: str, **ids: str) -> None:
         self.code = error_code  # type: ignore[misc]  # an instance's own code, one class for all failures
         self.http_status = self.STATUS.get(error_code, 500)  # type: ignore[misc]
-        super().__init__(detail, job_id=job_id)
+        super().__init__(detail, **ids)
+
+
+class OrderFailedError(FailedError):
+    """An order to the workers failed: not a generation, so it names its own id."""
+
+    title = "The order could not be carried out"

@@ -5,22 +5,34 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AnonymousUser, User
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from uuid_utils.compat import uuid7
 
-from generation.choices import CommandKind, CommandStatus, ErrorCode
-from generation.errors import FailedError, NoWorkerError, OrderNotFoundError, UnfinishedError
+from generation.choices import ACTIVE, CommandKind, CommandStatus, ErrorCode
+from generation.errors import (
+    ModelInUseError,
+    NoWorkerError,
+    OrderFailedError,
+    OrderNotFoundError,
+    OrdersLimitError,
+    OrderUnfinishedError,
+)
 from generation.feed.stream import event_publish
 from generation.metrics.counters import order_measure
-from generation.models import Worker, WorkerCommand
+from generation.models import Generation, Worker, WorkerCommand
+from generation.queue.limits import orders_work_note, owner_lock
 from loras.choices import PENDING, LoraState
 from loras.models import Lora
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
 from models_registry.services import checkpoint_request_download
+
+
+# One user's unfinished orders; each worker that is told counts.
+MAX_ORDERS_PER_USER = 16
 
 
 def order_create(
@@ -29,8 +41,12 @@ def order_create(
     """Orders a load, or an unload, of a checkpoint, downloading it first where needed.
 
     A load goes to the live worker with most free memory, an unload to one that holds the checkpoint, where there is
-    one; `everywhere` means every live worker. Raises NoWorkerError.
+    one; `everywhere` means every live worker. Every worker that is told counts towards the user's work limit. Raises
+    NoWorkerError, OrdersLimitError, WorkLimitError, or ModelInUseError where an unload would take the model away from
+    other users' generations.
     """
+    if kind is CommandKind.UNLOAD:
+        _refuse_unload_from_others(checkpoint, requested_by)
     workers = Worker.objects.live().order_by("-memory_free_mb", "id")
     if kind is CommandKind.UNLOAD:
         holders = workers.filter(cached_models__contains=[{"id": checkpoint.id}])
@@ -46,9 +62,39 @@ def order_create(
         return _give(chosen, kind=kind, checkpoint=checkpoint, requested_by=requested_by)
 
 
-def _give(workers: Iterable[Worker], **values: Any) -> list[WorkerCommand]:
+def _refuse_unload_from_others(checkpoint: Checkpoint, user: User) -> None:
+    theirs = Generation.objects.filter(checkpoint=checkpoint, status__in=ACTIVE).exclude(owner=user)
+    if not user.is_staff and theirs.exists():
+        raise ModelInUseError(
+            f"Generations of other users need {checkpoint.pk}; it can be unloaded once they have ended.",
+            headers={"Retry-After": "30"},
+        )
+
+
+def _give(workers: Iterable[Worker], *, requested_by: User, **values: Any) -> list[WorkerCommand]:
+    """Raises OrdersLimitError or WorkLimitError."""
+    told = list(workers)
+    if not told:
+        return []
     order_id = uuid7()
-    return [WorkerCommand.objects.create(order_id=order_id, worker=worker, **values) for worker in workers]
+    with transaction.atomic():
+        owner_lock(requested_by.pk)
+        unfinished = WorkerCommand.objects.filter(
+            requested_by=requested_by, status__in=(CommandStatus.PENDING, CommandStatus.RUNNING)
+        )
+        if not requested_by.is_staff and unfinished.count() >= MAX_ORDERS_PER_USER:
+            raise OrdersLimitError(
+                f"{MAX_ORDERS_PER_USER} of your orders are unfinished; wait for them.",
+                headers={"Retry-After": "5"},
+            )
+        commands = [
+            WorkerCommand.objects.create(
+                order_id=order_id, worker=worker, requested_by=requested_by, **values
+            )
+            for worker in told
+        ]
+        orders_work_note(owner=requested_by, command_ids=[command.pk for command in commands])
+    return commands
 
 
 def adapter_attach(
@@ -102,15 +148,18 @@ def order_status(commands: list[WorkerCommand]) -> CommandStatus:
 def order_result(commands: list[WorkerCommand]) -> dict[str, Any]:
     """An order that was waited for. Raises the error that says why it was not carried out."""
     status = order_status(commands)
-    job_id = str(commands[0].order_id)
+    order_id = commands[0].order_id
     if status is CommandStatus.FAILED:
         failed = next(command for command in commands if command.status == CommandStatus.FAILED)
         detail = f"{failed.worker}: {failed.detail}"
-        raise FailedError(error_code=failed.error_code, detail=detail, job_id=job_id)
+        raise OrderFailedError(error_code=failed.error_code, detail=detail, order_id=str(order_id))
     if status is not CommandStatus.SUCCEEDED:
         address = commands[0].get_absolute_url()
-        raise UnfinishedError(
-            f"It goes on; ask {address} for it.", headers={"Location": address}, location=address
+        raise OrderUnfinishedError(
+            f"It goes on; ask {address} for it.",
+            headers={"Location": address},
+            order_id=str(order_id),
+            location=address,
         )
     return order_body(commands)
 
@@ -140,11 +189,10 @@ def commands_due(worker: Worker) -> QuerySet[WorkerCommand]:
     return pending.exclude(waiting).select_related("checkpoint", "lora").order_by("id")
 
 
-def order_get(*, order_id: UUID) -> list[WorkerCommand]:
-    """What one request asked of the workers. Raises OrderNotFoundError."""
-    commands = list(
-        WorkerCommand.objects.filter(order_id=order_id).select_related("worker", "checkpoint").order_by("id")
-    )
+def order_get(*, user: User | AnonymousUser, order_id: UUID) -> list[WorkerCommand]:
+    """What one request asked of the workers: the user's own; staff see all. Raises OrderNotFoundError."""
+    rows = WorkerCommand.objects.filter(order_id=order_id).select_related("worker", "checkpoint")
+    commands = list((rows if user.is_staff else rows.filter(requested_by_id=user.pk)).order_by("id"))
     if not commands:
         raise OrderNotFoundError(f"No order {order_id}; the worker it was for may be gone.")
     return commands

@@ -174,6 +174,7 @@ REST_FRAMEWORK = {
         scope: f"{times}/min" if times else None
         for scope, times in (
             ("models", env.THROTTLE_MODELS),
+            ("orders", env.THROTTLE_ORDERS),
             ("tickets", env.THROTTLE_TICKETS),
             ("uploads", env.THROTTLE_UPLOADS),
         )

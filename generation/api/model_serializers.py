@@ -18,7 +18,7 @@ from models_registry.selectors import checkpoint_get
 class ModelOnWorkerOut(serializers.Serializer[Any]):
     """Where one live worker has a model: `resident` on its device, `warm` in host memory, `loading`, else `cold`."""
 
-    worker = serializers.CharField()
+    worker = serializers.CharField(help_text="Its name; a number for whoever is not logged in.")
     tier = serializers.CharField()
     bytes = serializers.IntegerField(help_text="Of weights.")
 
@@ -36,8 +36,8 @@ class ModelWithWorkersOut(ModelOut):
     def get_workers(self, checkpoint: Checkpoint) -> list[dict[str, Any]]:
         """One entry a live worker."""
         return [
-            {"worker": worker.name, **_place(worker.cached_models, checkpoint.id)}
-            for worker in self.context["workers"]
+            {"worker": name, **_place(worker.cached_models, checkpoint.id)}
+            for name, worker in self.context["workers"]
         ]
 
 

@@ -1,5 +1,6 @@
 """Models over HTTP: which there are, where they are loaded, and orders to load or unload them."""
 
+from typing import Any
 from uuid import UUID
 
 from drf_spectacular.utils import extend_schema, extend_schema_view
@@ -25,6 +26,18 @@ from imagegen_project.common.waiting import Wait, has_waited, leave_to_gate
 from models_registry.selectors import checkpoint_get, checkpoints_enabled
 
 
+def _context(request: Request) -> dict[str, Any]:
+    """The live workers by name. A name tells host and process, so strangers see numbers instead."""
+    workers = Worker.objects.live().order_by("name")
+    known = request.user.is_authenticated
+    return {
+        "workers": [
+            (worker.name if known else f"worker-{number}", worker)
+            for number, worker in enumerate(workers, start=1)
+        ]
+    }
+
+
 class ModelListView(APIView):
     """The models that requests may name: open to all, since nothing here is secret."""
 
@@ -34,8 +47,7 @@ class ModelListView(APIView):
     @extend_schema(operation_id="models_list", responses=ModelListOut, auth=[])
     def get(self, request: Request) -> Response:
         """Every enabled model: its limits and defaults, its files' state, and where each worker has it."""
-        context = {"workers": list(Worker.objects.live())}
-        models = ModelWithWorkersOut(checkpoints_enabled(), many=True, context=context)
+        models = ModelWithWorkersOut(checkpoints_enabled(), many=True, context=_context(request))
         return Response({"object": "list", "data": models.data})
 
 
@@ -48,14 +60,13 @@ class ModelDetailView(APIView):
     @extend_schema(operation_id="models_retrieve", responses=ModelWithWorkersOut, auth=[])
     def get(self, request: Request, name: str) -> Response:
         """One model's limits and defaults, its files' state, and where each worker has it."""
-        context = {"workers": list(Worker.objects.live())}
-        return Response(ModelWithWorkersOut(checkpoint_get(name=name), context=context).data)
+        return Response(ModelWithWorkersOut(checkpoint_get(name=name), context=_context(request)).data)
 
 
 class ModelOrderView(APIView):
     """Orders to the GPU workers about a model."""
 
-    throttle_scope = "models"
+    throttle_scope = "orders"
     kind = CommandKind.LOAD
 
     @extend_schema(request=OrderIn, parameters=[PREFER], responses={200: OrderOut, 202: OrderOut})
@@ -85,12 +96,12 @@ class ModelUnloadView(ModelOrderView):
 
 
 class OrderView(APIView):
-    """An order that was given."""
+    """An order that was given: whoever gave it sees it, and staff."""
 
     @extend_schema(operation_id="models_order", responses=OrderOut)
     def get(self, request: Request, order_id: UUID) -> Response:
         """How far it is; where it was waited for and failed, the failure's problem."""
-        commands = order_get(order_id=order_id)
+        commands = order_get(user=request.user, order_id=order_id)
         if has_waited(request):
             order_result(commands)
         return Response(order_out(commands))

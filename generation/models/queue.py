@@ -15,7 +15,7 @@ class QueueTurn(models.Model):
 
 
 class WorkEntry(models.Model):
-    """What one generation counts towards its owner's work limit; it stays when the generation is deleted."""
+    """What one generation, or one order to a worker, counts towards a user's work limit; it outlives what it is of."""
 
     generation_id = models.UUIDField(primary_key=True)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")

@@ -1,6 +1,7 @@
 """What one user may ask for, and how much may wait altogether. A limit of 0 is none."""
 
 import math
+from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -19,6 +20,9 @@ UNKNOWN_WAIT_S = 30
 MIN_WAIT_S, MAX_WAIT_S = 1, 600
 
 MEGA = 1_000_000
+# What one order to one worker counts: a model's way to a device takes about as long as a picture of 1024 x 1024 pixels
+# in 30 steps, and whoever draws with another one waits for it.
+ORDER_PIXEL_STEPS = 30 * MEGA
 MIB = 1024 * 1024
 
 
@@ -37,7 +41,7 @@ def limits_check(generation: Generation) -> None:
     exceeded by what several users store at the same moment.
     """
     _check_user_queue(generation.owner_id)
-    _check_work(generation)
+    _check_work(generation.owner_id, generation.pixel_steps)
     _check_storage(generation)
     _check_queue()
 
@@ -75,25 +79,25 @@ def _check_queue() -> None:
         )
 
 
-def _check_work(generation: Generation) -> None:
+def _check_work(owner_id: int, pixel_steps: int) -> None:
     limit = int(settings.WORK_LIMIT * MEGA)
     if not limit:
         return
     window = timedelta(seconds=settings.WORK_WINDOW_S)
     began = timezone.now() - window
-    recent = WorkEntry.objects.filter(owner_id=generation.owner_id, created_at__gt=began)
+    recent = WorkEntry.objects.filter(owner_id=owner_id, created_at__gt=began)
     used: int = recent.aggregate(used=Sum("pixel_steps"))["used"] or 0
-    excess = used + generation.pixel_steps - limit
+    excess = used + pixel_steps - limit
     if excess <= 0:
         return
     wait_s = float(settings.WORK_WINDOW_S)
-    for pixel_steps, created_at in recent.order_by("created_at").values_list("pixel_steps", "created_at"):
-        excess -= pixel_steps
+    for past, created_at in recent.order_by("created_at").values_list("pixel_steps", "created_at"):
+        excess -= past
         if excess <= 0:
             wait_s = (created_at - began).total_seconds()
             break
     raise WorkLimitError(
-        f"It asks for {generation.pixel_steps / MEGA:.1f} megapixels x steps; of {settings.WORK_LIMIT:g} in "
+        f"It asks for {pixel_steps / MEGA:.1f} megapixels x steps; of {settings.WORK_LIMIT:g} in "
         f"{settings.WORK_WINDOW_S} s (WORK_LIMIT) you have used {used / MEGA:.1f}.",
         headers={"Retry-After": str(max(MIN_WAIT_S, math.ceil(wait_s)))},
     )
@@ -123,6 +127,15 @@ def work_note(generation: Generation) -> None:
     """Counts a stored generation towards its owner's limit."""
     WorkEntry.objects.create(
         generation_id=generation.id, owner_id=generation.owner_id, pixel_steps=generation.pixel_steps
+    )
+
+
+def orders_work_note(*, owner: User, command_ids: Sequence[UUID]) -> None:
+    """Counts orders to workers towards the user's limit; the caller holds the owner's lock. Raises WorkLimitError."""
+    _check_work(owner.pk, ORDER_PIXEL_STEPS * len(command_ids))
+    WorkEntry.objects.bulk_create(
+        WorkEntry(generation_id=command_id, owner=owner, pixel_steps=ORDER_PIXEL_STEPS)
+        for command_id in command_ids
     )
 
 

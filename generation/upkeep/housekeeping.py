@@ -5,7 +5,7 @@ from datetime import timedelta
 from django.core.cache import cache
 from django.utils import timezone
 
-from generation.models import IdempotencyKey, WebhookDelivery
+from generation.models import IdempotencyKey, WebhookDelivery, WorkerCommand
 from generation.models.idempotency import KEEP
 from generation.queue.limits import work_forget
 from generation.upkeep.stored_files import storage_reconcile
@@ -13,6 +13,7 @@ from generation.upkeep.stored_files import storage_reconcile
 # What a crash leaves behind belongs to recent generations; older days are for the command.
 RECENT = timedelta(days=3)
 KEEP_DELIVERIES = timedelta(days=30)
+KEEP_ORDERS = timedelta(days=1)
 HOUSEKEEPING_EVERY_S = 600
 
 
@@ -26,6 +27,7 @@ def housekeeping() -> bool:
     work_forget()
     keys_forget()
     WebhookDelivery.objects.filter(finished_at__lt=timezone.now() - KEEP_DELIVERIES).delete()
+    WorkerCommand.objects.filter(finished_at__lt=timezone.now() - KEEP_ORDERS).delete()
     storage_reconcile(since=timezone.now() - RECENT)
     return True
 

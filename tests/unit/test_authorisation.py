@@ -63,7 +63,7 @@ NATIVE: dict[str, Access] = {
     "GET models/{name}": "everyone",
     "POST models/load": "users",
     "POST models/unload": "users",
-    "GET models/orders/{order_id}": "users",
+    "GET models/orders/{order_id}": "owner",
     "GET loras": "users",
     "GET loras/list": "users",
     "GET loras/{lora_id}": "owner",

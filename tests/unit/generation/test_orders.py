@@ -8,13 +8,15 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.db import close_old_connections
 from django.utils import timezone
+from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from generation.choices import CommandKind, CommandStatus, ErrorCode
-from generation.errors import FailedError, UnfinishedError
+from generation.errors import OrderFailedError, OrderUnfinishedError
 from generation.feed.following import wait_for_end
-from generation.models import Worker, WorkerCommand
+from generation.models import Worker, WorkerCommand, WorkEntry
 from generation.orders import (
+    MAX_ORDERS_PER_USER,
     command_finish,
     commands_due,
     order_create,
@@ -22,10 +24,12 @@ from generation.orders import (
     order_result,
     order_status,
 )
+from generation.queue.limits import ORDER_PIXEL_STEPS
+from generation.upkeep.housekeeping import housekeeping
 from generation.upkeep.sweep import orders_take_back
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
-from tests.support.factories import make_worker
+from tests.support.factories import GenerationMaker, client_of, make_worker
 
 RESIDENT = [{"id": "builtin", "tier": "resident", "bytes": 7}]
 
@@ -91,6 +95,69 @@ def test_the_list_says_where_each_model_is(api: APIClient, worker: Worker) -> No
     assert models["sd-1-5"] == [{"worker": "worker-1", "tier": "cold", "bytes": 0}]
 
 
+def test_strangers_learn_no_host_and_no_process(api: APIClient, worker: Worker) -> None:
+    """The list of models is open to all; workers' names are for those who are known."""
+    Worker.objects.filter(pk=worker.pk).update(name="gpu-box-7-4711", cached_models=RESIDENT)
+    for path in ("/api/v1/models", "/v1/models", "/api/v1/models/builtin"):
+        shown = APIClient().get(path)
+        assert shown.status_code == 200
+        assert "gpu-box" not in shown.content.decode()
+        assert '"worker":"worker-1","tier":"resident"' in shown.content.decode()
+        assert "gpu-box-7-4711" in api.get(path).content.decode()
+
+
+def test_an_order_is_shown_to_whoever_gave_it_and_to_staff(
+    api: APIClient, worker: Worker, stranger: User, staff: User
+) -> None:
+    """To others there is none."""
+    address = api.post("/api/v1/models/load", {"model": "builtin"})["Location"]
+    assert client_of(stranger).get(address).status_code == 404
+    assert client_of(staff).get(address).json() == api.get(address).json()
+
+
+def test_others_need_the_model(
+    api: APIClient, worker: Worker, make: GenerationMaker, stranger: User, staff: User
+) -> None:
+    """Only staff unload what somebody else's generation waits for or is drawn with."""
+    theirs = make(owner=stranger)
+    refused = api.post("/api/v1/models/unload", {"model": "builtin"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "model_in_use")
+    assert not WorkerCommand.objects.exists()
+    assert client_of(stranger).post("/api/v1/models/unload", {"model": "builtin"}).status_code == 202
+    assert client_of(staff).post("/api/v1/models/unload", {"model": "builtin"}).status_code == 202
+    theirs.delete()
+    assert api.post("/api/v1/models/unload", {"model": "builtin"}).status_code == 202
+
+
+def test_orders_cost(api: APIClient, worker: Worker, owner: User, settings: Settings) -> None:
+    """Each worker that is told counts as a picture does, and unfinished ones are bounded."""
+    make_worker("worker-2")
+    settings.WORK_LIMIT = 3 * ORDER_PIXEL_STEPS / 1_000_000
+    assert api.post("/api/v1/models/unload", {"model": "builtin", "workers": "all"}).status_code == 202
+    assert WorkEntry.objects.filter(owner=owner).count() == 2
+    refused = api.post("/api/v1/models/load", {"model": "builtin", "workers": "all"})
+    assert (refused.status_code, refused.json()["code"]) == (429, "work_limit_reached")
+    assert WorkerCommand.objects.count() == 2
+    settings.WORK_LIMIT = 0
+    for _ in range(MAX_ORDERS_PER_USER - 2):
+        assert api.post("/api/v1/models/load", {"model": "builtin"}).status_code == 202
+    refused = api.post("/api/v1/models/load", {"model": "builtin"})
+    assert (refused.status_code, refused.json()["code"]) == (429, "too_many_orders")
+    WorkerCommand.objects.update(status=CommandStatus.SUCCEEDED, finished_at=timezone.now())
+    assert api.post("/api/v1/models/load", {"model": "builtin"}).status_code == 202
+
+
+def test_ended_orders_are_forgotten(owner: User, worker: Worker) -> None:
+    """After a day; those that wait stay."""
+    (old,), (young,), (waiting,) = load(owner), load(owner), load(owner)
+    for command, age in ((old, 25), (young, 23)):
+        command_finish(command=command, error_code=ErrorCode.ENGINE_ERROR)
+        ended_at = timezone.now() - timedelta(hours=age)
+        WorkerCommand.objects.filter(pk=command.pk).update(finished_at=ended_at)
+    assert housekeeping()
+    assert set(WorkerCommand.objects.all()) == {young, waiting}
+
+
 def test_a_load_waits_for_the_files(owner: User, worker: Worker) -> None:
     """It asks for the download and is due once they are there."""
     (command,) = load(owner, model="sd-1-5")
@@ -106,15 +173,18 @@ def test_an_order_is_as_far_as_its_parts(owner: User, worker: Worker) -> None:
     make_worker("worker-2")
     first, second = load(owner, everywhere=True)
     assert command_finish(command=first, error_code=ErrorCode.MODEL_UNAVAILABLE)
-    commands = order_get(order_id=first.order_id)
+    commands = order_get(user=owner, order_id=first.order_id)
     assert order_status(commands) is CommandStatus.PENDING
-    with pytest.raises(UnfinishedError):
+    with pytest.raises(OrderUnfinishedError):
         order_result(commands)
     assert command_finish(command=second, error_code=ErrorCode.OUT_OF_MEMORY, detail="It does not fit.")
     assert not command_finish(command=second, error_code=ErrorCode.OUT_OF_MEMORY)
-    with pytest.raises(FailedError, match="worker-2: It does not fit") as failed:
-        order_result(order_get(order_id=first.order_id))
+    with pytest.raises(OrderFailedError, match="worker-2: It does not fit") as failed:
+        order_result(order_get(user=owner, order_id=first.order_id))
     assert (failed.value.code, failed.value.http_status) == ("out_of_memory", 507)
+    # It is no generation, and nobody may look for one under its id.
+    assert "generation" not in failed.value.title
+    assert failed.value.extra == {"order_id": str(first.order_id)}
 
 
 def test_a_worker_that_is_gone_carries_nothing_out(owner: User, worker: Worker) -> None:

@@ -158,8 +158,8 @@ def test_requests_at_the_same_moment_keep_to_the_limit(
     [
         ("/api/v1/models", "get", "models"),
         ("/api/v1/models/builtin", "get", "models"),
-        ("/api/v1/models/load", "post", "models"),
-        ("/api/v1/models/unload", "post", "models"),
+        ("/api/v1/models/load", "post", "orders"),
+        ("/api/v1/models/unload", "post", "orders"),
         ("/api/v1/loras/unload", "post", "uploads"),
         ("/api/v1/tickets", "post", "tickets"),
         ("/api/v1/webhook-secret", "post", "tickets"),
