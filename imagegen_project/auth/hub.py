@@ -48,10 +48,14 @@ class HubRefusal:
 
 @dataclass(frozen=True)
 class HubUnknown:
-    """No answer; `wait_s` is how long the Hub should be left alone (0: it may be asked again at once)."""
+    """No answer; `wait_s` is how long the Hub should be left alone (0: it may be asked again at once).
+
+    `about_token` says that only this token may not be asked about: the Hub limits each account by itself.
+    """
 
     reason: str
     wait_s: float = 0
+    about_token: bool = False
 
 
 Answer: TypeAlias = HubIdentity | HubRefusal | HubUnknown
@@ -117,17 +121,18 @@ def _refused_by_http(error: HfHubHTTPError) -> Answer:
     if status == httpx2.codes.UNAUTHORIZED:
         return INVALID
     wait_s: float = 0
-    if status == httpx2.codes.TOO_MANY_REQUESTS:
+    limited = status == httpx2.codes.TOO_MANY_REQUESTS
+    if limited:
         headers = error.response.headers
         limit = parse_ratelimit_headers(headers)
         given = headers.get("retry-after", "")
         wait_s = int(given) if given.isdigit() else (limit.reset_in_seconds if limit else 0)
-    return _unknown(f"HTTP {status}", wait_s=wait_s)
+    return _unknown(f"HTTP {status}", wait_s=wait_s, about_token=limited)
 
 
-def _unknown(reason: str, *, wait_s: float = 0) -> HubUnknown:
+def _unknown(reason: str, *, wait_s: float = 0, about_token: bool = False) -> HubUnknown:
     logger.warning("The Hub did not say who a token is: %s", reason)
-    return HubUnknown(reason, wait_s=min(wait_s, MAX_WAIT_S))
+    return HubUnknown(reason, wait_s=min(wait_s, MAX_WAIT_S), about_token=about_token)
 
 
 def identity_parse(reply: Any) -> Answer:

@@ -43,15 +43,18 @@ def hub_identity(*, token: str) -> HubIdentity:
 
 
 def _ask(token: str, fingerprint: str) -> Answer:
-    """Asks the Hub, unless it asked to be left alone; a real answer is remembered."""
-    rest_key = f"hub:rest:{_digest(settings.HF_ENDPOINT)}"
-    if isinstance(rest_until := cache.get(rest_key), int | float) and (wait_s := rest_until - now()) > 0:
+    """Asks the Hub, unless it asked to be left alone, with this token or altogether; a real answer is remembered."""
+    everyones, tokens = f"hub:rest:{_digest(settings.HF_ENDPOINT)}", f"hub:rest:{fingerprint}"
+    ends = [until for until in cache.get_many((everyones, tokens)).values() if isinstance(until, int | float)]
+    if (wait_s := max(ends, default=0.0) - now()) > 0:
         return HubUnknown("left alone", wait_s=wait_s)
     answer = hub_ask(token=token, fingerprint=fingerprint)
     if not isinstance(answer, HubUnknown):
         _remember(fingerprint, answer)
     elif answer.wait_s > 0:
-        # After a 429 or a silence: else every request costs a question and a waiting thread.
+        # After a silence: else every request costs a question and a waiting thread. A 429 is about one account, and
+        # must not shut everybody else out.
+        rest_key = tokens if answer.about_token else everyones
         cache.set(rest_key, now() + answer.wait_s, timeout=ceil(answer.wait_s))
     return answer
 

@@ -175,8 +175,18 @@ def test_a_rate_limit_is_obeyed(hub: HubDouble, bare_api: APIClient) -> None:
     hub.mode, hub.retry_after = "429", 20
     hub.tokens[TOKEN] = whoami()
     assert ask(bare_api)["Retry-After"] == "20"
-    assert 19 <= int(ask(bare_api, TOKEN + "x")["Retry-After"]) <= 20
+    assert 19 <= int(ask(bare_api)["Retry-After"]) <= 20
     assert len(hub.requests) == 1
+
+
+def test_one_account_s_rate_limit_is_nobody_else_s(hub: HubDouble, bare_api: APIClient) -> None:
+    """The Hub limits each account by itself; whoever provoked it waits alone."""
+    hub.mode, hub.retry_after = "429", 20
+    assert ask(bare_api).status_code == 503
+    hub.mode = "ok"
+    hub.tokens[TOKEN + "2"] = whoami("bob", hub_id="id-2")
+    assert ask(bare_api, TOKEN + "2").status_code == 200
+    assert ask(bare_api).status_code == 503
 
 
 def test_a_cached_answer_makes_no_second_request(
