@@ -30,7 +30,6 @@ from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
 from models_registry.services import checkpoint_request_download
 
-
 # One user's unfinished orders; each worker that is told counts.
 MAX_ORDERS_PER_USER = 16
 

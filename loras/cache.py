@@ -1,5 +1,6 @@
 """Keeping the adapters' folder within its budget, and free of what crashes left behind."""
 
+import contextlib
 import logging
 import shutil
 from dataclasses import dataclass
@@ -12,7 +13,15 @@ from django.db.models import Max
 from django.db.models.functions import Coalesce, Now
 
 from loras.choices import PENDING, LoraSource, LoraState
-from loras.files import SUFFIX, content_path, content_release, incoming_leftovers, lora_lock, lora_path
+from loras.files import (
+    FILE_MODE,
+    SUFFIX,
+    content_path,
+    content_release,
+    incoming_leftovers,
+    lora_lock,
+    lora_path,
+)
 from loras.models import Lora
 from loras.selectors import content_pinned
 from loras.services import lora_enqueue, lora_mark_lost, lora_move
@@ -84,6 +93,9 @@ def cache_repair() -> None:
 
     Where every file has gone, the folder is away (not mounted, not restored yet) and the rows stay as they are.
     """
+    for path in _content_files():
+        with contextlib.suppress(PermissionError):  # somebody else's, who may have meant it
+            path.chmod(FILE_MODE)  # an earlier version left them to the umask
     for path in incoming_leftovers():
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     kept = Lora.objects.exclude(source=LoraSource.BUILTIN)

@@ -23,6 +23,9 @@ from loras.models import Lora
 from models_registry import builtin
 
 SUFFIX: Final = ".safetensors"
+# Adapters may be private: they are for this service's user and group alone, whatever the umask.
+FILE_MODE: Final = 0o640
+FOLDER_MODE: Final = 0o750
 # Taken to put a content file in place or to remove one.
 _FILES_LOCK: Final = b"loras.files"
 
@@ -47,7 +50,10 @@ def incoming_path(lora_id: UUID) -> Path:
 def incoming_folder() -> Path:
     """The folder of unchecked files; made when it is missing."""
     folder = Path(settings.LORA_CACHE_DIR) / "incoming"
-    folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder.parent, folder):
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(FOLDER_MODE)
     return folder
 
 
@@ -55,6 +61,7 @@ def incoming_folder() -> Path:
 def being_written(path: Path) -> Iterator[None]:
     """Creates an empty file and keeps it from being taken for a leftover."""
     with path.open("xb") as file:
+        path.chmod(FILE_MODE)
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -105,6 +112,7 @@ def content_place(path: Path, sha256: str) -> None:
     `path` stays until the row is committed, so that a crash in between loses nothing.
     """
     with path.open("rb") as file:
+        os.fchmod(file.fileno(), FILE_MODE)
         os.fsync(file.fileno())
     target = content_path(sha256)
     fresh = target.with_suffix(".new")

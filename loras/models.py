@@ -49,7 +49,9 @@ class Lora(models.Model):
         blank=True,
         help_text="The file; empty until the repository's only one is known.",
     )
-    wanted_weight_name = models.CharField(max_length=MAX_WEIGHT_NAME_CHARACTERS, blank=True, help_text="As it was asked for.")
+    wanted_weight_name = models.CharField(
+        max_length=MAX_WEIGHT_NAME_CHARACTERS, blank=True, help_text="As it was asked for."
+    )
     wanted_revision = models.CharField(
         max_length=100, blank=True, help_text="As it was asked for; empty: the repository's main branch."
     )

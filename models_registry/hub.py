@@ -141,11 +141,16 @@ def file_verify(path: Path, file: RemoteFile) -> str:
     return found.sha256
 
 
+def _private(path: str, flags: int) -> int:
+    """Opens a file that only this service's user and group may read: a repository may be private or gated."""
+    return os.open(path, flags, 0o640)
+
+
 class _PartFile(io.FileIO):
     """A file that grows, says so, and ends where it should."""
 
     def __init__(self, path: Path, file: RemoteFile, on_size: Callable[[int], None]) -> None:
-        super().__init__(path, "ab")
+        super().__init__(path, "ab", opener=_private)
         self._file = file
         self._on_size = on_size
 

@@ -9,7 +9,9 @@ from typing import Any, Literal
 from uuid import uuid4
 
 import pytest
-from django.contrib.auth.models import User
+import redis
+from django.conf import settings
+from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern, URLResolver
@@ -18,6 +20,7 @@ from generation.attempts import generation_claim
 from generation.choices import CommandKind
 from generation.models import Generation, Worker, WorkerCommand
 from imagegen_project.auth.services import token_create
+from imagegen_project.common.queues import DOWNLOADS_QUEUE, entries_push, entries_waiting
 from loras.choices import LoraState
 from loras.models import Lora
 from models_registry.models import Checkpoint
@@ -276,3 +279,24 @@ def test_admin_pages_are_for_staff(world: World, identity: Identity) -> None:
         ):
             to_login = response.status_code == 302 and response["Location"].startswith("/admin/login/")
             assert to_login or response.status_code in (401, 403, 405), (path, response.status_code)
+
+
+def test_staff_touch_rq_s_queues_with_permission_only(
+    world: World, redis_client: "redis.Redis[Any]"
+) -> None:
+    """Not even to look: entries carry ids of other people's work."""
+    entries_push(DOWNLOADS_QUEUE, "models_registry.downloads.download_next")
+    staff = User.objects.get(username="eve")
+    client = Client()
+    client.force_login(staff)
+    paths = [f"/{path}" for path in ADMIN if path.startswith("admin/django_rq/")]
+    assert len(paths) > 20
+    for path in paths:
+        for response in (client.get(path), client.post(path, {"post": "yes"})):
+            assert response.status_code in (403, 404), (path, response.status_code)
+    assert entries_waiting(DOWNLOADS_QUEUE) == 1
+    index = list(settings.RQ_QUEUES).index(DOWNLOADS_QUEUE)
+    staff.user_permissions.add(Permission.objects.get(codename="admin", content_type__app_label="django_rq"))
+    assert client.get("/admin/django_rq/dashboard/").status_code == 200
+    client.post(f"/admin/django_rq/dashboard/queues/{index}/empty/", {"post": "yes"})
+    assert entries_waiting(DOWNLOADS_QUEUE) == 0

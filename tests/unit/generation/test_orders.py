@@ -14,7 +14,7 @@ from rest_framework.test import APIClient
 from generation.choices import CommandKind, CommandStatus, ErrorCode
 from generation.errors import OrderFailedError, OrderUnfinishedError
 from generation.feed.following import wait_for_end
-from generation.models import Worker, WorkerCommand, WorkEntry
+from generation.models import WorkEntry, Worker, WorkerCommand
 from generation.orders import (
     MAX_ORDERS_PER_USER,
     command_finish,

@@ -1,6 +1,8 @@
 """Adapters over HTTP: upload, list, look, delete; who may, and what is refused."""
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, queue_get
+from loras.cache import cache_repair
 from loras.choices import LoraState
 from loras.files import content_path, incoming_path
 from loras.models import Lora
@@ -32,6 +35,11 @@ def params_of(response: Any) -> set[str]:
 def files_below(folder: Path) -> list[str]:
     """Every file's name."""
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def modes_below(folder: Path) -> dict[str, int]:
+    """The permissions of the folder and of everything in it, by name."""
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
 
 
 def test_an_upload_is_stored_and_checked(
@@ -54,6 +62,24 @@ def test_an_upload_is_stored_and_checked(
     assert said["state"] == "present"
     assert files_below(folder) == [f"{said['sha256']}.safetensors"]
     assert content_path(said["sha256"]).stat().st_size == said["size_bytes"]
+
+
+def test_adapters_files_are_nobody_else_s(api: APIClient, folder: Path) -> None:
+    """Root's umask lets everybody on the host read what is private here; an older version's files are mended."""
+    before = os.umask(0o022)
+    try:
+        upload(api, lora_bytes())
+        lora = Lora.objects.get(source="upload")
+        assert modes_below(folder) == {f"{lora.id}.part": 0o640, "incoming": 0o750, "loras": 0o750}
+        lora_process(lora_id=lora.id)
+        lora.refresh_from_db()
+        path = content_path(lora.sha256)
+        assert modes_below(folder)[path.name] == 0o640
+        path.chmod(0o644)
+        cache_repair()
+        assert modes_below(folder)[path.name] == 0o640
+    finally:
+        os.umask(before)
 
 
 def test_a_file_on_disk_is_taken_as_well(api: APIClient, settings: Settings) -> None:

@@ -64,7 +64,9 @@ def test_an_adapter_is_registered_and_downloaded(api: APIClient, repository: Hub
         None,
     )
     assert (said["weight_name"], said["revision"]) == (FILE, repository.commit)
-    assert content_path(said["sha256"]).read_bytes() == lora_bytes("sd1", "kohya")
+    content = content_path(said["sha256"])
+    assert content.read_bytes() == lora_bytes("sd1", "kohya")
+    assert content.stat().st_mode & 0o777 == 0o640
 
 
 def test_the_task_worker_lets_the_entry_through(api: APIClient, repository: HubRepository) -> None:
@@ -189,7 +191,10 @@ SIBLING = {"rfilename": "a.safetensors", "size": 1, "blobId": "0" * 40}
         *(SIBLING | {"rfilename": name} for name in (None, 7, [], {}, "", "a\0b", "\ud800", "a" * 2000)),
         *(SIBLING | {"size": size} for size in ("1", -1, 1.5, [1], True)),
         *(SIBLING | {"blobId": digest} for digest in (7, "x" * 40, ["0" * 40])),
-        *(SIBLING | {"lfs": lfs} for lfs in ([1], {"sha256": None}, {"sha256": 7, "size": 1, "pointerSize": 1})),
+        *(
+            SIBLING | {"lfs": lfs}
+            for lfs in ([1], {"sha256": None}, {"sha256": 7, "size": 1, "pointerSize": 1})
+        ),
         *(None, 7, "text", []),
     ],
     ids=ascii,
