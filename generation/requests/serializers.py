@@ -18,7 +18,7 @@ from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decod
 from generation.requests.job_options import WebhookEventsField, WebhookUrlField, job_options_check
 from generation.requests.loras import MAX_LORAS, MAX_NAME, MAX_SCALE, MIN_SCALE, LoraUseIn, wishes_read
 from imagegen_project.common.errors import DomainError
-from imagegen_project.common.serializers import BoundedListField, StrictSerializer, TextField
+from imagegen_project.common.serializers import FormListField, StrictSerializer, TextField
 from models_registry.errors import ModelNotFoundError
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
@@ -158,8 +158,12 @@ class GenerationCreateIn(StrictSerializer):
         default=1,
         help_text="Picture i uses seed + i, wrapping.",
     )
-    loras = BoundedListField(
-        child=LoraUseIn(), required=False, max_length=MAX_LORAS, help_text="LoRA adapters, stacked."
+    loras = FormListField(
+        main="lora",
+        child=LoraUseIn(),
+        required=False,
+        max_length=MAX_LORAS,
+        help_text="LoRA adapters, stacked.",
     )
     lora_path = serializers.CharField(
         max_length=MAX_NAME,

@@ -1,8 +1,11 @@
 """Building blocks of every serializer that reads a request."""
 
+import json
+import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import UploadedFile
@@ -15,6 +18,7 @@ from imagegen_project.common.problems import text_shown
 # Of the fields that a request should not have; a body has room for a million.
 MAX_UNKNOWN_NAMED = 10
 MAX_NAME_SHOWN = 100
+MAX_FORM_JSON_CHARACTERS: Final = 10_000
 SURROGATE: Final = _("Lone surrogates are no text: neither an answer nor the database can hold them.")
 
 
@@ -70,7 +74,9 @@ class StrictSerializer(serializers.Serializer[Any]):
 
     def _unknown_errors(self, data: Mapping[str, Any]) -> dict[str, Any]:
         # A browser's form carries Django's token beside the fields.
-        unknown = sorted(map(str, set(data.keys()) - set(self.fields) - {"csrfmiddlewaretoken"}))
+        unknown = sorted(
+            map(str, set(data.keys()) - set(self.fields) - {"csrfmiddlewaretoken"} - self._parts(data))
+        )
         known = sorted(self.fields)
         return {
             text_shown(name)[:MAX_NAME_SHOWN]: [
@@ -81,6 +87,11 @@ class StrictSerializer(serializers.Serializer[Any]):
             for name in unknown[:MAX_UNKNOWN_NAMED]
         }
 
+    def _parts(self, data: Any) -> set[str]:
+        """The keys of a form that are parts of a field, such as `loras[0][lora]` of `loras`."""
+        owners = [field for field in self.fields.values() if isinstance(field, FormListField)]
+        return {key for key in data if any(field.has_part(key) for field in owners)} if owners else set()
+
     def _shape_error(self, data: Any, name: str) -> serializers.ErrorDetail | None:
         if hasattr(data, "getlist"):
             return self._form_error(data.getlist(name), name)
@@ -88,7 +99,7 @@ class StrictSerializer(serializers.Serializer[Any]):
 
     def _form_error(self, values: list[Any], name: str) -> serializers.ErrorDetail | None:
         """What only a form can do wrong: DRF takes the last of several values, and a file's name for its text."""
-        if len(values) > 1:
+        if len(values) > 1 and not isinstance(self.fields[name], FormListField):
             return serializers.ErrorDetail("Given more than once.", "repeated")
         is_file = bool(values) and isinstance(values[0], UploadedFile)
         if is_file and not isinstance(self.fields[name], serializers.FileField):
@@ -99,7 +110,7 @@ class StrictSerializer(serializers.Serializer[Any]):
         """What only JSON can do wrong: a number for text, which DRF would take for its digits, and what is no text."""
         if isinstance(value, int | float) and isinstance(self.fields[name], serializers.CharField):
             return serializers.ErrorDetail("Not a valid string.", "invalid")
-        return None if _is_text(value) else serializers.ErrorDetail(SURROGATE, "surrogate")
+        return None if _is_text(value) else serializers.ErrorDetail(str(SURROGATE), "surrogate")
 
 
 class BoundedListField(serializers.ListField):
@@ -112,6 +123,77 @@ class BoundedListField(serializers.ListField):
             raise serializers.ValidationError([message], "max_length")
         values: list[Any] = super().to_internal_value(data)
         return values
+
+
+@dataclass(frozen=True)
+class _FormValues:
+    """What a form says about one list: the field itself, each time it was given, and its parts by index and name."""
+
+    whole: list[str]
+    parts: dict[int, dict[str, Any]]
+
+
+class FormListField(BoundedListField):
+    """A list of objects that a form can give, too: as JSON text, by repeating the field, or in parts with brackets.
+
+    `loras=[{"lora": "a"}]`, `loras={"lora": "a"}&loras=b` or `loras[0][lora]=a&loras[0][scale]=0.5`. Text that is no
+    JSON stands for an object with that text as its `main` value.
+    """
+
+    def __init__(self, *, main: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.main = main
+
+    def has_part(self, key: Any) -> bool:
+        """Whether a form's key is a part of this field."""
+        return self._part(str(key)) is not None
+
+    def _part(self, key: str) -> re.Match[str] | None:
+        return re.fullmatch(
+            rf"{re.escape(str(self.field_name))}\[(?P<index>[0-9]{{1,3}})\]\[(?P<name>[a-z_]+)\]", key
+        )
+
+    def get_value(self, dictionary: Any) -> Any:
+        """What was given; a form's empty field is as good as left out."""
+        if not hasattr(dictionary, "getlist"):
+            return dictionary.get(self.field_name, serializers.empty)
+        whole = [value for value in dictionary.getlist(self.field_name) if value != ""]
+        parts: dict[int, dict[str, Any]] = {}
+        for key in dictionary:
+            if (match := self._part(key)) and (values := [v for v in dictionary.getlist(key) if v != ""]):
+                parts.setdefault(int(match["index"]), {})[match["name"]] = (
+                    values[0] if len(values) == 1 else values
+                )
+        return _FormValues(whole, parts) if whole or parts else serializers.empty
+
+    def to_internal_value(self, data: Any) -> list[Any]:
+        """The values. Raises ValidationError."""
+        if not isinstance(data, _FormValues):
+            return super().to_internal_value(data)
+        if data.whole and data.parts:
+            raise serializers.ValidationError("Given in two ways; choose one.", "repeated")
+        if data.parts:
+            return super().to_internal_value([data.parts[index] for index in sorted(data.parts)])
+        return super().to_internal_value([item for text in data.whole for item in self._read(text)])
+
+    def _read(self, text: str) -> list[Any]:
+        if not text.lstrip().startswith(("[", "{")):
+            return [{self.main: text}]
+        if len(text) > MAX_FORM_JSON_CHARACTERS:
+            raise serializers.ValidationError("The JSON text is too long.", "invalid_json")
+        try:
+            value = json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise serializers.ValidationError("The text is not valid JSON.", "invalid_json") from error
+        items = value if isinstance(value, list) else [value]
+        if not _is_text(items):
+            raise serializers.ValidationError(SURROGATE, "surrogate")
+        return items
+
+
+def _no_constant(name: str) -> NoReturn:
+    """NaN and the infinities, which JSON does not have."""
+    raise ValueError(name)
 
 
 class TextField(serializers.CharField):

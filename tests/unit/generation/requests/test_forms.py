@@ -1,15 +1,18 @@
 """How pictures and fields arrive: base64, data URIs and forms, also broken ones."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.conf import settings as django_settings
+from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
 from generation.models import Generation
+from loras.models import Lora
 from tests.support.pictures import MASK, PICTURE, decoded, gradient, kept, params_of, text_of, upload
 
 BASE = "/api/v1/generations"
@@ -79,6 +82,101 @@ def test_a_form_takes_numbers_and_booleans(api: APIClient) -> None:
     assert response.json().items() >= expected.items()
     plain = api.post(f"{BASE}", "prompt=a&steps=3&strict=1", content_type="application/x-www-form-urlencoded")
     assert (plain.json()["num_inference_steps"], plain.json()["kind"]) == (3, "txt2img")
+
+
+LORA_FORMS: dict[str, list[tuple[str, str]]] = {
+    "JSON text": [("loras", '[{"lora": "first", "scale": 0.5}, {"lora": "second"}]')],
+    "repeated objects": [("loras", '{"lora": "first", "scale": 0.5}'), ("loras", '{"lora": "second"}')],
+    "repeated, one a name": [("loras", '{"lora": "first", "scale": 0.5}'), ("loras", "second")],
+    "brackets": [("loras[1][lora]", "second"), ("loras[0][lora]", "first"), ("loras[0][scale]", "0.5")],
+    "brackets, one empty": [
+        ("loras[0][lora]", "first"),
+        ("loras[0][scale]", "0.5"),
+        ("loras[7][lora]", "second"),
+        ("loras[7][scale]", ""),
+    ],
+}
+
+
+@pytest.fixture
+def two_loras(owner: User) -> None:
+    """Two adapters of the built-in model."""
+    for name in ("first", "second"):
+        Lora.objects.create(
+            owner=owner,
+            name=name,
+            source="upload",
+            family="builtin",
+            rank=4,
+            alpha=4.0,
+            sha256=name.encode().hex().ljust(64, "0"),
+            state="present",
+        )
+
+
+@pytest.mark.parametrize("way", ["urlencoded", "multipart"])
+@pytest.mark.parametrize("form", LORA_FORMS)
+def test_a_form_names_adapters(api: APIClient, two_loras: None, way: str, form: str) -> None:
+    """As JSON text, repeated, or in parts."""
+    fields = [("prompt", "a"), ("model", "builtin"), *LORA_FORMS[form]]
+    if way == "urlencoded":
+        response = api.post(BASE, urlencode(fields), content_type="application/x-www-form-urlencoded")
+    else:
+        body = "".join(
+            f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields
+        )
+        response = api.post(BASE, f"{body}--x--\r\n", content_type="multipart/form-data; boundary=x")
+    assert response.status_code == 202, response.content
+    assert [(use["name"], use["scale"]) for use in response.json()["loras"]] == [
+        ("first", 0.5),
+        ("second", 1.0),
+    ]
+
+
+def test_an_empty_list_of_adapters_is_none(api: APIClient) -> None:
+    """As a browser sends a field that nobody filled in."""
+    for body in ("prompt=a&loras=", "prompt=a&loras[0][lora]=", "prompt=a&loras=%5B%5D"):
+        response = api.post(BASE, body, content_type="application/x-www-form-urlencoded")
+        assert (response.status_code, response.json()["loras"]) == (202, [])
+
+
+@pytest.mark.parametrize(
+    ("fields", "blamed"),
+    [
+        ([("loras", "[{")], "loras"),
+        ([("loras", "[" * 9000)], "loras"),
+        ([("loras", '["' + "a" * 20_000 + '"]')], "loras"),
+        ([("loras", '[{"lora": "first", "scale": NaN}]')], "loras"),
+        ([("loras", '[{"lora": "\\ud800"}]')], "loras"),
+        ([("loras", "[1]")], "loras.0"),
+        ([("loras", '[{"lora": "first", "scale": 3}]')], "loras.0.scale"),
+        ([("loras", '{"scale": 1}')], "loras.0.lora"),
+        ([("loras", '{"lora": "first", "strength": 1}')], "loras.0.strength"),
+        ([("loras", "nobody")], "loras.0.lora"),
+        ([("loras", "first"), ("loras", "first")], "loras"),
+        ([("loras", "first")] * 9, "loras"),
+        ([("loras[0][lora]", "first"), ("loras[0][scale]", "strong")], "loras.0.scale"),
+        ([("loras[0][scale]", "1")], "loras.0.lora"),
+        ([("loras[0][lora]", "first"), ("loras[0][lora]", "second")], "loras.0.lora"),
+        ([("loras[0][lora]", "first"), ("loras[0][strength]", "1")], "loras.0.strength"),
+        ([("loras[0][lora]", "first"), ("loras", "second")], "loras"),
+        ([("loras[x][lora]", "first")], "loras[x][lora]"),
+        ([("loras[0]", "first")], "loras[0]"),
+        ([("prompt[0][lora]", "first")], "prompt[0][lora]"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_a_form_says_wrong_about_adapters_is_named(
+    api: APIClient, two_loras: None, fields: list[tuple[str, str]], blamed: str
+) -> None:
+    body = urlencode([("prompt", "a"), ("model", "builtin"), *fields])
+    response = api.post(BASE, body, content_type="application/x-www-form-urlencoded")
+    assert response.status_code == 400, response.content
+    assert {
+        error["param"].split("[", 1)[0] if blamed == "loras" else error["param"]
+        for error in response.json()["errors"]
+    } == {blamed}
 
 
 @pytest.mark.parametrize(
