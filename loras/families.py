@@ -4,6 +4,7 @@ The width of what cross-attention reads is the width of the text encoders' outpu
 that have a U-Net; families with a transformer are told by its blocks.
 """
 
+from collections import Counter
 from typing import Final
 
 from loras.key_styles import AdapterError, Module
@@ -24,6 +25,16 @@ _ENCODER_WIDTHS: Final[dict[str, dict[str, int]]] = {
     SDXL: {"text_encoder": 768, "text_encoder_2": 1280},
     SD3: {"text_encoder": 768, "text_encoder_2": 1280},
     FLUX: {"text_encoder": 768},
+}
+# How many modules a family's parts have that can be adapted, rounded up; of SD2 and SD3 the larger versions'.
+_MAX_MODULES: Final[dict[str, dict[str, int]]] = {
+    BUILTIN: {"unet": 400, "text_encoder": 100},
+    SD1: {"unet": 300, "text_encoder": 80},
+    SD2: {"unet": 300, "text_encoder": 150},
+    SDXL: {"unet": 800, "text_encoder": 80, "text_encoder_2": 200},
+    SD3: {"transformer": 600, "text_encoder": 80, "text_encoder_2": 200},
+    # kohya's names begin with lora_unet_ here too.
+    FLUX: {"transformer": 600, "unet": 600, "text_encoder": 80},
 }
 _FLUX_WIDTH: Final = 3072
 _SD3_WIDTHS: Final = (1536, 2432)
@@ -51,7 +62,15 @@ def family_of(modules: list[Module]) -> str:
     else:
         family = _family_of_encoders(modules)
     _check_encoders(family, modules)
+    _check_number(family, modules)
     return family
+
+
+def _check_number(family: str, modules: list[Module]) -> None:
+    for component, number in Counter(module.component for module in modules).items():
+        limit = _MAX_MODULES[family].get(component, 0)
+        if number > limit:
+            raise AdapterError(f"it adapts {number} modules of a {component}; {family} has {limit} at most")
 
 
 def _is_kohya_flux(module: Module) -> bool:

@@ -14,6 +14,9 @@ from typing import Final
 from imagegen_project.common.safetensors_header import TensorInfo, quoted
 
 MAX_RANK: Final = 1024
+# The longest real ones have 62 characters and 9 dots behind the component's name, kohya's and the old ones a few more.
+MAX_NAME_CHARACTERS: Final = 128
+MAX_NAME_DOTS: Final = 14
 PEFT: Final = "peft"
 DIFFUSERS: Final = "diffusers"
 KOHYA: Final = "kohya"
@@ -122,6 +125,9 @@ def _refuse_foreign(names: Iterable[str]) -> None:
 
 def _split(name: str) -> tuple[str, str, str]:
     """A tensor's module, way of naming and part (down, up, alpha)."""
+    # peft looks for every name in every module, and makes patterns of them.
+    if len(name) > MAX_NAME_CHARACTERS or name.count(".") > MAX_NAME_DOTS:
+        raise AdapterError(f"it holds {quoted(name)}, a longer name than any module has")
     if match := _KOHYA.fullmatch(name):
         return match["module"], KOHYA, match["part"] or "alpha"
     if match := _PEFT.fullmatch(name):

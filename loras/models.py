@@ -22,7 +22,8 @@ class Lora(models.Model):
     """One LoRA adapter: where it comes from, what it is, and where its file stands.
 
     upload: checking -> present | broken
-    hub: downloading -> present | broken; present -> absent (pruned) -> downloading; broken -> downloading
+    hub: downloading -> present | broken | absent (what kept it away passes); present -> absent (pruned);
+    absent, broken -> downloading
 
     Only `lora_move` in services.py changes a state, by one conditional UPDATE. Files are named by their SHA-256, so
     rows with equal files share one.
@@ -83,6 +84,9 @@ class Lora(models.Model):
     requested_at = models.DateTimeField(
         null=True, blank=True, help_text="When a task was last asked to see to it."
     )
+    taken_at = models.DateTimeField(
+        null=True, blank=True, help_text="When a task last took it in hand: owners take turns by it."
+    )
     last_used_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -112,9 +116,10 @@ class Lora(models.Model):
                 name="lora_present_is_known",
             ),
             models.CheckConstraint(
-                condition=(Q(state=LoraState.BROKEN) & ~Q(error_code=""))
+                condition=Q(state=LoraState.ABSENT)
+                | (Q(state=LoraState.BROKEN) & ~Q(error_code=""))
                 | (~Q(state=LoraState.BROKEN) & Q(error_code="")),
-                name="lora_error_iff_broken",
+                name="lora_error_says_why",
             ),
             models.CheckConstraint(
                 condition=Q(source=LoraSource.HUB) & ~Q(repository="")
@@ -130,3 +135,19 @@ class Lora(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class LoraTrial(models.Model):
+    """One file that a GPU worker is putting on a model, or that it did not survive. Deleting a death forgives it."""
+
+    sha256 = models.CharField(max_length=64, db_index=True)
+    worker = models.CharField(max_length=120)
+    started_at = models.DateTimeField(auto_now_add=True)
+    died_at = models.DateTimeField(null=True, blank=True, help_text="When the worker was found dead.")
+
+    class Meta:
+        ordering = ("-id",)
+        verbose_name = "adapter's trial"
+
+    def __str__(self) -> str:
+        return f"{self.sha256[:12]} on {self.worker}"

@@ -28,7 +28,7 @@ _CONFIG_NOTES: Final = (
     "megatron_core",
     "qalora_group_size",
 )
-_PLAIN_NAME: Final = re.compile(r"\^?[A-Za-z0-9_.]{1,300}")
+_PLAIN_NAME: Final = re.compile(r"\^?[A-Za-z0-9_.]{1,128}")
 
 # The kinds of modules that are adapted, as a path ends once its dots are underscores.
 _TARGETS: Final = re.compile(
@@ -63,7 +63,7 @@ def read_adapter(file: BinaryIO, *, size: int) -> AdapterFacts:
     if family != FLUX and any(module.alpha for module in modules if module.style != KOHYA):
         raise AdapterError("it holds alphas beside diffusers' names, which diffusers refuses")
     rank = max(module.rank for module in modules)
-    config_alpha = _check_config(header)
+    config_alpha = _check_config(header, names=len(modules))
     alphas = Counter(_alpha(file, module) for module in modules)
     found = alphas.most_common(1)[0][0]
     return AdapterFacts(
@@ -120,8 +120,11 @@ def _trigger_words(header: Header) -> tuple[str, ...]:
     return (words,) if words.isprintable() and 0 < len(words) <= 100 else ()
 
 
-def _check_config(header: Header) -> float | None:
-    """Checks the peft configuration that a file may carry; returns its alpha. Raises AdapterError."""
+def _check_config(header: Header, *, names: int) -> float | None:
+    """Checks the peft configuration that a file may carry; returns its alpha. Raises AdapterError.
+
+    It may name as many modules as the file adapts.
+    """
     text = header.metadata.get(_CONFIG_KEY)
     if text is None:
         return None
@@ -138,6 +141,8 @@ def _check_config(header: Header) -> float | None:
         _, _, option = key.rpartition(".")
         if not _is_harmless(option, value):
             raise AdapterError(f"its adapter configuration asks for {quoted(option)}, which is not supported")
+        if isinstance(value, dict | list) and len(value) > names:
+            raise AdapterError(f"its adapter configuration names {len(value)} modules, and it adapts {names}")
         if option == "lora_alpha":
             alpha = float(value)
     return alpha

@@ -1,5 +1,7 @@
 """Fixed words of the registry, and what holds for each family of checkpoints."""
 
+from typing import Final
+
 from django.db import models
 
 BUILTIN_ID = "builtin"
@@ -27,7 +29,10 @@ class Dtype(models.TextChoices):
 
 
 class DiskState(models.TextChoices):
-    """Where a checkpoint's files stand; `broken` means that the last attempt failed, or that they cannot be used."""
+    """Where a checkpoint's files stand; `broken` means that another attempt would end as the last one did.
+
+    What passes by itself, such as a Hub that cannot be reached, leaves `absent`, with the reason beside it.
+    """
 
     ABSENT = "absent"
     DOWNLOADING = "downloading"
@@ -36,13 +41,14 @@ class DiskState(models.TextChoices):
 
 
 class DownloadProblem(models.TextChoices):
-    """Why a checkpoint is broken; stable for clients."""
+    """Why a checkpoint or an adapter is not there; stable for clients."""
 
     UNAUTHORIZED = "unauthorized"
     NOT_FOUND = "not_found"
     RATE_LIMITED = "rate_limited"
     HUB_ERROR = "hub_error"
     TIMEOUT = "timeout"
+    TOO_SLOW = "too_slow"
     UNREACHABLE = "unreachable"
     OFFLINE = "offline"
     TRUNCATED = "truncated"
@@ -53,3 +59,19 @@ class DownloadProblem(models.TextChoices):
     DISK_ERROR = "disk_error"
     UNUSABLE = "unusable"
     INTERNAL_ERROR = "internal_error"
+
+
+# They say nothing about the repository: the same request may succeed later.
+PASSING: Final = frozenset(
+    {
+        DownloadProblem.RATE_LIMITED,
+        DownloadProblem.HUB_ERROR,
+        DownloadProblem.TIMEOUT,
+        DownloadProblem.TOO_SLOW,
+        DownloadProblem.UNREACHABLE,
+        DownloadProblem.OFFLINE,
+        DownloadProblem.TRUNCATED,
+        DownloadProblem.DISK_FULL,
+        DownloadProblem.DISK_ERROR,
+    }
+)

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from generation.engine.adapters import AdapterRack
+from generation.engine.adapters import AdapterRack, AroundAttach
 from generation.engine.errors import EngineError, EngineModelUnavailable, EngineOutOfMemory
-from generation.engine.loader import HostModel, host_build, host_read
+from generation.engine.loader import FolderCheck, HostModel, host_build, host_read
 from generation.engine.specs import CachedModel, ModelRef
 
 WAIT_TICK_S = 0.1
@@ -88,6 +88,10 @@ class ModelCache:
         self.on_readable: Callable[[], None] = lambda: None
         # Called in the pipeline thread with a model's id, where it came from and in how many seconds.
         self.on_resident: Callable[[str, str, float], None] = lambda model_id, source, seconds: None
+        # Called in any thread with a folder that is about to be read.
+        self.folder_check: FolderCheck = lambda folder: None
+        # Entered in the pipeline thread around the attaching of one adapter's file.
+        self.around_attach: AroundAttach = lambda use: contextlib.nullcontext()
         self._entries: dict[str, CacheEntry] = {}
         self._clock = itertools.count(1)
         self._lock = threading.RLock()
@@ -130,9 +134,12 @@ class ModelCache:
                 entry.reading = self._reader.submit(self._read, entry)
             return entry
 
+    def _host_read(self, model: ModelRef) -> HostModel:
+        return host_read(model, self.device, with_checker=self.with_checker, folder_check=self.folder_check)
+
     def _read(self, entry: CacheEntry) -> HostModel:
         try:
-            host = host_read(entry.model, self.device, with_checker=self.with_checker)
+            host = self._host_read(entry.model)
         except EngineError as error:
             self._fail(entry, error)
             raise
@@ -200,7 +207,8 @@ class ModelCache:
             yield entry
         finally:
             entry.pins -= 1
-            if entry.broken and not entry.pins:
+            torn = entry.rack is not None and entry.rack.torn
+            if (entry.broken or torn) and not entry.pins:
                 self._drop(entry)
                 memory_release(self.device)
 
@@ -227,7 +235,7 @@ class ModelCache:
             if entry.build is None:
                 self._make_room(entry)
                 if entry.host is None:  # it had to give way while it was warm
-                    entry.host = host_read(entry.model, self.device, with_checker=self.with_checker)
+                    entry.host = self._host_read(entry.model)
                 entry.build = host_build(entry.host, self.device)
             pipeline = next(entry.build)
         except torch.OutOfMemoryError as error:
@@ -245,7 +253,9 @@ class ModelCache:
         with self._lock:
             entry.pipeline, entry.build = pipeline, None
             wanted, entry.wanted = entry.wanted, None
-            entry.rack = AdapterRack(pipeline, budget_bytes=self.adapter_bytes)
+            entry.rack = AdapterRack(
+                pipeline, budget_bytes=self.adapter_bytes, around_attach=self.around_attach
+            )
             waiters, entry.waiters = entry.waiters, []
             self._shrink_warm(keep=None)
         for waiter in waiters:

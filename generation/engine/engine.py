@@ -22,7 +22,6 @@ from generation.engine.adapters import AdapterRack
 from generation.engine.cache import CacheEntry, ModelCache
 from generation.engine.encoding import picture_encode
 from generation.engine.errors import (
-    EngineAdapterUnusable,
     EngineDeviceLost,
     EngineError,
     EngineOutOfMemory,
@@ -135,15 +134,17 @@ class Engine:
         """Frees device and host memory of a checkpoint; False when it was not there."""
         return self.cache.drop(model_id)
 
-    def attach(self, model: ModelRef, use: AdapterUse) -> None:
-        """Puts an adapter on a model before a batch needs it. Raises EngineAdapterUnusable, EngineModelUnavailable."""
-        with self.cache.borrow(model, while_waiting=_stopper(_never_stop)) as entry:
-            try:
-                with cast(AdapterRack, entry.rack).applied([use]):
-                    pass
-            except EngineAdapterUnusable:
-                entry.broken = True
-                raise
+    def attach(self, model: ModelRef, use: AdapterUse, *, should_stop: ShouldStop = _never_stop) -> None:
+        """Puts an adapter on a model before a batch needs it.
+
+        Raises EngineStopped, EngineAdapterUnusable, EngineModelUnavailable.
+        """
+        stop_if_asked = _stopper(should_stop)
+        with (
+            self.cache.borrow(model, while_waiting=stop_if_asked) as entry,
+            cast(AdapterRack, entry.rack).applied([use], stop_if_asked=stop_if_asked),
+        ):
+            pass
 
     def detach(self, sha256: str) -> None:
         """Takes an adapter off every model that it is attached to."""
@@ -183,9 +184,6 @@ class Engine:
             try:
                 images = _enlarged(draw.with_second_chance(), batch)
                 verdicts = self._verdicts(images, entry.pipeline)
-            except EngineAdapterUnusable:
-                entry.broken = True
-                raise
             except EngineError:
                 raise
             except torch.OutOfMemoryError as error:
@@ -346,7 +344,7 @@ class _Drawing:
             self.listeners.on_warning(warning)
 
     def _draw(self, batch: Batch, seeds: list[int]) -> list[Image.Image]:
-        with cast(AdapterRack, self.entry.rack).applied(batch.adapters):
+        with cast(AdapterRack, self.entry.rack).applied(batch.adapters, stop_if_asked=self.stop_if_asked):
             return self._draw_bare(batch, seeds)
 
     def _draw_bare(self, batch: Batch, seeds: list[int]) -> list[Image.Image]:

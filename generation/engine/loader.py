@@ -54,6 +54,10 @@ _WEIGHTS_NAME: Final = re.compile(
 )
 
 
+# Says whether a checkpoint's folder may be read; raises ValueError.
+FolderCheck = Callable[[Path], None]
+
+
 def device_of_choice() -> torch.device:
     """The first CUDA device, else the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -95,16 +99,23 @@ class HostModel:
         )
 
 
-def host_read(model: ModelRef, device: torch.device, *, with_checker: bool = False) -> HostModel:
+def host_read(
+    model: ModelRef,
+    device: torch.device,
+    *,
+    with_checker: bool = False,
+    folder_check: FolderCheck = lambda folder: None,
+) -> HostModel:
     """Reads a checkpoint into host memory, in the number format that `device` will run it in.
 
     Safetensors only, no remote code, no network; memory is pinned where the device is a GPU. `with_checker` reads the
-    safety checker too, where the checkpoint ships one. Raises EngineModelUnavailable, or EngineModelBroken when the
-    files are there and cannot be used.
+    safety checker too, where the checkpoint ships one. `folder_check` looks at the folder before any library does, and
+    raises ValueError. Raises EngineModelUnavailable, or EngineModelBroken when the files are there and cannot be used.
     """
     if not (model.folder / "model_index.json").is_file():
         raise EngineModelUnavailable(f"The files of {model.id} are not on this worker.")
     try:
+        folder_check(model.folder)
         return _host_read(model, device, with_checker=with_checker)
     except EngineModelBroken:
         raise

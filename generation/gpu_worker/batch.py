@@ -10,6 +10,7 @@ from generation.engine.encoding import request_of
 from generation.models import REQUEST_FIELDS, Generation, GenerationLora
 from generation.pictures.files import input_read
 from imagegen_project import __version__
+from loras.choices import LoraState
 from loras.files import lora_path
 from loras.services import lora_mark_lost
 from models_registry.family_facts import drawn_size
@@ -39,6 +40,8 @@ def _adapters(generation: Generation) -> tuple[AdapterUse, ...]:
     for use in generation.adapters.select_related("lora"):
         if use.lora is None:
             raise EngineAdapterUnusable(f"{use.name} was deleted.")
+        if use.lora.state == LoraState.BROKEN:
+            raise EngineAdapterUnusable(f"{use.name}: {use.lora.error_detail}")
         path = lora_path(use.lora)
         if not path.is_file():
             lora_mark_lost(lora=use.lora)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -15,9 +16,18 @@ from generation.models import WorkerCommand
 from generation.orders import command_finish
 from loras.files import lora_path
 from loras.models import Lora
-from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
 from models_registry.services import checkpoint_mark_broken
+
+# Somebody's job may wait behind it.
+ATTACH_LIMIT_S = 60.0
+
+
+def _attach_limit() -> Callable[[], str | None]:
+    """Answers with a reason to stop once the limit is over."""
+    ends_at = time.monotonic() + ATTACH_LIMIT_S
+    reason = f"Putting it on a model took longer than {ATTACH_LIMIT_S:g} s."
+    return lambda: reason if time.monotonic() > ends_at else None
 
 
 class Submit(Protocol):
@@ -44,7 +54,7 @@ class OrderCarrier:
             self._in_pipeline(self._carry_out, command)
             return
         checkpoint = cast(Checkpoint, command.checkpoint)
-        if checkpoint.state == DiskState.BROKEN:
+        if checkpoint.error_code:
             self._beside(self._loaded, command, EngineModelUnavailable(checkpoint.error_detail))
             return
         loading = self._engine.load_beside(model_ref(checkpoint))
@@ -87,7 +97,7 @@ class OrderCarrier:
         resident = Checkpoint.objects.filter(pk__in=self._engine.resident, family=lora.family)
         checkpoint = resident.filter(pk=wanted).first() if wanted else resident.first()
         if checkpoint is not None:
-            self._engine.attach(model_ref(checkpoint), use)
+            self._engine.attach(model_ref(checkpoint), use, should_stop=_attach_limit())
 
     def _end(self, command: WorkerCommand, error: BaseException | None) -> None:
         self._on_carried_out()

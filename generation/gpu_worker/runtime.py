@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import psutil
@@ -33,6 +34,7 @@ from generation.gpu_worker.batch import model_ref
 from generation.gpu_worker.control import ControlThread
 from generation.gpu_worker.orders import OrderCarrier
 from generation.gpu_worker.run import HAND_BACK, Run, run_generation
+from generation.gpu_worker.trials import attach_on_trial, trials_settle
 from generation.gpu_worker.watchdog import watchdog_disarm
 from generation.metrics.counters import MODEL_SWAP_SECONDS
 from generation.models import Worker, WorkerCommand
@@ -40,6 +42,7 @@ from generation.models.workers import WORKER_ALIVE
 from generation.queue.entries import worker_wake
 from generation.queue.precedence import generation_next
 from imagegen_project.common.context import at_work_on
+from models_registry.classes import folder_check
 from models_registry.errors import ModelNotFoundError
 from models_registry.selectors import checkpoint_default, checkpoints_here, safety_classifier_folder
 
@@ -77,6 +80,8 @@ class GpuRuntime:
         self.engine.cache.on_resident = lambda model_id, source, seconds: self._clerk_submit(
             MODEL_SWAP_SECONDS.observe, seconds, model_id, source
         )
+        self.engine.cache.folder_check = folder_check
+        self.engine.cache.around_attach = partial(attach_on_trial, worker=self.worker.name)
         self._orders = OrderCarrier(
             self.engine,
             in_pipeline=self._submit,
@@ -95,6 +100,7 @@ class GpuRuntime:
         for row in Worker.objects.filter(hostname=socket.gethostname()):
             if not psutil.pid_exists(row.pid):
                 Worker.objects.filter(pk=row.pk).update(heartbeat_at=F("heartbeat_at") - WORKER_ALIVE)
+        trials_settle(reborn=name)
         total, free = total_and_free_mb(self.engine.device)
         worker, _ = Worker.objects.update_or_create(
             name=name,

@@ -28,6 +28,7 @@ from loras.cache import loras_resume
 from loras.choices import LoraState
 from loras.models import Lora
 from loras.services import lora_request
+from loras.trials import trials_judge
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
 from models_registry.services import checkpoint_request_download, downloads_restore
@@ -42,6 +43,7 @@ SURPLUS_ENTRIES = 100
 
 def sweep() -> dict[str, int]:
     """One pass over everything; returns what was put right, and how often."""
+    trials_judge(alive=list(Worker.objects.live().values_list("name", flat=True)))
     done = {
         "generations taken back from lost workers": len(leases_take_back()),
         "downloads asked for again": downloads_request(),

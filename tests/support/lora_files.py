@@ -325,6 +325,33 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         ),
         "alphas beside",
     ),
+    # What peft would take gigabytes and minutes for
+    "name of 100,000 characters": (
+        _with(pair(f"unet.{'a' * 100_000}.to_q", 4, 4)),
+        "a longer name than any module has",
+    ),
+    "name of 129 characters": (_with(pair(f"unet.{'a' * 110}", 4, 4)), "a longer name than any module has"),
+    "kohya name of 100,000 characters": (
+        _with(pair(f"lora_unet_{'a' * 100_000}", 4, 4, style="kohya"), style="kohya"),
+        "a longer name than any module has",
+    ),
+    "name of 50 dots": (_with(pair(f"unet.{'a.' * 50}to_q", 4, 4)), "a longer name than any module has"),
+    "3,000 modules": (
+        _with({key: value for n in range(3000) for key, value in pair(f"unet.a.{n}.to_q", 4, 4).items()}),
+        "adapts 3004 modules of a unet; sd1 has 300 at most",
+    ),
+    "300 modules of an encoder": (
+        _with({key: value for n in range(300) for key, value in pair(f"text_encoder.{n}.x", 4, 4).items()}),
+        "adapts 300 modules of a text_encoder; sd1 has 80",
+    ),
+    "configuration with many patterns": (
+        _config({"unet.rank_pattern": {f"a{number}": 4 for number in range(5)}}),
+        "names 5 modules, and it adapts 4",
+    ),
+    "configuration with many targets": (
+        _config({"unet.target_modules": [f"a{number}" for number in range(10_000)]}),
+        "names 10000 modules, and it adapts 4",
+    ),
     # No family, or several
     "no family": (safetensors(pair(PATH, 320, 320)), "nothing in it tells"),
     "strange width": (safetensors(pair("unet.a.attn2.to_k", 4096, 4)), "width 4096"),

@@ -1,8 +1,11 @@
 """Adapters on every family's real pipeline class: attached, stacked, scaled, taken off."""
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,16 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from generation.engine import AdapterUse, Batch, Engine, EngineAdapterUnusable, ModelRef
+from generation.engine import (
+    AdapterUse,
+    Batch,
+    Engine,
+    EngineAdapterUnusable,
+    EngineStopped,
+    ModelRef,
+    adapters,
+)
+from tests.support.lora_files import pair, safetensors
 
 TinyModel = Callable[[str], ModelRef]
 BatchMaker = Callable[..., Batch]
@@ -161,3 +173,111 @@ def test_the_picture_says_which_adapters_it_was_made_with(
     request = dataclasses.replace(batch(), model=tiny("sd1"), adapters=(use,))
     assert parameters_text(request, 7).startswith(f"a large red circle <lora:{use.name}:0.8>")
     assert request_of(request)["loras"] == [{"lora": use.name, "sha256": use.sha256, "scale": 0.8}]
+
+
+def resident(engine: Engine, model: ModelRef) -> Any:
+    """The pipeline that is loaded, or None."""
+    with engine.cache.borrow(model, while_waiting=lambda: None) as entry:
+        return entry.pipeline
+
+
+HOSTILE_SHAPES = {
+    # peft would make layers of this rank on modules of their real width, for a file of a few kilobytes
+    "narrow": lambda module: pair(f"unet.{module}", 1, 1, rank=1024),
+    "wide": lambda module: pair(f"unet.{module}", 5000, 5000),
+    "one side": lambda module: {
+        f"unet.{module}.lora_A.weight": ("F16", (4, 16)),
+        f"unet.{module}.lora_B.weight": ("F16", (17, 4)),
+    },
+    "kohya": lambda module: pair(f"lora_unet_{module.replace('.', '_')}", 1, 1, style="kohya", rank=1024),
+    # and on every module whose name ends so
+    "all modules": lambda module: pair("unet.to_q", 16, 16, rank=1024),
+    "all in attention": lambda module: pair("unet.attn1.to_q", 16, 16, rank=1024),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_SHAPES)
+def test_what_would_take_gigabytes_is_refused_before_peft_sees_it(
+    draw: Callable[..., str], engine: Engine, tiny: TinyModel, tmp_path: Path, name: str
+) -> None:
+    """And the model stays as it is: nobody waits for it to be loaded again."""
+    bare = draw("sd1")
+    pipeline = resident(engine, tiny("sd1"))
+    module = next(path for path, _ in pipeline.unet.named_modules() if path.endswith("attn1.to_q"))
+    path = tmp_path / "hostile.safetensors"
+    path.write_bytes(safetensors(HOSTILE_SHAPES[name](module)))
+    use = AdapterUse("hostile", hashlib.sha256(path.read_bytes()).hexdigest(), path, 1.0)
+    with pytest.raises(EngineAdapterUnusable, match="hostile cannot be put on this model"):
+        draw("sd1", use)
+    assert resident(engine, tiny("sd1")) is pipeline
+    assert not any("lora" in path for path, _ in pipeline.unet.named_modules() if "hostile" in path)
+    assert draw("sd1") == bare
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3"])
+def test_attaching_keeps_to_the_job_s_deadline_and_cancel(
+    draw: Callable[..., str],
+    adapter: AdapterMaker,
+    engine: Engine,
+    batch: BatchMaker,
+    tiny: TinyModel,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+) -> None:
+    """In the middle of it, not only before and after; the next picture is the bare model's."""
+    bare = draw(family)
+    use = adapter(family, seed=21)
+    engine.detach(use.sha256)
+    monkeypatch.setattr(adapters, "ASK_EVERY_S", 0.0)
+    inside = []
+    steps: list[int] = []
+
+    def should_stop() -> str | None:
+        frames = traceback.extract_stack()
+        inside.append(any("/peft/" in frame.filename for frame in frames))
+        return "canceled" if sum(inside) > 20 else None
+
+    request = dataclasses.replace(batch(), model=tiny(family), width=SIDE, height=SIDE, adapters=(use,))
+    with pytest.raises(EngineStopped) as stopped:
+        engine.run(request, should_stop=should_stop, on_step=lambda step, _: steps.append(step))
+    assert (stopped.value.reason, steps, sum(inside)) == ("canceled", [], 21)
+    assert draw(family) == bare
+    assert draw(family, use) != bare
+    with pytest.raises(EngineStopped):
+        engine.attach(tiny(family), adapter(family, seed=22), should_stop=lambda: "too long")
+
+
+def test_a_limit_leaves_the_profiler_as_it_was(draw: Callable[..., str], adapter: AdapterMaker) -> None:
+    """Whoever measures goes on measuring."""
+    seen: list[str] = []
+
+    def profiler(frame: Any, event: str, argument: Any) -> None:
+        seen.append(event)
+
+    sys.setprofile(profiler)
+    try:
+        draw("sd1", adapter("sd1", seed=23))
+        assert sys.getprofile() is profiler
+    finally:
+        sys.setprofile(None)
+
+
+def test_what_is_attached_is_announced(
+    engine: Engine, tiny: TinyModel, adapter: AdapterMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Once for each file, and not for one that was refused before."""
+    told: list[str] = []
+
+    @contextlib.contextmanager
+    def note(use: AdapterUse) -> Iterator[None]:
+        told.append(f"begin {use.name}")
+        yield
+        told.append(f"end {use.name}")
+
+    other = Engine(threads=1)
+    monkeypatch.setattr(other.cache, "around_attach", note)
+    use = adapter("sd1", seed=24)
+    for _ in range(2):
+        other.attach(tiny("sd1"), use)
+    assert told == [f"begin {use.name}", f"end {use.name}"]
+    other.close()

@@ -4,7 +4,11 @@ import dataclasses
 import functools
 import hashlib
 import io
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -13,6 +17,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw
 
 from generation.engine import Batch, Engine, EngineModelBroken, ModelRef
+from models_registry.classes import folder_check
 from models_registry.family_facts import FAMILY_FACTS, steps_to_run
 from models_registry.schedulers import FLOW
 from tests.support.tiny_checkpoints import TINY_FAMILIES
@@ -280,3 +285,34 @@ def test_a_missing_tensor_is_refused(engine: Engine, tiny: TinyModel, tmp_path: 
         with pytest.raises(EngineModelBroken, match="lack 1 tensors"):
             engine.load(ModelRef(id=f"holey-{part}", repository="a/b", revision="", folder=folder))
         save_file(whole, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("model_index.json", {"tokenizer": ["transformers", "RagTokenizer"]}),
+        ("model_index.json", {"tokenizer": ["transformers", "AutoTokenizer"]}),
+        ("model_index.json", {"unet": ["diffusers", "DiffusionPipeline"]}),
+        ("model_index.json", {"_class_name": ["pipeline", "Mine"]}),
+        ("tokenizer/tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}),
+        ("tokenizer/tokenizer_config.json", {"tokenizer_class": "RagTokenizer"}),
+        ("text_encoder/config.json", {"auto_map": {"AutoModel": "evil.Evil"}}),
+    ],
+    ids=str,
+)
+def test_a_folder_that_names_other_classes_is_not_read(
+    engine: Engine,
+    tiny: TinyModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    change: dict[str, Any],
+) -> None:
+    """By our own list, before the libraries act on a name: none of them is asked for the class."""
+    monkeypatch.setattr(engine.cache, "folder_check", folder_check)
+    folder = tmp_path / "hostile"
+    shutil.copytree(tiny("sd1").folder, folder)
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(EngineModelBroken, match=r"not supported|never run"):
+        engine.load(ModelRef(id="hostile", repository="a/b", revision="", folder=folder))
