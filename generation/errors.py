@@ -1,6 +1,6 @@
 """What this app refuses, and how a failed generation looks to a waiting client."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from generation.choices import ErrorCode
 from imagegen_project.common.errors import DomainError
@@ -179,7 +179,7 @@ class FailedError(DomainError):
         ErrorCode.WOULD_BE_ADJUSTED: 422,
     }
 
-    def __init__(self, *, error_code: str, detail: str, **ids: str) -> None:
+    def __init__(self, *, error_code: str, detail: str, **ids: Any) -> None:
         self.code = error_code  # type: ignore[misc]  # an instance's own code, one class for all failures
         self.http_status = self.STATUS.get(error_code, 500)  # type: ignore[misc]
         super().__init__(detail, **ids)

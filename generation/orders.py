@@ -177,10 +177,12 @@ def order_body(commands: list[WorkerCommand]) -> dict[str, Any]:
 
 
 def commands_due(worker: Worker) -> QuerySet[WorkerCommand]:
-    """The orders a worker can carry out now, oldest first; a load waits until the files are there."""
-    coming = Q(checkpoint__state__in=(DiskState.ABSENT, DiskState.DOWNLOADING)) | Q(
-        checkpoint__state=DiskState.BROKEN, checkpoint__download_requested_at__isnull=False
+    """The orders a worker can carry out now, oldest first; a load waits until the files are there, or will not come."""
+    asked_again = Q(checkpoint__download_requested_at__isnull=False)
+    on_their_way = Q(checkpoint__state=DiskState.DOWNLOADING) | Q(
+        checkpoint__state=DiskState.ABSENT, checkpoint__error_code=""
     )
+    coming = on_their_way | (Q(checkpoint__state__in=(DiskState.ABSENT, DiskState.BROKEN)) & asked_again)
     pending = WorkerCommand.objects.filter(worker=worker, status=CommandStatus.PENDING).exclude(
         Q(kind=CommandKind.LOAD) & coming
     )

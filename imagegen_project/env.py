@@ -142,6 +142,11 @@ LORA_MAX_UPLOAD_MB: float = _env.float("LORA_MAX_UPLOAD_MB", 512.0, validate=_PO
 MODEL_CACHE_VRAM_MB: int = _env.int("MODEL_CACHE_VRAM_MB", 0, validate=_AT_LEAST_ZERO)
 MODEL_CACHE_RAM_MB: int = _env.int("MODEL_CACHE_RAM_MB", 0, validate=_AT_LEAST_ZERO)
 LORA_CACHE_VRAM_MB: int = _env.int("LORA_CACHE_VRAM_MB", 1024, validate=_AT_LEAST_ONE)
+LORA_USER_SHARE_PERCENT: float = _env.float(
+    "LORA_USER_SHARE_PERCENT", 25.0, validate=validate.Range(min=0, min_inclusive=False, max=100)
+)
+LORA_DOWNLOAD_LIMIT_S: int = _env.int("LORA_DOWNLOAD_LIMIT_S", 900, validate=_AT_LEAST_ZERO)
+DOWNLOAD_MIN_KB_S: float = _env.float("DOWNLOAD_MIN_KB_S", 50.0, validate=_AT_LEAST_ZERO)
 TORCH_HOME: Path = _env.path("TORCH_HOME", DATA_DIR / "torch")
 TORCH_THREADS: int = _env.int("TORCH_THREADS", 0, validate=_AT_LEAST_ZERO)
 # Kinds of workers that generations may ask for, and the one of this host's workers.

@@ -12,7 +12,7 @@ from django.template.defaultfilters import filesizeformat
 
 from imagegen_project.common.errors import DomainError
 from loras.choices import LoraSource
-from loras.models import Lora
+from loras.models import Lora, LoraTrial
 from loras.selectors import loras_pinned
 from loras.services import lora_delete, lora_inspect, lora_request, lora_upload
 
@@ -38,7 +38,7 @@ class LoraUploadForm(forms.ModelForm[Lora]):
         """The upload. Raises ValidationError with the reason why it cannot be used."""
         file = self.cleaned_data["file"]
         try:
-            lora_inspect(file=file)
+            lora_inspect(owner=self.owner, file=file)
         except DomainError as error:
             raise ValidationError(error.detail, error.code) from error
         return file
@@ -172,3 +172,20 @@ class LoraAdmin(admin.ModelAdmin[Lora]):
                 lora_request(lora=lora)
             except DomainError as error:
                 self.message_user(request, f"{lora.name}: {error.detail}", messages.ERROR)
+
+
+@admin.register(LoraTrial)
+class LoraTrialAdmin(admin.ModelAdmin[LoraTrial]):
+    """Files that workers died of: two deaths keep a file out of use, until they are deleted here."""
+
+    list_display = ("sha256", "worker", "started_at", "died_at")
+    list_filter = ("died_at",)
+    search_fields = ("=sha256", "worker")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Never: workers make them."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: LoraTrial | None = None) -> bool:
+        """Never: they are what happened."""
+        return False

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.db.models import Max
 from django.db.models.functions import Coalesce, Now
 
@@ -23,7 +24,7 @@ from loras.files import (
     lora_path,
 )
 from loras.models import Lora
-from loras.selectors import content_pinned
+from loras.selectors import content_pinned, loras_pinned
 from loras.services import lora_enqueue, lora_mark_lost, lora_move
 from models_registry.weights import file_digests
 
@@ -65,6 +66,23 @@ def cache_prune(*, dry_run: bool = False) -> list[Pruned]:
             excess -= sizes[sha256]
             pruned.append(Pruned(content_path(sha256), names, sizes[sha256]))
     return pruned
+
+
+def cache_prune_owner(*, owner: User, excess: int) -> int:
+    """Removes files that a user has from the Hub, the least recently used first, until `excess` bytes are gone.
+
+    Never one that is in use. Returns the bytes by which the user's share shrank: another owner may have the same file.
+    """
+    rows = Lora.objects.filter(owner=owner, source=LoraSource.HUB, state=LoraState.PRESENT)
+    gone = 0
+    for lora in rows.exclude(pk__in=loras_pinned()).order_by(Coalesce("last_used_at", "created_at"), "id"):
+        if gone >= excess:
+            break
+        if lora_move(lora_id=lora.id, to=LoraState.ABSENT, origins=(LoraState.PRESENT,)):
+            gone += lora.size_bytes
+            content_release(lora.sha256)
+            logger.info("adapter pruned", extra={"sha256": lora.sha256, "adapters": [lora.name]})
+    return gone
 
 
 def _content_files() -> list[Path]:

@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -91,10 +91,15 @@ def files_lock() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def lora_lock(lora_id: UUID) -> Iterator[bool]:
+def lora_lock(lora_id: UUID) -> AbstractContextManager[bool]:
     """Whether nobody else has the adapter in hand, which is then kept so; ends with the process at the latest."""
-    key = lock_key(lora_id.bytes)
+    return advisory_lock(lora_id.bytes)
+
+
+@contextmanager
+def advisory_lock(name: bytes) -> Iterator[bool]:
+    """Whether nobody else holds the lock of this name, which is then kept; ends with the process at the latest."""
+    key = lock_key(name)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s)", [key])
         (mine,) = cursor.fetchone()

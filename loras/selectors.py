@@ -5,10 +5,10 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser, User
-from django.db.models import Q, QuerySet
+from django.db.models import F, Max, OuterRef, Q, QuerySet, Subquery
 
 from imagegen_project.common.ids import UUID_REGEX
-from loras.choices import LoraSource, LoraState
+from loras.choices import PENDING, LoraSource, LoraState
 from loras.errors import LoraNotFoundError
 from loras.models import Lora
 from loras.signals import lora_holders, pinned_loras
@@ -62,6 +62,25 @@ def content_pinned() -> set[str]:
     rows = Lora.objects.filter(state=LoraState.PRESENT)
     kept = rows.filter(Q(source=LoraSource.UPLOAD) | Q(pk__in=loras_pinned()))
     return {str(sha256) for sha256 in kept.values_list("sha256", flat=True)}
+
+
+def loras_in_turn() -> list[tuple[UUID, int]]:
+    """The first pending adapter of each owner and that owner, the owner whose last turn is longest ago first."""
+    last_turns = (
+        Lora.objects.filter(owner=OuterRef("owner")).values("owner").annotate(at=Max("taken_at")).values("at")
+    )
+    firsts = Lora.objects.filter(state__in=PENDING).order_by("owner", "requested_at", "id").distinct("owner")
+    rows = Lora.objects.filter(pk__in=firsts.values("pk")).annotate(last_turn=Subquery(last_turns))
+    in_turn = rows.order_by(F("last_turn").asc(nulls_first=True), "requested_at", "id")
+    return list(in_turn.values_list("pk", "owner_id"))
+
+
+def owned_bytes(owner: User) -> int:
+    """How much disk a user's adapters take, waiting uploads included; equal files count once."""
+    rows = Lora.objects.filter(owner=owner)
+    present = dict(rows.filter(state=LoraState.PRESENT).values_list("sha256", "size_bytes"))
+    waiting = rows.filter(state=LoraState.CHECKING).values_list("size_bytes", flat=True)
+    return sum(present.values()) + sum(waiting)
 
 
 def uploaded_bytes() -> int:

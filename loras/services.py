@@ -30,9 +30,9 @@ from loras.files import being_written, content_release, incoming_path, upload_co
 from loras.key_styles import AdapterError
 from loras.models import MAX_NAME_CHARACTERS, Lora
 from loras.reading import AdapterFacts, read_adapter
-from loras.selectors import loras_pinned, uploaded_bytes
+from loras.selectors import loras_pinned, owned_bytes, uploaded_bytes
 from loras.signals import lora_failed
-from models_registry.choices import DownloadProblem, Family
+from models_registry.choices import PASSING, DownloadProblem, Family
 from models_registry.models import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,7 @@ PROCESS_LORA = "loras.tasks.process_lora"
 
 def lora_move(*, lora_id: UUID, to: LoraState, origins: tuple[LoraState, ...], **values: Any) -> bool:
     """The one way a state changes: a conditional UPDATE. True when *this* call moved it."""
-    if to is not LoraState.BROKEN:
-        values |= {"error_code": "", "error_detail": ""}
+    values = {"error_code": "", "error_detail": ""} | values
     rows = Lora.objects.filter(pk=lora_id, state__in=origins)
     return rows.update(state=to, updated_at=Now(), **values) == 1
 
@@ -61,8 +60,8 @@ def facts_values(facts: AdapterFacts) -> dict[str, Any]:
     }
 
 
-def lora_inspect(*, file: "UploadedFile[Any]") -> AdapterFacts:
-    """Reads an upload's header, and sees whether there is room for it.
+def lora_inspect(*, owner: User, file: "UploadedFile[Any]") -> AdapterFacts:
+    """Reads an upload's header, and sees whether there is room for it, in all and in its owner's share.
 
     Raises LoraTooLargeError, LoraInvalidError or LoraStorageFullError, which blame the field `file`.
     """
@@ -75,6 +74,12 @@ def lora_inspect(*, file: "UploadedFile[Any]") -> AdapterFacts:
     # Uploads are never pruned, so together they may not take more than the cache may hold.
     if uploaded_bytes() + size > settings.LORA_CACHE_MAX_BYTES:
         raise LoraStorageFullError("Uploads fill the space for adapters (LORA_CACHE_MAX_MB).", param="file")
+    if not owner.is_staff and owned_bytes(owner) + size > settings.LORA_USER_SHARE_BYTES:
+        limit = settings.LORA_USER_SHARE_BYTES / 1024 / 1024
+        raise LoraStorageFullError(
+            f"Your adapters may take {limit:g} MiB together (LORA_USER_SHARE_PERCENT); delete some.",
+            param="file",
+        )
     try:
         return read_adapter(cast(BinaryIO, file), size=size)
     except (HeaderError, AdapterError) as error:
@@ -88,7 +93,7 @@ def lora_upload(
 
     Raises LoraTooLargeError, LoraInvalidError, LoraNameTakenError or LoraStorageFullError.
     """
-    facts = lora_inspect(file=file)
+    facts = lora_inspect(owner=owner, file=file)
     lora = Lora(
         owner=owner,
         name=name,
@@ -198,12 +203,14 @@ def lora_mark_lost(*, lora: Lora) -> None:
 
 
 def lora_break(*, lora: Lora, problem: DownloadProblem, detail: str) -> None:
-    """Says why an adapter cannot be used; its file goes unless another row has the same."""
+    """Says why an adapter cannot be used; its file goes unless another row has the same.
+
+    One from the Hub that did not come for a reason that passes is only `absent`.
+    """
     states = (LoraState.DOWNLOADING, LoraState.CHECKING, LoraState.PRESENT)
-    broken = lora_move(
-        lora_id=lora.id, to=LoraState.BROKEN, origins=states, error_code=problem, error_detail=detail
-    )
-    if broken:
+    passes = problem in PASSING and lora.source == LoraSource.HUB
+    to = LoraState.ABSENT if passes else LoraState.BROKEN
+    if lora_move(lora_id=lora.id, to=to, origins=states, error_code=problem, error_detail=detail):
         logger.warning("adapter broken", extra={"lora": str(lora.id), "reason": detail})
         content_release(lora.sha256)
         lora.refresh_from_db()
@@ -220,6 +227,8 @@ def lora_check_fits(*, lora: Lora, checkpoint: Checkpoint, param: str = "loras")
         raise LoraUnavailableError(f"The adapter {lora.name} is disabled.", param=param)
     if lora.state == LoraState.BROKEN:
         raise LoraUnavailableError(f"The adapter {lora.name} is broken: {lora.error_detail}", param=param)
+    if not lora.family and lora.state == LoraState.ABSENT:
+        raise LoraUnavailableError(f"The adapter {lora.name} did not come: {lora.error_detail}", param=param)
     if not lora.family:
         raise LoraUnavailableError(
             f"The adapter {lora.name} is still being downloaded; try again once it is there.",

@@ -17,7 +17,9 @@ from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 from psycopg_pool import PoolTimeout
 
+from imagegen_project.common.lanes import Lane, lane_wake
 from models_registry.choices import DiskState, DownloadProblem
+from models_registry.classes import ClassRefusedError, configs_check
 from models_registry.errors import (
     DownloadFailedError,
     DownloadLostError,
@@ -59,16 +61,28 @@ def downloads_stop() -> None:
     _stopping.set()
 
 
+def download_take() -> bool:
+    """Carries out the oldest pending download that nobody has in hand; False when there is none."""
+    checkpoint = None if _stopping.is_set() else download_claim()
+    if checkpoint is None:
+        return False
+    try:
+        download_run(checkpoint=checkpoint)
+    except DownloadFailedError:
+        logger.debug("stated on the row")  # whoever waits has been told, too
+    except (DownloadStoppedError, DownloadLostError) as error:
+        logger.info("download left", extra={"model_id": checkpoint.pk, "reason": type(error).__name__})
+    return True
+
+
+# Beside the lane of the adapters: neither waits for the other, and a slow repository for no quick one.
+LANE: Final = Lane("models", download_take, at_once=2)
+
+
 def download_next() -> None:
     """The entry point of RQ entries: there is something to download."""
-    checkpoint = None if _stopping.is_set() else download_claim()
-    if checkpoint is not None:
-        try:
-            download_run(checkpoint=checkpoint)
-        except DownloadFailedError:
-            logger.debug("stated on the row")  # whoever waits has been told, too
-        except (DownloadStoppedError, DownloadLostError) as error:
-            logger.info("download left", extra={"model_id": checkpoint.pk, "reason": type(error).__name__})
+    if not lane_wake(LANE.name):
+        download_take()
 
 
 def check_files(checkpoint_id: str) -> None:
@@ -152,7 +166,7 @@ def copy_bring(*, checkpoint: Checkpoint) -> None:
         staging.mkdir(exist_ok=True)
         _check_disk(staging, chosen)
         for file in chosen:
-            sha256 = _file_bring(repository, file, staging, _stop_when_told)
+            sha256 = _file_bring(repository, file, staging, stop_when_told)
             if sha256 != checkpoint.files[file.path]["sha256"]:
                 detail = f"{file.path} of {repository.name} is not what another host downloaded."
                 raise DownloadFailedError(DownloadProblem.CHECKSUM_MISMATCH, detail)
@@ -160,7 +174,8 @@ def copy_bring(*, checkpoint: Checkpoint) -> None:
     logger.info("checkpoint copied", extra={"model_id": checkpoint.pk, "bytes": checkpoint.size_bytes})
 
 
-def _stop_when_told(size: int) -> None:
+def stop_when_told(size: int) -> None:
+    """Called with the bytes that are there. Raises DownloadStoppedError once this process shall stop."""
     if _stopping.is_set():
         raise DownloadStoppedError
 
@@ -280,6 +295,12 @@ class _Download:
             if error.problem == DownloadProblem.DISK_FULL:
                 shutil.rmtree(staging, ignore_errors=True)  # a full disk stops more than this download
             raise
+        try:
+            configs_check(staging)
+        except ClassRefusedError as error:
+            raise DownloadFailedError(
+                DownloadProblem.UNSUPPORTED, f"The repository cannot be used: {error}."
+            ) from error
         _put_in_place(staging, final, manifest)
         return manifest
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from models_registry.choices import DownloadProblem
 from models_registry.errors import DownloadFailedError, disk_failed
 from models_registry.models import COMMIT_PATTERN
+from models_registry.pace import Pace, paced
 from models_registry.selection import RemoteFile
 from models_registry.weights import file_digests, header_verify
 
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 logging.getLogger("huggingface_hub").handlers.clear()
 
 INFO_TIMEOUT_S: Final = 10
+INFO_LIMIT_S: Final = 60
+SLACK_S: Final = 600
+MAX_INFO_BYTES: Final = 32 << 20
 MAX_PATH_CHARACTERS: Final = 1024
 # Waits before a question is asked again where the Hub had a fault of its own; silence is retried by the client.
 PAUSES_S = (1.0, 4.0)
@@ -76,7 +80,7 @@ def repository_read(*, name: str, revision: str = "") -> Repository:
         )
         return info, [_remote_file(sibling) for sibling in info.siblings or []]
 
-    info, files = _ask(name, listed)
+    info, files = _ask(Pace(name, limit_s=INFO_LIMIT_S, limit_bytes=MAX_INFO_BYTES), listed)
     commit = info.sha or ""
     if not isinstance(commit, str) or not re.fullmatch(COMMIT_PATTERN, commit):
         raise DownloadFailedError(DownloadProblem.HUB_ERROR, f"The Hub names no commit of {name}.")
@@ -104,9 +108,11 @@ def file_fetch(
     file: RemoteFile,
     target: Path,
     on_size: Callable[[int], None],
+    limit_s: float = 0,
 ) -> str:
     """Downloads one file to `target`, verifies it and returns its SHA-256; `target` appears whole or not at all.
 
+    It must come at `DOWNLOAD_MIN_KB_S` at least, and within `limit_s` seconds (0: no limit).
     What an interrupted download left beside it (`.part`) is continued. `on_size` is called with the bytes that are
     there, and may raise to stop. Raises DownloadFailedError.
     """
@@ -114,7 +120,12 @@ def file_fetch(
     if part.exists() and part.stat().st_size > file.size:
         part.unlink()
     target.parent.mkdir(parents=True, exist_ok=True)
-    _ask(repository.name, lambda: _stream(repository, file, part, on_size))
+    slowest = settings.DOWNLOAD_MIN_KB_S * 1000
+    # Also a source that sends a little and breaks off, again and again, has an end.
+    longest = file.size / slowest + SLACK_S if slowest else 0
+    limits = [limit for limit in (limit_s, longest) if limit]
+    pace = Pace(repository.name, min_bytes_s=slowest, limit_s=min(limits, default=0))
+    _ask(pace, lambda: _stream(repository, file, part, on_size))
     try:
         sha256 = file_verify(part, file)
     except DownloadFailedError:
@@ -185,14 +196,16 @@ def _stream(repository: Repository, file: RemoteFile, part: Path, on_size: Calla
         os.fsync(opened.fileno())  # its name will say that it is whole, also after a power cut
 
 
-def _ask(repository: str, question: Callable[[], T]) -> T:
+def _ask(pace: Pace, question: Callable[[], T]) -> T:
     """Asks the Hub, again where it had a fault of its own. Raises DownloadFailedError."""
+    repository = pace.name
     # The user agent's detection of agents would first fetch a list from the Hub, and write a file.
     constants.HF_HUB_DISABLE_TELEMETRY = True
     constants.DOWNLOAD_CHUNK_SIZE = CHUNK_BYTES
     for pause in (*PAUSES_S, None):
         try:
-            return question()
+            with paced(pace):
+                return question()
         except _FAILURES as error:
             if pause is None or not _may_pass(error):
                 failed = _refused if isinstance(error, HfHubHTTPError) else _failed

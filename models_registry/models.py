@@ -15,8 +15,9 @@ class Checkpoint(models.Model):
     """One model that generations can name, with what it allows and what it does when nothing is asked for.
 
     Any repository that diffusers' AutoPipelineForText2Image can load becomes usable by one row. Its files:
-    absent -> downloading -> present | broken; a broken one may be asked for again, and a present one may turn out to
-    be broken. A download is pending while `download_requested_at` is set and nobody has it in hand.
+    absent -> downloading -> present | broken | absent; a broken one may be asked for again, and a present one may turn
+    out to be broken. `error_code` says why it is broken, or what kept an absent one from coming. A download is pending
+    while `download_requested_at` is set and nobody has it in hand.
     """
 
     id = models.CharField(
@@ -94,9 +95,10 @@ class Checkpoint(models.Model):
                 name="checkpoint_present_is_pinned",
             ),
             models.CheckConstraint(
-                condition=(Q(state=DiskState.BROKEN) & ~Q(error_code=""))
+                condition=Q(state=DiskState.ABSENT)
+                | (Q(state=DiskState.BROKEN) & ~Q(error_code=""))
                 | (~Q(state=DiskState.BROKEN) & Q(error_code="")),
-                name="checkpoint_error_iff_broken",
+                name="checkpoint_error_says_why",
             ),
             models.UniqueConstraint(
                 fields=["is_default"], condition=Q(is_default=True), name="checkpoint_one_default"

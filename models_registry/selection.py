@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from models_registry.choices import DownloadProblem
+from models_registry.classes import ClassRefusedError, component_check, pipeline_check
 from models_registry.errors import DownloadFailedError
 
 INDEX: Final = "model_index.json"
@@ -60,14 +61,19 @@ def index_read(text: str) -> dict[str, tuple[str, str]]:
     """The components that a model index names: component -> (library, class). Raises DownloadFailedError."""
     try:
         index = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _unsupported(f"its {INDEX} is not JSON") from error
-    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
-        raise _unsupported("its pipeline is code of its own, which is never run")
+    if not isinstance(index, dict):
+        raise _unsupported(f"its {INDEX} is not a JSON object")
     components = {name: tuple(value) for name, value in index.items() if _is_component(name, value)}
-    for name, (library, class_name) in components.items():
-        if library not in LIBRARIES or not isinstance(class_name, str):
-            raise _unsupported(f"its {name} is code of its own ({library}), which is never run")
+    try:
+        pipeline_check(index.get("_class_name"))
+        for name, (library, class_name) in components.items():
+            if library not in LIBRARIES:
+                raise _unsupported(f"its {name} is code of its own ({str(library)[:80]}), which is never run")
+            component_check(name, library, class_name)
+    except ClassRefusedError as error:
+        raise _unsupported(str(error)) from error
     return components
 
 

@@ -12,7 +12,7 @@ from django.db.models.functions import Coalesce, Now
 from redis.exceptions import RedisError
 
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, entries_push, entries_waiting
-from models_registry.choices import BUILTIN_ID, DiskState, DownloadProblem
+from models_registry.choices import BUILTIN_ID, PASSING, DiskState, DownloadProblem
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_folder, downloadable, downloads_pending
 from models_registry.signals import checkpoint_failed, checkpoint_ready
@@ -100,8 +100,12 @@ def download_succeed(*, checkpoint: Checkpoint, files: dict[str, dict[str, Any]]
 
 
 def download_fail(*, checkpoint: Checkpoint, problem: DownloadProblem, detail: str) -> bool:
-    """Notes why the files did not come, and tells those who wait."""
-    moved = _end(checkpoint, state=DiskState.BROKEN, error_code=problem, error_detail=detail)
+    """Notes why the files did not come, and tells those who wait.
+
+    Only what another attempt would meet again makes the checkpoint `broken`.
+    """
+    state = DiskState.ABSENT if problem in PASSING else DiskState.BROKEN
+    moved = _end(checkpoint, state=state, error_code=problem, error_detail=detail)
     if moved:
         logger.warning("checkpoint failed", extra={"model_id": checkpoint.pk, "reason": detail})
         checkpoint_failed.send(sender=Checkpoint, checkpoint=checkpoint)

@@ -45,7 +45,11 @@ def feed_snapshots(ids: Iterable[UUID]) -> dict[UUID, Event]:
         {row.id: _snapshot(row) for row in rows}
         | {row.id: _bare_snapshot(row.id, row.status, row.finished_at or row.created_at) for row in commands}
         | {
-            row.id: _bare_snapshot(row.id, _LORA_STATUS[LoraState(row.state)], row.updated_at)
+            row.id: _bare_snapshot(
+                row.id,
+                Status.FAILED if row.error_code else _LORA_STATUS[LoraState(row.state)],
+                row.updated_at,
+            )
             for row in loras
         }
     )

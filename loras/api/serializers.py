@@ -95,7 +95,7 @@ def trigger_words(text: str) -> list[str]:
 
 
 class LoraErrorOut(serializers.Serializer[Any]):
-    """Why an adapter is broken."""
+    """Why an adapter is broken, or did not come when it was last asked for."""
 
     code = serializers.CharField(source="error_code")
     detail = serializers.CharField(source="error_detail")
@@ -143,7 +143,7 @@ class LoraOut(serializers.ModelSerializer[Lora]):
 
     @extend_schema_field(LoraErrorOut(allow_null=True))
     def get_error(self, lora: Lora) -> dict[str, Any] | None:
-        """Why it is broken, or null."""
+        """Why it is broken, or did not come, or null."""
         return dict(LoraErrorOut(lora).data) if lora.error_code else None
 
     def get_workers(self, lora: Lora) -> list[str]:

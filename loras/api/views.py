@@ -16,7 +16,6 @@ from imagegen_project.common.waiting import has_waited
 from loras import services
 from loras.api.filters import LoraFilter
 from loras.api.serializers import LoraOut, LoraUploadIn, lora_url
-from loras.choices import LoraState
 from loras.errors import LoraUnavailableError
 from loras.models import Lora
 from loras.selectors import holders_by_content, lora_get, loras_visible
@@ -56,8 +55,8 @@ class LoraViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewS
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """One adapter as it stands. As the answer to a wait for it, what came to nothing is an error."""
         lora = self.get_object()
-        if has_waited(request) and lora.state == LoraState.BROKEN:
-            raise LoraUnavailableError(f"The adapter {lora.name} is broken: {lora.error_detail}")
+        if has_waited(request) and lora.error_code:
+            raise LoraUnavailableError(f"The adapter {lora.name} cannot be used: {lora.error_detail}")
         return Response(self.get_serializer(lora).data)
 
     @extend_schema(responses={204: None})

@@ -39,7 +39,7 @@ class ModelDefaultsOut(serializers.Serializer[Any]):
 
 
 class ModelErrorOut(serializers.Serializer[Any]):
-    """Why a model is broken."""
+    """Why a model is broken, or did not come when it was last asked for."""
 
     code = serializers.ChoiceField(choices=DownloadProblem.choices, source="error_code")
     detail = serializers.CharField(source="error_detail")
@@ -92,5 +92,5 @@ class ModelOut(serializers.ModelSerializer[Checkpoint]):
 
     @extend_schema_field(ModelErrorOut(allow_null=True))
     def get_error(self, checkpoint: Checkpoint) -> Any:
-        """Why it is broken, or null."""
+        """Why it is broken, or did not come, or null."""
         return ModelErrorOut(checkpoint).data if checkpoint.error_code else None

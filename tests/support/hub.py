@@ -137,6 +137,10 @@ class HubDouble:
         """Adds a route; `pattern` must match the whole path (without the query), and is `request.match`."""
         self._routes.append((method, re.compile(pattern), answer))
 
+    def route_first(self, method: str, pattern: str, answer: Route) -> None:
+        """Adds a route that is looked at before all others."""
+        self._routes.insert(0, (method, re.compile(pattern), answer))
+
     def fail(self, outage: Outage) -> None:
         """Sets the mode, or goes away."""
         if outage == "gone":

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from tests.support.hub import HubDouble, HubReply, HubRequest
 
-Fault = Literal["401", "403", "404", "429", "500", "hang", "truncate", "short", "flip", "slow", "whole"]
+Fault = Literal[
+    "401", "403", "404", "429", "500", "hang", "truncate", "short", "flip", "slow", "drip", "whole"
+]
 PIECE = 64 * 1024
 LFS_FROM = 10_000
 PAUSE_S = 0.02
@@ -21,7 +23,7 @@ class HubRepository:
 
     `faults` maps a file's path, or `INFO`, to what is wrong with it: an HTTP status; `hang` (silence after half),
     `truncate` (the connection ends after half), `short` (half, and says that this is all), `flip` (one byte),
-    `slow`, or `whole` (ranges are ignored).
+    `slow`, `drip` (a byte at a time), or `whole` (ranges are ignored).
     """
 
     def __init__(self, hub: HubDouble, name: str, folder: Path) -> None:
@@ -137,11 +139,21 @@ class HubRepository:
         for start in range(0, end, PIECE):
             if fault == "slow":
                 self.hub.wait(PAUSE_S)
+            if fault == "drip":
+                yield from self._drops(body)
+                return
             piece = body[start : min(start + PIECE, end)]
             self.bytes_sent += len(piece)
             yield piece
         if fault == "hang":
             self.hub.wait(HANG_S)
+
+    def _drops(self, body: bytes) -> Iterator[bytes]:
+        """One byte after the other, until the Hub goes away."""
+        for number in range(len(body)):
+            self.hub.wait(PAUSE_S)
+            self.bytes_sent += 1
+            yield body[number : number + 1]
 
     def _refusal(self, path: str, request: HubRequest) -> HubReply | None:
         if path != INFO and self.gated and request.token not in self.accepted:

@@ -14,8 +14,9 @@ from loras.files import content_path
 from loras.models import Lora
 from loras.processing import lora_process
 from loras.tasks import process_lora
+from models_registry import pace
 from tests.support.factories import client_of
-from tests.support.hub import HubDouble
+from tests.support.hub import HubDouble, HubReply
 from tests.support.hub_repository import HubRepository
 from tests.support.lora_files import HOSTILE, lora_bytes
 
@@ -140,6 +141,7 @@ def test_a_pruned_file_comes_again_at_the_same_commit(api: APIClient, repository
     assert lora.state == "present"
 
 
+# What passes by itself leaves the adapter absent; the rest would come again.
 FAULTS = {
     "401": "unauthorized",
     "403": "unauthorized",
@@ -149,18 +151,21 @@ FAULTS = {
     "hang": "timeout",
     "truncate": "truncated",
     "flip": "checksum_mismatch",
+    "drip": "too_slow",
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_failure_is_stated_and_asking_again_repairs_it(
-    api: APIClient, repository: HubRepository, fault: Any, folder: Path
+    api: APIClient, repository: HubRepository, fault: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is half there."""
+    monkeypatch.setattr(pace, "WINDOW_S", 0.2)
     repository.faults = {FILE: fault}
     url = load(api).json()["url"]
     said = api.get(url).json()
-    assert (said["state"], said["error"]["code"]) == ("broken", FAULTS[fault])
+    state = "absent" if fault in {"429", "500", "hang", "truncate", "drip"} else "broken"
+    assert (said["state"], said["error"]["code"]) == (state, FAULTS[fault])
     assert list(folder.glob("*.safetensors")) == []
     repository.faults = {}
     assert load(api).json()["state"] == "downloading"
@@ -259,3 +264,35 @@ def test_a_row_that_is_gone_is_nothing_to_do(api: APIClient, repository: HubRepo
     lora.delete()
     lora_process(lora_id=lora.id or Lora().id)
     assert repository.bytes_sent == 0
+
+
+def test_a_download_has_a_time_limit(
+    api: APIClient, repository: HubRepository, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However fast it is."""
+    settings.DOWNLOAD_MIN_KB_S, settings.LORA_DOWNLOAD_LIMIT_S = 0, 0.3
+    repository.faults = {FILE: "drip"}
+    said = api.get(load(api).json()["url"]).json()
+    assert (said["state"], said["error"]["code"]) == ("absent", "too_slow")
+    assert "longer than 0.3 s" in said["error"]["detail"]
+
+
+def test_a_listing_that_never_ends_is_given_up(
+    api: APIClient, repository: HubRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is held in memory, so it is bounded."""
+    monkeypatch.setattr("models_registry.hub.MAX_INFO_BYTES", 10_000)
+    repository.siblings = [SIBLING | {"rfilename": f"{number}.txt"} for number in range(1000)]
+    said = api.get(load(api).json()["url"]).json()
+    assert (said["error"]["code"], "has no end" in said["error"]["detail"]) == ("hub_error", True)
+
+
+def test_a_hub_that_wants_a_long_rest_is_not_waited_for(
+    api: APIClient, repository: HubRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library would sleep as long as it says, in the middle of a download."""
+    slept: list[float] = []
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", slept.append)
+    repository.hub.route_first("GET", ".*/resolve/.*", lambda _: HubReply(429, {}, {"Retry-After": "3600"}))
+    said = api.get(load(api).json()["url"]).json()
+    assert (said["error"]["code"], slept) == ("rate_limited", [])

@@ -71,7 +71,7 @@ def test_the_built_in_row_is_what_the_model_is() -> None:
         {"size_multiple": 0},
         {"state": "present"},
         {"state": "broken"},
-        {"error_code": "timeout"},
+        {"state": "downloading", "error_code": "timeout"},
         {"revision": "main"},
         {"revision": "../../../../../../../../../../../../etc"},
     ],
