@@ -168,6 +168,16 @@ def test_a_load_waits_for_the_files(owner: User, worker: Worker) -> None:
     assert list(commands_due(worker)) == [command]
 
 
+def test_a_load_whose_files_did_not_come_is_due(owner: User, worker: Worker) -> None:
+    """So that its end is told: what kept them away passes, but nobody has asked again."""
+    (command,) = load(owner, model="sd-1-5")
+    rows = Checkpoint.objects.filter(id="sd-1-5")
+    rows.update(error_code="unreachable", error_detail="No connection.", download_requested_at=None)
+    assert list(commands_due(worker)) == [command]
+    rows.update(download_requested_at=timezone.now())
+    assert list(commands_due(worker)) == []
+
+
 def test_an_order_is_as_far_as_its_parts(owner: User, worker: Worker) -> None:
     """Failed as soon as one part has failed, succeeded when all have succeeded; an end is written once."""
     make_worker("worker-2")
