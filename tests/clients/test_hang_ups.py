@@ -13,7 +13,7 @@ SMALL = {"width": 256, "height": 256}
 GO_ON: tuple[tuple[str, dict[str, Any], str, dict[str, str]], ...] = (
     ("/api/v1/generate/txt2img", SMALL, "prompt", {}),
     ("/sdapi/v1/txt2img", SMALL, "prompt", {}),
-    ("/v1/images/generations", {"size": "256x256"}, "prompt", {"Idempotency-Key": uuid4().hex}),
+    ("/v1/images/generations", {"size": "256x256"}, "prompt", {"Idempotency-Key": "hung-up"}),
 )
 END: tuple[tuple[str, dict[str, Any], str, dict[str, str]], ...] = (
     ("/api/v1/generate/txt2img", SMALL | {"cancel_on_disconnect": True}, "prompt", {}),

@@ -2,7 +2,7 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -33,6 +33,8 @@ from imagegen_project.common.counters import shared_families
 from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
 from tests.support.endings import succeed
 from tests.support.factories import GenerationMaker, make_worker
+
+NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
 
 def claimed(worker: Worker) -> Generation:
@@ -102,10 +104,10 @@ def force_status(generation: Generation, status: Status, worker: Worker) -> None
     [
         {"status": Status.SUCCEEDED},
         {"status": Status.RUNNING},
-        {"status": Status.FAILED, "finished_at": timezone.now()},
+        {"status": Status.FAILED, "finished_at": NOW},
         {"error_code": ErrorCode.TIMEOUT},
-        {"finished_at": timezone.now()},
-        {"lease_expires_at": timezone.now()},
+        {"finished_at": NOW},
+        {"lease_expires_at": NOW},
         {"seed": -1},
         {"seed": MAX_SEED + 1},
         {"num_inference_steps": 0},
