@@ -23,6 +23,7 @@ from generation.orders import command_finish
 from generation.queue.entries import device_classes, queue_length, queue_shorten, workers_wake
 from generation.queue.precedence import generations_claimable
 from generation.transitions import attempt_log_with, generation_end, generation_requeue
+from generation.upkeep.clock import database_clock, times_restamp
 from generation.webhooks.outbox import webhooks_restore
 from loras.cache import loras_resume
 from loras.choices import LoraState
@@ -43,18 +44,26 @@ SURPLUS_ENTRIES = 100
 
 def sweep() -> dict[str, int]:
     """One pass over everything; returns what was put right, and how often."""
-    trials_judge(alive=list(Worker.objects.live().values_list("name", flat=True)))
-    done = {
-        "generations taken back from lost workers": len(leases_take_back()),
+    done = _lost_take_back() if database_clock.is_steady() else {}
+    done |= {
         "downloads asked for again": downloads_request(),
         "wake-ups for downloads restored": downloads_restore(),
         "adapters asked for again": loras_resume() + adapters_restore(),
         "wake-ups for generations restored": entries_restore(),
-        "orders to lost workers ended": orders_take_back(),
         "wake-ups for webhooks restored": int(webhooks_restore()),
-        "lost workers forgotten": _workers_forget(),
     }
     return {what: times for what, times in done.items() if times}
+
+
+def _lost_take_back() -> dict[str, int]:
+    """What lost workers leave; nobody is taken for one because a clock was set."""
+    times_restamp()
+    trials_judge(alive=list(Worker.objects.live().values_list("name", flat=True)))
+    return {
+        "generations taken back from lost workers": len(leases_take_back()),
+        "orders to lost workers ended": orders_take_back(),
+        "lost workers forgotten": _workers_forget(),
+    }
 
 
 def _workers_forget() -> int:
