@@ -15,7 +15,7 @@ from django.utils import timezone
 from generation.choices import ErrorCode, SafetyResult, Status
 from generation.feed.stream import Publish, event_publish
 from generation.models import GeneratedImage, Generation, Worker
-from generation.pictures.files import FinishedImage, files_delete, image_row, image_store
+from generation.pictures.files import FinishedImage, files_delete, image_row, images_store
 from generation.queue.precedence import QUEUE_ORDER, generations_claimable
 from generation.queue.turns import turn_reached
 from generation.transitions import generation_end, generation_ended, generation_requeue, generation_start
@@ -97,11 +97,11 @@ def attempt_succeed(
 
     The files are written first and named by the attempt, so that a stale attempt can only ever delete its own. When the
     database went away before it said whether it committed, the files stay and calling again tells; what turns out to be
-    nobody's is the orphan sweep's.
+    nobody's is the orphan sweep's. Raises StorageUnavailableError, with nothing left behind; calling again is fine.
     """
     if _ended_before(generation):
         return _ended_unheard(generation, publish)
-    names = [image_store(generation, image) for image in images]
+    names = images_store(generation, images)
     moved = False
     try:
         with transaction.atomic():

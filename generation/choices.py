@@ -54,6 +54,7 @@ class ErrorCode(models.TextChoices):
     LORA_INCOMPATIBLE = "lora_incompatible"
     UNSAFE = "unsafe"
     WOULD_BE_ADJUSTED = "would_be_adjusted"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
 
 
 class WebhookEvent(models.TextChoices):

@@ -133,6 +133,21 @@ class StorageQuotaError(DomainError):
     title = "Your pictures fill your disk space"
 
 
+class StorageUnavailableError(DomainError):
+    """The storage takes no pictures: it is full, read-only or away."""
+
+    code = "storage_unavailable"
+    http_status = 507
+    title = "The storage takes no pictures now"
+
+
+class StorageUnreadableError(StorageUnavailableError):
+    """A picture is there, or may be, and cannot be read now."""
+
+    http_status = 503
+    title = "The storage gives no pictures now"
+
+
 class IdempotencyConflictError(DomainError):
     """The Idempotency-Key was used for another request before."""
 
@@ -177,6 +192,7 @@ class FailedError(DomainError):
         ErrorCode.LORA_INCOMPATIBLE: 422,
         ErrorCode.UNSAFE: 422,
         ErrorCode.WOULD_BE_ADJUSTED: 422,
+        ErrorCode.STORAGE_UNAVAILABLE: 507,
     }
 
     def __init__(self, *, error_code: str, detail: str, **ids: Any) -> None:

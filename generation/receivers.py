@@ -2,10 +2,8 @@
 
 import logging
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
-from django.db import transaction
 from django.db.models.signals import post_delete
 from django.dispatch import receiver
 
@@ -14,7 +12,7 @@ from generation.feed.stream import event_publish
 from generation.lora_uses import adapters_needed
 from generation.models import GeneratedImage, Generation, IdempotencyKey, Worker, WorkerCommand
 from generation.orders import command_finish
-from generation.pictures.files import files_delete
+from generation.pictures.files import files_delete_on_commit
 from generation.queue.entries import worker_wake
 from generation.transitions import generation_end
 from imagegen_project.common.errors import DomainError
@@ -107,14 +105,13 @@ def end_without_checkpoint(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
 @receiver(post_delete, sender=GeneratedImage)
 def delete_picture_file(*, instance: GeneratedImage, **kwargs: Any) -> None:
     """A picture's file follows its row, also when a whole user is deleted."""
-    transaction.on_commit(partial(files_delete, [str(instance.file.name)]), robust=True)
+    files_delete_on_commit([str(instance.file.name)])
 
 
 @receiver(post_delete, sender=Generation)
 def delete_input_files(*, instance: Generation, **kwargs: Any) -> None:
     """So do the pictures it was given, and what an Idempotency-Key remembers of its prompt."""
-    inputs = [name for name in (instance.input_image, instance.mask_image) if name]
-    transaction.on_commit(partial(files_delete, inputs), robust=True)
+    files_delete_on_commit([name for name in (instance.input_image, instance.mask_image) if name])
     IdempotencyKey.objects.filter(generation_id=instance.pk).update(answer=None)
 
 

@@ -9,6 +9,7 @@ from django.views.decorators.http import require_safe
 from django_redis import get_redis_connection
 
 from generation.models import Worker
+from generation.pictures.availability import StorageState, storage_state
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,11 @@ def _check(probe: Callable[[], Any]) -> str:
 
 @require_safe
 def ready(request: HttpRequest) -> JsonResponse:
-    """Readiness: 200 when PostgreSQL and Redis answer, else 503; `?worker=1` also wants a live GPU worker."""
+    """Readiness: 200 when PostgreSQL and Redis answer, else 503; `?worker=1` also wants a live GPU worker.
+
+    A storage that takes no pictures makes it "degraded" and no more: what is queued waits for it, and those who are to
+    make room by deleting pictures must be let in.
+    """
     workers = 0
 
     def database() -> None:
@@ -39,5 +44,7 @@ def ready(request: HttpRequest) -> JsonResponse:
     checks = {"database": _check(database), "redis": _check(_redis)}
     needs_worker = request.GET.get("worker") == "1"
     healthy = set(checks.values()) == {"ok"} and (workers > 0 or not needs_worker)
-    body = {"status": "ready" if healthy else "not_ready", "checks": checks, "workers": workers}
+    storage = storage_state()
+    status = "not_ready" if not healthy else "ready" if storage is StorageState.OK else "degraded"
+    body = {"status": status, "checks": checks | {"storage": storage.value}, "workers": workers}
     return JsonResponse(body, status=200 if healthy else 503)

@@ -220,24 +220,40 @@ STATIC_ROOT = BASE_DIR / "staticfiles"
 WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not STATIC_ROOT.is_dir()
 MEDIA_ROOT = env.MEDIA_ROOT
 MEDIA_URL = ""  # pictures are only served through the API, to those who may see them
+
+
+def _s3_storage() -> dict[str, Any]:
+    """Pictures in a bucket."""
+    # A sixth of a second, which only those wait for who have one.
+    from botocore.config import Config  # noqa: PLC0415
+
+    return {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {
+            "bucket_name": env.MEDIA_S3_BUCKET,
+            "endpoint_url": env.MEDIA_S3_ENDPOINT or None,
+            "region_name": env.MEDIA_S3_REGION,
+            "access_key": env.MEDIA_S3_ACCESS_KEY or None,
+            "secret_key": env.MEDIA_S3_SECRET_KEY or None,
+            "querystring_expire": env.MEDIA_S3_URL_TTL_S,
+            # One that hangs is away: who waits for it is told within a minute, not after five.
+            "client_config": Config(
+                signature_version="s3v4",
+                connect_timeout=5,
+                read_timeout=20,
+                retries={"mode": "standard", "total_max_attempts": 2},
+            ),
+            # A name carries its generation and attempt: what is there under it is the same picture.
+            "file_overwrite": True,
+        },
+    }
+
+
 STORAGES = {
     "default": (
-        {
-            "BACKEND": "storages.backends.s3.S3Storage",
-            "OPTIONS": {
-                "bucket_name": env.MEDIA_S3_BUCKET,
-                "endpoint_url": env.MEDIA_S3_ENDPOINT or None,
-                "region_name": env.MEDIA_S3_REGION,
-                "access_key": env.MEDIA_S3_ACCESS_KEY or None,
-                "secret_key": env.MEDIA_S3_SECRET_KEY or None,
-                "querystring_expire": env.MEDIA_S3_URL_TTL_S,
-                "signature_version": "s3v4",
-                # A name carries its generation and attempt: what is there under it is the same picture.
-                "file_overwrite": True,
-            },
-        }
+        _s3_storage()
         if env.MEDIA_S3_BUCKET
-        else {"BACKEND": "django.core.files.storage.FileSystemStorage"}
+        else {"BACKEND": "imagegen_project.common.storage.DurableFileSystemStorage"}
     ),
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }

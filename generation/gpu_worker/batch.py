@@ -52,7 +52,7 @@ def _adapters(generation: Generation) -> tuple[AdapterUse, ...]:
 
 
 def batch_of(generation: Generation) -> Batch:
-    """The engine's batch for a generation. Raises EngineAdapterUnusable or InputNotFoundError."""
+    """The engine's batch for a generation. Raises EngineAdapterUnusable and what `input_read` does."""
     request = generation.request
     wanted = {name: getattr(request, name) for name in _SHARED}
     if settings.SAFETY_FILTER == "block":

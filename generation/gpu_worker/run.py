@@ -26,7 +26,7 @@ from generation.engine import (
     EngineUnsafe,
 )
 from generation.engine.previews import Preview
-from generation.errors import InputNotFoundError
+from generation.errors import InputNotFoundError, StorageUnavailableError
 from generation.feed.publisher import Publisher
 from generation.gpu_worker.batch import batch_of, receipt_of
 from generation.gpu_worker.watchdog import watchdog_arm
@@ -47,6 +47,10 @@ _CODES = {
     EngineUnsafe: ErrorCode.UNSAFE,
     EngineRefused: ErrorCode.WOULD_BE_ADJUSTED,
 }
+
+# How long a drawn picture is held in memory for a storage that does not take it, and how often it is offered.
+STORAGE_PATIENCE_S = 60.0
+STORAGE_PAUSE_S = 1.0
 
 Outcome = TypeVar("Outcome")
 
@@ -90,6 +94,21 @@ def _persist(write: Callable[[], Outcome]) -> Outcome:
     return write()
 
 
+def _outlast_storage(run: Run, action: Callable[[], Outcome]) -> Outcome:
+    """Does what needs the storage, again while that is away. Raises StorageUnavailableError when it stays so too long.
+
+    The lease is renewed meanwhile, and whatever stops a run stops the waiting too.
+    """
+    deadline = time.monotonic() + STORAGE_PATIENCE_S
+    while True:
+        try:
+            return action()
+        except StorageUnavailableError:
+            if run.should_stop() or time.monotonic() > deadline:
+                raise
+            time.sleep(STORAGE_PAUSE_S)
+
+
 def run_generation(run: Run, engine: Engine, publisher: Publisher) -> Status | None:
     """Runs a claimed generation to its end; None when it was no longer this worker's or went back to the queue."""
     generation = run.generation
@@ -116,7 +135,7 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher) -> Status | N
         publisher.send(generation.id, "warning", attempt=attempt, warnings=[warning])
 
     try:
-        batch = batch_of(generation)
+        batch = _outlast_storage(run, lambda: batch_of(generation))
         result = engine.run(
             batch,
             on_step=on_step,
@@ -132,7 +151,12 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher) -> Status | N
         os._exit(DEVICE_LOST_EXIT)
     except (EngineError, InputNotFoundError) as error:
         return _failed_by(run, publisher, error)
-    return _succeeded(run, publisher, batch, result)
+    except StorageUnavailableError as error:
+        return _unstored(run, publisher, error)
+    try:
+        return _outlast_storage(run, lambda: _succeeded(run, publisher, batch, result))
+    except StorageUnavailableError as error:
+        return _unstored(run, publisher, error)
 
 
 def _succeeded(run: Run, publisher: Publisher, batch: Batch, result: BatchResult) -> Status | None:
@@ -195,6 +219,14 @@ def _failed(
         )
     )
     return Status.FAILED if moved else None
+
+
+def _unstored(run: Run, publisher: Publisher, error: StorageUnavailableError) -> Status | None:
+    """Ends what the storage kept from ending: as it was stopped meanwhile, else as failed."""
+    if run.reason in (CANCELED, HAND_BACK, LOST):
+        return _stopped(run, publisher, run.reason)
+    logger.error("storage away", extra={"job_id": str(run.generation.id), "reason": error.detail})
+    return _failed(run, publisher, ErrorCode.STORAGE_UNAVAILABLE, error.detail)
 
 
 def _stopped(run: Run, publisher: Publisher, reason: str) -> Status | None:

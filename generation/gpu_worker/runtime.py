@@ -39,6 +39,7 @@ from generation.gpu_worker.watchdog import watchdog_disarm
 from generation.metrics.counters import MODEL_SWAP_SECONDS
 from generation.models import Worker, WorkerCommand
 from generation.models.workers import WORKER_ALIVE
+from generation.pictures.availability import StorageState, storage_state
 from generation.queue.entries import worker_wake
 from generation.queue.precedence import generation_next
 from imagegen_project.common.context import at_work_on
@@ -142,6 +143,9 @@ class GpuRuntime:
             self._pipeline.submit(self._claim_and_run).result()
 
     def _claim_and_run(self) -> None:
+        # What nobody could store stays queued; the sweep brings its entry again.
+        if storage_state() is not StorageState.OK:
+            return
         close_old_connections()
         try:
             generation = generation_claim(

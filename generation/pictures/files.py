@@ -1,21 +1,41 @@
 """The files of pictures in Django's storage: the one place that names, reads, writes and deletes them."""
 
 import hashlib
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
+from django.db import transaction
 from django.utils import timezone
 
-from generation.errors import ImageNotFoundError, InputNotFoundError
+from generation.errors import ImageNotFoundError, InputNotFoundError, StorageUnreadableError
 from generation.models import GeneratedImage, Generation
+from generation.pictures.availability import storage_refused
+from imagegen_project.common.storage import STORAGE_ERRORS
+
+logger = logging.getLogger(__name__)
 
 
-def files_delete(names: list[str]) -> None:
-    """Removes stored files; one that is already gone is fine."""
+def files_delete(names: Iterable[str]) -> None:
+    """Removes stored files; one that is already gone is fine, one that cannot go now is left to the orphan sweep."""
     for name in names:
-        default_storage.delete(name)
+        try:
+            default_storage.delete(name)
+        except STORAGE_ERRORS as error:
+            logger.warning("file not deleted", extra={"file": name, "reason": type(error).__name__})
+
+
+def files_delete_on_commit(names: Sequence[str]) -> None:
+    """The same once this transaction is committed; whatever goes wrong there, what else follows it happens."""
+
+    # A function with a name: Django logs that of a robust one which failed, and a partial has none.
+    def delete() -> None:
+        files_delete(names)
+
+    transaction.on_commit(delete, robust=True)
 
 
 def input_name(generation_id: UUID, part: str) -> str:
@@ -24,12 +44,15 @@ def input_name(generation_id: UUID, part: str) -> str:
 
 
 def input_store(name: str, data: bytes) -> None:
-    """Keeps an input picture under a name of `input_name`."""
-    default_storage.save(name, ContentFile(data))
+    """Keeps an input picture under a name of `input_name`. Raises StorageUnavailableError."""
+    _store(name, data)
 
 
 def input_read(name: str) -> bytes:
-    """A kept input picture. Raises InputNotFoundError when there is none, or when the storage has lost it."""
+    """A kept input picture.
+
+    Raises InputNotFoundError when there is none, or when the storage has lost it; and StorageUnreadableError.
+    """
     if not name:
         raise InputNotFoundError("The generation was not given one.")
     try:
@@ -39,7 +62,7 @@ def input_read(name: str) -> bytes:
 
 
 def image_read(image: GeneratedImage) -> bytes:
-    """A finished picture's file. Raises ImageNotFoundError when the storage has lost it."""
+    """A finished picture's file. Raises ImageNotFoundError when the storage has lost it, and StorageUnreadableError."""
     try:
         return _read(str(image.file.name))
     except FileNotFoundError as error:
@@ -47,8 +70,13 @@ def image_read(image: GeneratedImage) -> bytes:
 
 
 def _read(name: str) -> bytes:
-    with default_storage.open(name) as file:
-        data: bytes = file.read()
+    try:
+        with default_storage.open(name) as file:
+            data: bytes = file.read()
+    except FileNotFoundError:
+        raise
+    except STORAGE_ERRORS as error:
+        raise StorageUnreadableError("The storage of pictures does not answer or refuses.") from error
     return data
 
 
@@ -65,13 +93,35 @@ class FinishedImage:
     content_type: str = "image/png"
 
 
+def images_store(generation: Generation, images: Sequence[FinishedImage]) -> list[str]:
+    """Writes all pictures of an attempt, or none; returns their names. Raises StorageUnavailableError."""
+    names: list[str] = []
+    try:
+        for image in images:
+            names.append(image_store(generation, image))  # noqa: PERF401 - a failure deletes those before it
+    except BaseException:
+        files_delete(names)
+        raise
+    return names
+
+
 def image_store(generation: Generation, image: FinishedImage) -> str:
-    """Writes a finished picture, under a name that says which attempt made it; returns the name."""
+    """Writes a finished picture, under a name that says which attempt made it; returns the name.
+
+    It takes the place of what an earlier call wrote. Raises StorageUnavailableError.
+    """
     day = generation.created_at.strftime("%Y/%m/%d")
     suffix = image.content_type.removeprefix("image/")
-    name = f"generations/{day}/{generation.id}/{generation.attempt}-{image.index}.{suffix}"
-    default_storage.delete(name)  # of an earlier call that was rolled back
-    stored: str = default_storage.save(name, ContentFile(image.data))
+    return _store(
+        f"generations/{day}/{generation.id}/{generation.attempt}-{image.index}.{suffix}", image.data
+    )
+
+
+def _store(name: str, data: bytes) -> str:
+    try:
+        stored: str = default_storage.save(name, ContentFile(data))
+    except STORAGE_ERRORS as error:
+        raise storage_refused(error) from error
     return stored
 
 

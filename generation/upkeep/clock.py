@@ -1,8 +1,8 @@
 """Leases and heartbeats are times of the database's clock, and that clock may be set.
 
-Forwards, all of them would have run out at once while everybody lives; backwards, those of the dead would last for as
-long as the clock was set back. So whoever takes back what ran out watches that clock beside its own monotonic one, which also
-stands still while the whole machine sleeps.
+Forwards, all of them would have run out at once while everybody lives; backwards, those of the dead would last as
+long as the clock was set back. So those who take back what ran out watch it beside their own monotonic clock, which
+stands still, too, while the whole machine sleeps.
 """
 
 import logging

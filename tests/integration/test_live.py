@@ -234,7 +234,7 @@ def test_health(live: Live) -> None:
     worker_process(live)
     wait_for(lambda: httpx2.get(f"{live.url}/health/ready?worker=1").status_code == 200, "a live worker")
     body = httpx2.get(f"{live.url}/health/ready").json()
-    assert body["checks"] == {"database": "ok", "redis": "ok"}
+    assert body["checks"] == {"database": "ok", "redis": "ok", "storage": "ok"}
     assert body["workers"] >= 1
 
 

@@ -134,7 +134,10 @@ def test_health_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("imagegen_project.health.get_redis_connection", unreachable)
     broken = client.get("/health/ready")
-    assert (broken.status_code, broken.json()["checks"]) == (503, {"database": "ok", "redis": "unreachable"})
+    assert (broken.status_code, broken.json()["checks"]) == (
+        503,
+        {"database": "ok", "redis": "unreachable", "storage": "ok"},
+    )
 
     def away() -> Any:
         raise ProgrammingError
@@ -142,7 +145,7 @@ def test_health_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("generation.models.Worker.objects.live", away)
     broken = client.get("/health/ready")
     assert broken.status_code == 503
-    assert broken.json()["checks"] == {"database": "unreachable", "redis": "unreachable"}
+    assert broken.json()["checks"] == {"database": "unreachable", "redis": "unreachable", "storage": "ok"}
 
 
 def test_a_log_line_is_json_and_names_the_request(tmp_path: Any) -> None:

@@ -1,6 +1,5 @@
 """Input pictures in the storage: who sees them, when they are written, copied and removed."""
 
-import io
 from typing import Any
 
 import pytest
@@ -60,22 +59,6 @@ def test_a_row_that_cannot_be_written_keeps_no_file(api: APIClient, monkeypatch:
     monkeypatch.setattr(Generation, "save", away)
     assert api.post(BASE, WITH_MASK).status_code == 503
     assert kept() == []
-
-
-def test_a_file_that_cannot_be_written_keeps_no_other_and_no_row(api: APIClient, monkeypatch: Any) -> None:
-    """A full disk, in the middle of the second."""
-    save = default_storage.save
-
-    def full(name: str, content: Any) -> str:
-        if not name.endswith("mask.png"):
-            return str(save(name, content))
-        save(name, io.BytesIO(b"half"))
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(default_storage, "save", full)
-    api.raise_request_exception = False
-    assert api.post(BASE, WITH_MASK).status_code == 500
-    assert (Generation.objects.count(), kept()) == (0, [])
 
 
 @pytest.mark.django_db(transaction=True, serialized_rollback=True)
