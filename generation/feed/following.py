@@ -24,7 +24,7 @@ from generation.choices import TERMINAL
 from generation.feed.lag import event_measure
 from generation.feed.messages import TERMINAL_EVENTS, Event
 from generation.feed.snapshots import feed_snapshots
-from generation.feed.stream import event_decode, group_name, stream_key
+from generation.feed.stream import events_decode, group_name, previews_key, stream_key
 from imagegen_project.common.executors import run_in_socket_executor
 
 logger = logging.getLogger(__name__)
@@ -114,26 +114,23 @@ class FeedHub:
 
     async def stream(self, generation_id: UUID, after: int) -> list[Event]:
         """The stored events after a sequence number; none while Redis is away."""
-        try:
-            entries = await self._stored(generation_id, _behind(after), "+")
-        except (RedisError, OSError):
-            return []
-        return [event_decode(entry_id, fields) for entry_id, fields in entries]
+        return await self._stored(generation_id, _behind(after), "+")
 
     async def is_over(self, generation_id: UUID, after: int) -> bool:
         """Whether the stored event with this number is the terminal one."""
-        try:
-            entries = await self._stored(generation_id, f"{after}-0", f"{after}-0")
-        except (RedisError, OSError):
-            return False
-        return any(event_decode(*entry)["type"] in TERMINAL_EVENTS for entry in entries)
+        stored = await self._stored(generation_id, f"{after}-0", f"{after}-0")
+        return any(event["type"] in TERMINAL_EVENTS for event in stored)
 
-    async def _stored(self, generation_id: UUID, first: str, last: str) -> Any:
-        # In a task of its own: Redis' client loses a cancellation that comes while it connects, and the follower of a
-        # socket that went away would stay for ever.
-        return await asyncio.shield(
-            asyncio.ensure_future(self.redis.xrange(stream_key(generation_id), first, last))
-        )
+    async def _stored(self, generation_id: UUID, first: str, last: str) -> list[Event]:
+        pipe = self.redis.pipeline(transaction=False)
+        _read(pipe, generation_id, first, last)
+        try:
+            # In a task of its own: Redis' client loses a cancellation that comes while it connects, and the follower of
+            # a socket that went away would stay for ever.
+            entries, previews = await asyncio.shield(asyncio.ensure_future(pipe.execute()))
+        except (RedisError, OSError):
+            return []
+        return events_decode(entries, previews)
 
     async def _watch(self) -> None:
         """Re-reads quiet feeds until there is none left."""
@@ -153,14 +150,14 @@ class FeedHub:
         try:
             pipe = self.redis.pipeline(transaction=False)
             for feed in quiet:
-                pipe.xrange(stream_key(feed.generation_id), min=_behind(feed.last_seq))
+                _read(pipe, feed.generation_id, _behind(feed.last_seq), "+")
             found = await pipe.execute()
         except (RedisError, OSError):
-            found = [[] for _ in quiet]
+            found = [[] for _ in quiet for _ in ("events", "previews")]
         silent: list[Feed] = []
-        for feed, entries in zip(quiet, found, strict=True):
-            for entry_id, fields in entries:
-                feed.deliver(event_decode(entry_id, fields))
+        for feed, entries, previews in zip(quiet, found[::2], found[1::2], strict=True):
+            for event in events_decode(entries, previews):
+                feed.deliver(event)
             if not entries:
                 silent.append(feed)
         if not silent:
@@ -181,6 +178,12 @@ def feed_hub() -> FeedHub:
     if loop not in _hubs:
         _hubs[loop] = FeedHub()
     return _hubs[loop]
+
+
+def _read(pipe: Any, generation_id: UUID, first: str, last: str) -> None:
+    """Asks for a part of a generation's events, and for what is kept of their previews."""
+    pipe.xrange(stream_key(generation_id), first, last)
+    pipe.xrange(previews_key(generation_id), first, last)
 
 
 def _behind(seq: int) -> str:

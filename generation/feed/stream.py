@@ -3,10 +3,14 @@
 One Lua script appends and numbers an event, so sequence numbers never go backwards: an event's number is the server's
 clock in microseconds, or one more than the last number where that is greater. The script refuses what a stale attempt
 sends and everything after a terminal event.
+
+Previews are by far the largest part of events, and of no use later. They travel to those who follow now; the stream
+keeps none of them, and a second one beside it the last few, for those who join late or missed an event.
 """
 
 import json
 import logging
+from collections.abc import Iterable
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -49,13 +53,27 @@ if seq <= prev then seq = prev + 1 end
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], string.format('%.0f-0', seq),
   'attempt', ARGV[1], 'final', ARGV[2], 'prev', string.format('%.0f', prev), 'data', ARGV[3])
 redis.call('EXPIRE', KEYS[1], ARGV[5])
+if ARGV[6] ~= '' then
+  redis.pcall('XADD', KEYS[2], 'MAXLEN', ARGV[7], string.format('%.0f-0', seq), 'preview', ARGV[6])
+  redis.call('EXPIRE', KEYS[2], ARGV[5])
+end
+if ARGV[2] == '1' then redis.call('EXPIRE', KEYS[2], ARGV[8]) end
 return {seq, prev}
 """
+
+# As many as a stream of partial pictures may want; once the job has ended, for those who are still reading.
+KEPT_PREVIEWS = 4
+PREVIEWS_AFTER_END_S = 60
 
 
 def stream_key(generation_id: UUID | str) -> str:
     """The Redis stream of a generation's feed."""
     return f"imagegen:feed:{generation_id}"
+
+
+def previews_key(generation_id: UUID | str) -> str:
+    """The Redis stream of a generation's last previews, under the numbers of their events."""
+    return f"imagegen:previews:{generation_id}"
 
 
 def group_name(generation_id: UUID | str) -> str:
@@ -71,6 +89,29 @@ def event_decode(entry_id: str, fields: dict[str, str]) -> Event:
     return event
 
 
+def events_decode(
+    entries: Iterable[tuple[str, dict[str, str]]], previews: Iterable[tuple[str, dict[str, str]]]
+) -> list[Event]:
+    """Events from their stream's entries, with those previews that are still kept."""
+    kept = {entry_id: fields["preview"] for entry_id, fields in previews}
+    events = []
+    for entry_id, fields in entries:
+        event = event_decode(entry_id, fields)
+        if preview := kept.get(entry_id):
+            event["preview"] = preview
+        events.append(event)
+    return events
+
+
+def preview_latest(generation_id: UUID) -> str | None:
+    """The latest preview, a JPEG in base64; None while there is none, or while Redis is away."""
+    try:
+        entries = get_redis_connection("default").xrevrange(previews_key(generation_id), count=1)
+    except (RedisError, OSError):
+        return None
+    return entries[0][1][b"preview"].decode("ascii") if entries else None
+
+
 def event_append(generation_id: UUID, event_type: EventType, *, attempt: int, **data: Any) -> Event | None:
     """Puts an event into the stream and numbers it; None when it is stale. Raises RedisError."""
     event: dict[str, Any] = {
@@ -82,15 +123,19 @@ def event_append(generation_id: UUID, event_type: EventType, *, attempt: int, **
         "attempt": attempt,
         **data,
     }
+    stored = event | {"preview": None} if "preview" in event else event
     script = get_redis_connection("default").register_script(_APPEND)
     numbers = script(
-        keys=[stream_key(generation_id)],
+        keys=[stream_key(generation_id), previews_key(generation_id)],
         args=[
             attempt,
             int(event_type in TERMINAL_EVENTS),
-            json.dumps(event, separators=(",", ":")),
+            json.dumps(stored, separators=(",", ":")),
             settings.FEED_MAX_EVENTS,
             settings.FEED_TTL_S,
+            event.get("preview") or "",
+            KEPT_PREVIEWS,
+            PREVIEWS_AFTER_END_S,
         ],
     )
     if numbers is None:

@@ -11,7 +11,16 @@ import redis
 from pytest_django import Settings
 
 from generation.feed.publisher import Publisher
-from generation.feed.stream import event_append, event_decode, event_publish, stream_key
+from generation.feed.stream import (
+    KEPT_PREVIEWS,
+    PREVIEWS_AFTER_END_S,
+    event_append,
+    event_decode,
+    event_publish,
+    preview_latest,
+    previews_key,
+    stream_key,
+)
 
 
 def stored(client: "redis.Redis[Any]", generation_id: Any) -> list[Any]:
@@ -107,3 +116,24 @@ def test_events_are_json(redis_client: "redis.Redis[Any]") -> None:
     generation_id = uuid4()
     event = event_append(generation_id, "failed", attempt=1, error={"code": "timeout", "detail": "late"})
     assert json.loads(json.dumps(event))["error"]["code"] == "timeout"
+
+
+def test_previews_are_no_part_of_the_stream(redis_client: "redis.Redis[Any]") -> None:
+    """They are most of a feed's bytes, and a picture later nobody wants them: the last few are kept, for a minute."""
+    generation_id = uuid4()
+    made = [
+        event_append(generation_id, "progress", attempt=1, step=step, preview=f"{step:0>20000}")
+        for step in range(1, 51)
+    ]
+    assert all(event is not None and event["preview"] for event in made), "who follows now gets each"
+    assert [event["preview"] for event in stored(redis_client, generation_id)] == [None] * 50
+    kept: Any = redis_client.xlen(previews_key(generation_id))
+    assert kept == KEPT_PREVIEWS
+    used: Any = [
+        redis_client.memory_usage(key) for key in (stream_key(generation_id), previews_key(generation_id))
+    ]
+    assert sum(used) < 50 * 1000 + KEPT_PREVIEWS * 25_000, "fifty of them would be a megabyte"
+    assert preview_latest(generation_id) == f"{50:0>20000}"
+    event_append(generation_id, "succeeded", attempt=1)
+    ttl: Any = redis_client.ttl(previews_key(generation_id))
+    assert 0 < ttl <= PREVIEWS_AFTER_END_S
