@@ -26,7 +26,6 @@ from generation.feed.messages import TERMINAL_EVENTS, Event, EventType
 logger = logging.getLogger(__name__)
 
 # A preview is looked for in so many of the latest events.
-_RECENT_EVENTS = 20
 
 
 class Publish(Protocol):
@@ -142,21 +141,6 @@ def event_append(generation_id: UUID, event_type: EventType, *, attempt: int, **
         return None
     event["seq"], event["prev"] = (int(number) for number in numbers)
     return event  # type: ignore[return-value]  # the dict has the event's keys by construction
-
-
-def preview_latest(generation_id: UUID) -> str | None:
-    """The latest preview in a feed, a JPEG in base64; None while there is none, or while Redis is away."""
-    try:
-        entries = get_redis_connection("default").xrevrange(stream_key(generation_id), count=_RECENT_EVENTS)
-    except (RedisError, OSError):
-        return None
-    for entry_id, fields in entries:
-        event = event_decode(
-            entry_id.decode(), {key.decode(): value.decode() for key, value in fields.items()}
-        )
-        if preview := event.get("preview"):
-            return preview
-    return None
 
 
 async def event_notify(event: Event) -> None:

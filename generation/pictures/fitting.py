@@ -55,18 +55,26 @@ def _warning(param: str, reason: str, used: str | None) -> dict[str, str | None]
 def image_prepare(picture: Picture, size: Size) -> tuple[bytes, list[dict[str, str | None]]]:
     """The input picture as the engine takes it, an RGB PNG of `size`, and a warning for whatever was changed."""
     warnings = _animation_warning("image", picture)
-    image = picture.image
-    if image.mode == "RGBA":
-        if image.getchannel("A").getextrema() != (255, 255):
-            warnings.append(_warning("image", "Its transparent parts were filled.", "white"))
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
-    if image.size != size:
-        was, used = "{}x{}".format(*image.size), "{}x{}".format(*size)
-        same_shape = image.width * size[1] == image.height * size[0]
+    with picture.decoded(at_least=_enough(picture.size, size)) as image:
+        see_through = image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
+        fitted = _fit(image, size, Image.Resampling.LANCZOS)
+        if fitted.mode == "RGBA":
+            fitted = Image.alpha_composite(Image.new("RGBA", size, "white"), fitted).convert("RGB")
+        png = _png(fitted)
+    if see_through:
+        warnings.append(_warning("image", "Its transparent parts were filled.", "white"))
+    if picture.size != size:
+        was, used = "{}x{}".format(*picture.size), "{}x{}".format(*size)
+        same_shape = picture.size[0] * size[1] == picture.size[1] * size[0]
         done = "Resized" if same_shape else "Scaled to cover and cropped around its centre"
         warnings.append(_warning("image", f"{done}, from {was}.", used))
-    return _png(_fit(image, size, Image.Resampling.LANCZOS)), warnings
+    return png, warnings
+
+
+def _enough(source: Size, size: Size) -> Size:
+    """What to decode of a picture that is to cover `size`: twice as much, of which the scaling makes the best."""
+    scale = 2 * max(size[0] / source[0], size[1] / source[1])
+    return math.ceil(source[0] * scale), math.ceil(source[1] * scale)
 
 
 def mask_prepare(picture: Picture, size: Size) -> tuple[bytes, list[dict[str, str | None]]]:
@@ -75,8 +83,9 @@ def mask_prepare(picture: Picture, size: Size) -> tuple[bytes, list[dict[str, st
     It is cropped like the picture it belongs to, which has the same size.
     """
     warnings = _animation_warning("mask_image", picture)
-    # Pillow's types know extrema of several channels only.
-    mask = _mask_grey(picture.image).point(lambda grey: 255 if grey >= MASK_THRESHOLD else 0)
+    with picture.decoded() as image:
+        # Pillow's types know extrema of several channels only.
+        mask = _mask_grey(image).point(lambda grey: 255 if grey >= MASK_THRESHOLD else 0)
     mask = _fit(mask, size, Image.Resampling.NEAREST)
     if mask.getbbox() is None:
         warnings.append(_warning("mask_image", "Nothing to repaint: the mask is black everywhere.", None))

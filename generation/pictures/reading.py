@@ -5,11 +5,14 @@ import math
 import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PIL import Image, ImageCms
 
 from generation.errors import InvalidImageError
+from generation.pictures.budget import PixelBudget
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PICTURE_PIXELS = 16_000_000
@@ -18,6 +21,14 @@ MAX_PICTURE_BYTES = 10 * 1024 * 1024
 _DATA_URI = re.compile(r"data:[^,;\s]{0,100}(?:;[^,;\s]{1,100}){0,5};base64,", re.IGNORECASE)
 # A progressive JPEG decodes all its pixels again for each scan; cameras write a dozen.
 _MAX_JPEG_SCANS = 100
+_MAX_JPEG_SCANNED_PIXELS = 20 * MAX_PICTURE_PIXELS
+# Pillow reads one after the other in Python, and padding byte by byte. A JPEG's largest notes come in pieces of 64 kB,
+# a PNG's pixels in pieces of a few kB.
+_MAX_JPEG_SEGMENTS = 1000
+_MAX_JPEG_PADDING = 4096
+_MAX_PNG_CHUNKS = 20_000
+# As much as the largest picture that is taken: decoding takes up to some twenty bytes of memory per pixel.
+_BUDGET = PixelBudget(MAX_PICTURE_PIXELS)
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _ORIENTATION_TAG = 0x0112
 _BROKEN = "The file is broken or cut off."
@@ -32,20 +43,35 @@ _TO_UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_ON_ITS_SIDE = (5, 6, 7, 8)
+
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded input picture: upright, 8 bits, RGB or RGBA. `animated` when only its first frame was read."""
+    """An input picture that can be decoded, as its file: decoded it may be a hundred times as large.
 
-    image: Image.Image
+    `size` is its width and height in pixels, upright. `animated` when there is more than its first frame.
+    """
+
+    data: bytes
+    size: Size
     animated: bool = False
 
-    @property
-    def size(self) -> Size:
-        """Width and height in pixels."""
-        return self.image.size
+    @contextmanager
+    def decoded(self, at_least: Size | None = None) -> Iterator[Image.Image]:
+        """The decoded picture, upright, 8 bits, RGB or RGBA in sRGB, while it is needed.
+
+        With `at_least` it may be smaller than it is, but not than that: a JPEG is then decoded at 1/2, 1/4 or 1/8.
+        Waits while others decode as many pixels as one process may.
+        """
+        with _BUDGET.take(self.size[0] * self.size[1]):
+            image = _decode(self.data, at_least)
+            try:
+                yield image
+            finally:
+                image.close()
 
 
 def base64_decode(text: str) -> bytes:
@@ -75,20 +101,51 @@ def picture_open(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=[picture_format])
     except Exception as error:
         raise InvalidImageError(_BROKEN) from error
-    _check_size(image.size)  # a file may hold a second header
+    _check_size(image.size, header=size)  # a file may hold a second one
     return image
 
 
 def picture_read(data: bytes) -> Picture:
-    """Decodes a picture. Raises InvalidImageError."""
+    """A picture, decoded once to see that it can be. Raises InvalidImageError."""
     image = picture_open(data)
+    size = image.size
+    with _BUDGET.take(size[0] * size[1]):
+        try:
+            _load(image, at_least=(1, 1))
+            # Telephones append further pictures to a JPEG ("MPO"), of which it is the main one: no animation.
+            animated = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
+            turned = _orientation(image) in _ON_ITS_SIDE
+        finally:
+            image.close()
+    return Picture(data, size[::-1] if turned else size, animated=animated)
+
+
+def picture_made(image: Image.Image, *, animated: bool = False) -> Picture:
+    """What a door has made of a picture, to be handed on like one that was sent."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return Picture(buffer.getvalue(), image.size, animated=animated)
+
+
+def _load(image: Image.Image, at_least: Size | None) -> None:
+    """Decodes what was opened. Raises InvalidImageError."""
     try:
+        if at_least is not None:
+            image.draft(image.mode, at_least)
         image.load()
     except Exception as error:
         raise InvalidImageError(_BROKEN) from error
-    # Telephones append further pictures to a JPEG ("MPO"), of which it is the main one: no animation.
-    animated = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
-    return Picture(_eight_bits(_upright(image)), animated=animated)
+
+
+def _decode(data: bytes, at_least: Size | None) -> Image.Image:
+    image = picture_open(data)
+    _load(image, at_least)
+    upright = _upright(image)
+    decoded = _eight_bits(upright)
+    for source in (image, upright):
+        if source is not decoded:
+            source.close()  # what only the garbage collector would free would stay for minutes
+    return decoded
 
 
 def _header(data: bytes) -> tuple[str, Size]:
@@ -96,7 +153,7 @@ def _header(data: bytes) -> tuple[str, Size]:
     size: Size | None = None
     picture_format = ""
     if data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR":
-        picture_format, size = "PNG", _big_endian(data[16:20], data[20:24])
+        picture_format, size = "PNG", _png_size(data)
     elif data.startswith(b"\xff\xd8\xff"):
         picture_format, size = "JPEG", _jpeg_size(data)
     elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
@@ -108,25 +165,53 @@ def _header(data: bytes) -> tuple[str, Size]:
     return picture_format, size
 
 
+def _png_size(data: bytes) -> Size:
+    """The size in a PNG's first chunk. Raises InvalidImageError for endless chunks."""
+    position = 8
+    for _ in range(_MAX_PNG_CHUNKS):
+        if position >= len(data):
+            return _big_endian(data[16:20], data[20:24])
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    raise InvalidImageError(f"A PNG may have at most {_MAX_PNG_CHUNKS} chunks.")
+
+
 def _big_endian(width: bytes, height: bytes) -> Size:
     return int.from_bytes(width, "big"), int.from_bytes(height, "big")
 
 
 def _jpeg_size(data: bytes) -> Size | None:
-    """The size in a JPEG's frame header (ITU T.81, B.2.2). Raises InvalidImageError for endless scans."""
-    if data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
-        raise InvalidImageError(f"A JPEG may have at most {_MAX_JPEG_SCANS} scans.")
-    position = 2
-    while data[position : position + 1] == b"\xff":
-        marker = data[position + 1 : position + 2]
-        if marker == b"\xff":  # a fill byte
-            position += 1
-        elif b"\xc0" <= marker <= b"\xcf" and marker not in (b"\xc4", b"\xc8", b"\xcc"):
-            height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
-            return _big_endian(width, height)
-        else:
-            position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4], "big"))
-    return None
+    """The size in a JPEG's frame header (ITU T.81, B.2.2), None without one before the first scan.
+
+    Raises InvalidImageError for endless scans, segments, or padding between them.
+    """
+    size: Size | None = None
+    position, padding = 2, 0
+    for _ in range(_MAX_JPEG_SEGMENTS):
+        found = data.find(b"\xff", position)
+        begin = found
+        while data[begin + 1 : begin + 2] == b"\xff" and begin - position <= _MAX_JPEG_PADDING:
+            begin += 1
+        padding += begin - position
+        if found < 0 or padding > _MAX_JPEG_PADDING:
+            raise InvalidImageError(_BROKEN)
+        marker = data[begin + 1 : begin + 2]
+        if marker == b"\xda":
+            _check_scans(data, size)
+            return size
+        if size is None and b"\xc0" <= marker <= b"\xcf" and marker not in (b"\xc4", b"\xc8", b"\xcc"):
+            size = _big_endian(data[begin + 7 : begin + 9], data[begin + 5 : begin + 7])
+        position = begin + 2 + max(2, int.from_bytes(data[begin + 2 : begin + 4], "big"))
+    raise InvalidImageError(f"A JPEG may have at most {_MAX_JPEG_SEGMENTS} segments.")
+
+
+def _check_scans(data: bytes, size: Size | None) -> None:
+    scans = data.count(b"\xff\xda")
+    width, height = size or (0, 0)
+    if scans > _MAX_JPEG_SCANS or (scans > 1 and scans * width * height > _MAX_JPEG_SCANNED_PIXELS):
+        raise InvalidImageError(
+            f"A JPEG may have at most {_MAX_JPEG_SCANS} scans, of {_MAX_JPEG_SCANNED_PIXELS // 1_000_000} million "
+            "pixels together."
+        )
 
 
 def _webp_size(data: bytes) -> Size | None:
@@ -144,7 +229,7 @@ def _webp_size(data: bytes) -> Size | None:
     return None
 
 
-def _check_size(size: Size) -> None:
+def _check_size(size: Size, *, header: Size | None = None) -> None:
     width, height = size
     if width * height > MAX_PICTURE_PIXELS:
         raise InvalidImageError(
@@ -152,26 +237,34 @@ def _check_size(size: Size) -> None:
         )
     if not width or not height:
         raise InvalidImageError("A picture without pixels.")
+    if header not in (None, size):
+        raise InvalidImageError("The file says two sizes.")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # noqa: BLE001 - parsers of hostile bytes raise anything
-        return image  # a broken note is no broken picture
-    transpose = _TO_UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+        return 1  # a broken note is no broken picture
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    transpose = _TO_UPRIGHT.get(_orientation(image))
     return image if transpose is None else image.transpose(transpose)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """RGB or RGBA in sRGB, from palettes, grey, 16 bits, CMYK and other colour profiles."""
+    """RGB or RGBA in sRGB, from palettes, grey, 16 bits, CMYK and other colour profiles; itself where it is that."""
     if image.mode.startswith("I"):
         # 16-bit grey: its upper byte. Pillow's own conversion clips at 255.
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     profile = image.info.get("icc_profile")
     if not image.has_transparency_data:
         return _to_srgb(image, profile)
-    rgba = image.convert("RGBA")
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    if not profile:
+        return rgba
     colours = _to_srgb(image.getchannel("L") if image.mode == "LA" else rgba.convert("RGB"), profile)
     colours.putalpha(rgba.getchannel("A"))
     return colours
@@ -187,4 +280,4 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             converted = None  # a profile that is broken, or for another kind of picture
         if converted is not None:
             return converted
-    return plain.convert("RGB")
+    return plain if plain.mode == "RGB" else plain.convert("RGB")

@@ -70,7 +70,7 @@ def merge_alias(data: dict[str, Any], *, name: str, alias: str) -> None:
 
 @extend_schema_field(OpenApiTypes.STR)
 class PictureField(serializers.FileField):
-    """A picture: base64 text, a base64 data URI, or a form's file. Its validated value is a decoded Picture."""
+    """A picture: base64 text, a base64 data URI, or a form's file. Its validated value is a Picture."""
 
     def to_internal_value(self, data: Any) -> Picture:  # type: ignore[override]  # not the file, what it shows
         """Decodes it, unless a door has done so. Raises ValidationError."""

@@ -7,7 +7,7 @@ from PIL import Image, ImageChops, ImageOps
 from generation.compat.a1111.params import LenientParams
 from generation.compat.dialect import refuse
 from generation.errors import InvalidImageError
-from generation.pictures.reading import Picture, Size, base64_decode, picture_read
+from generation.pictures.reading import Picture, Size, base64_decode, picture_made, picture_read
 
 STRETCH, CROP, FILL, LATENT = range(4)
 _GREY: Final = (127, 127, 127)
@@ -42,19 +42,20 @@ def canvas_read(name: str, value: object) -> Picture:
 
 def canvas_fit(params: LenientParams, picture: Picture, size: Size, *, mode: int) -> Picture:
     """The picture at the size, without transparency."""
-    image = picture.image
-    if image.mode == "RGBA":
-        if image.getchannel("A").getextrema() != (255, 255):
-            params.note("init_images", "Its transparent parts were filled.", used="white")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return Picture(_fitted(image, size, mode), animated=picture.animated)
+    with picture.decoded() as image:
+        solid = image
+        if image.mode == "RGBA":
+            if image.getchannel("A").getextrema() != (255, 255):
+                params.note("init_images", "Its transparent parts were filled.", used="white")
+            solid = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return picture_made(_fitted(solid, size, mode), animated=picture.animated)
 
 
 def mask_fit(mask: Picture, size: Size, *, mode: int, inverted: bool) -> Image.Image:
     """The mask at the size, black and white; where it is transparent anywhere, its opaque parts are its white ones."""
-    image = mask.image
-    alpha = image.getchannel("A") if image.mode == "RGBA" else None
-    grey = alpha if alpha is not None and alpha.getextrema() != (255, 255) else image.convert("L")
+    with mask.decoded() as image:
+        alpha = image.getchannel("A") if image.mode == "RGBA" else None
+        grey = alpha if alpha is not None and alpha.getextrema() != (255, 255) else image.convert("L")
     grey = _fitted(grey, size, mode).point(lambda value: 255 if value >= _WHITE_FROM else 0)
     return ImageChops.invert(grey) if inverted else grey
 

@@ -164,14 +164,15 @@ def _opened(name: str, data: bytes) -> Image.Image:
 
 def _draw(name: str, data: bytes, extras: Extras, output_format: str) -> tuple[str, Size, Size]:
     try:
-        image, parameters = picture_read(data).image, infotext_read(data)[0]
+        picture, parameters = picture_read(data), infotext_read(data)[0]
     except InvalidImageError as error:
         refuse(name, error.detail, error.code)
-    was = image.size
-    layers = [_resized(image, extras, UPSCALERS[upscaler]) for upscaler in extras.upscalers]
-    if layers:
-        image = Image.blend(layers[0], layers[1], extras.visibility) if len(layers) > 1 else layers[0]
-    return _encoded(image, parameters, output_format), was, image.size
+    with picture.decoded() as decoded:
+        image = decoded
+        layers = [_resized(image, extras, UPSCALERS[upscaler]) for upscaler in extras.upscalers]
+        if layers:
+            image = Image.blend(layers[0], layers[1], extras.visibility) if len(layers) > 1 else layers[0]
+        return _encoded(image, parameters, output_format), picture.size, image.size
 
 
 def _resized(image: Image.Image, extras: Extras, resample: Image.Resampling) -> Image.Image:

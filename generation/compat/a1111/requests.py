@@ -243,8 +243,9 @@ def _pictures(params: LenientParams, picture: Picture, size: Size) -> dict[str, 
     params.not_followed(_NOT_FOLLOWED_MASK)
     for name in _SILENT_MASK:
         params.take(name)
-    image = Picture(hole_fill(image.image, hole, fill=fill), animated=image.animated)
-    return {"image": image, "mask_image": Picture(hole, animated=drawn.animated)}
+    with image.decoded() as decoded:
+        filled = picture_made(hole_fill(decoded, hole, fill=fill), animated=image.animated)
+    return {"image": filled, "mask_image": picture_made(hole, animated=drawn.animated)}
 
 
 def _prompt(params: LenientParams) -> dict[str, Any]:

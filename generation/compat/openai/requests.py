@@ -12,6 +12,7 @@ from PIL import Image
 from rest_framework.exceptions import ValidationError
 
 from generation.compat.dialect import Params, refuse
+from generation.pictures.reading import Picture
 from generation.requests.serializers import PictureField
 
 MAX_PARTIAL_IMAGES: Final = 3
@@ -97,14 +98,17 @@ def _url_of(value: Any, param: str) -> Any:
 def _mask(value: Any) -> SimpleUploadedFile:
     """The native mask, white where it is to be drawn anew: where OpenAI's is fully transparent."""
     try:
-        image = PictureField().run_validation(value).image
+        picture: Picture = PictureField().run_validation(value)
     except ValidationError as error:
         raise ValidationError({"mask": error.detail}) from error
-    if image.mode != "RGBA":
-        refuse(
-            "mask", "Needs an alpha channel; what is fully transparent in it is drawn anew.", "invalid_image"
-        )
-    white: Image.Image = image.getchannel("A").point(lambda alpha: 0 if alpha else 255)
+    with picture.decoded() as image:
+        if image.mode != "RGBA":
+            refuse(
+                "mask",
+                "Needs an alpha channel; what is fully transparent in it is drawn anew.",
+                "invalid_image",
+            )
+        white: Image.Image = image.getchannel("A").point(lambda alpha: 0 if alpha else 255)
     buffer = BytesIO()
     white.save(buffer, format="PNG", compress_level=1)
     return SimpleUploadedFile("mask.png", buffer.getvalue(), "image/png")

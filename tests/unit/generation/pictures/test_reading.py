@@ -3,6 +3,7 @@
 import io
 import warnings as python_warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -32,11 +33,34 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     return max(ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).mean)
 
 
+def seen(data: bytes) -> Image.Image:
+    """What a file shows, as the reader sees it."""
+    with picture_read(data).decoded() as image:
+        return image.copy()
+
+
+def picture_of(image: Image.Image) -> Picture:
+    """A picture as a client sends it."""
+    return picture_read(encoded(image))
+
+
 def zip_file() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("picture.png", encoded(gradient(16, 16)))
     return buffer.getvalue()
+
+
+def jpeg_with(part: bytes) -> bytes:
+    """A JPEG with something behind its start."""
+    data = encoded(gradient(16, 16), "JPEG")
+    return data[:2] + part + data[2:]
+
+
+def png_with(chunk: bytes) -> bytes:
+    """A PNG with a great many of these chunks."""
+    data = encoded(gradient(16, 16))
+    return data[:33] + chunk * 700_000 + data[33:]
 
 
 HOSTILE: dict[str, Callable[[], bytes]] = {
@@ -56,6 +80,12 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "jpeg without a frame": lambda: b"\xff\xd8\xff\xe0\x00\x04ab\xff\xd9",
     "jpeg of fill bytes": lambda: b"\xff\xd8" + b"\xff" * 1000,
     "jpeg with a bad length": lambda: b"\xff\xd8\xff\xe0\x00\x00" * 50,
+    "jpeg of a million fill bytes": lambda: jpeg_with(b"\xff" * 1_000_000),
+    "jpeg of a million empty segments": lambda: jpeg_with(b"\xff\xe1\x00\x02" * 1_000_000),
+    "jpeg of a million bytes between segments": lambda: jpeg_with(b"\xff\xe1\x00\x02" + bytes(1_000_000)),
+    "png of a million empty chunks": lambda: png_with(
+        b"\0\0\0\0abCd" + zlib.crc32(b"abCd").to_bytes(4, "big")
+    ),
     "webp start alone": lambda: b"RIFF\x00\x00\x00\x00WEBP",
     "webp of an unknown kind": lambda: b"RIFF\x20\x00\x00\x00WEBPVP9 " + bytes(20),
     "png bomb": lambda: png_header(65535, 65535),
@@ -95,6 +125,38 @@ def test_a_bomb_is_refused_by_its_header(header: Callable[[int, int], bytes], mo
         picture_read(header(4001, 4000))
 
 
+@pytest.mark.parametrize("name", [name for name in HOSTILE if "million" in name])
+def test_what_takes_seconds_to_parse_is_refused_before_that(name: str, monkeypatch: Any) -> None:
+    """Pillow reads such parts one by one, holding Python's lock."""
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("the file was opened"))
+    with pytest.raises(InvalidImageError):
+        picture_read(HOSTILE[name]())
+
+
+def test_what_cameras_write_is_no_such_thing() -> None:
+    """Notes of a megabyte, a profile, padding before a marker."""
+    notes = b"".join(b"\xff\xe2" + (65_535).to_bytes(2, "big") + bytes(65_533) for _ in range(16))
+    assert picture_read(jpeg_with(notes + b"\xff" * 16)).size == (16, 16)
+
+
+def test_scans_are_counted_by_their_pixels() -> None:
+    """Each decodes all of them again."""
+    large = encoded(Image.new("RGB", (4000, 4000)), "JPEG")
+    assert picture_read(large).size == (4000, 4000)
+    with pytest.raises(InvalidImageError, match="scans"):
+        picture_read(large + b"\xff\xda" * 30)
+
+
+def test_a_large_jpeg_is_decoded_small() -> None:
+    """As small as the generation lets it be, without losing what the scaling needs; what is said of it stays true."""
+    picture = picture_read(encoded(gradient(2000, 1000), "JPEG", quality=95))
+    with picture.decoded(at_least=(500, 250)) as image:
+        assert image.size == (500, 250)
+    png, said = image_prepare(picture, (256, 128))
+    assert "from 2000x1000" in str(said[0]["reason"])
+    assert difference(decoded(png), gradient(2000, 1000).resize((256, 128), Image.Resampling.LANCZOS)) < 2
+
+
 def test_sixteen_million_pixels_are_allowed() -> None:
     """And not one column more."""
     assert picture_read(encoded(Image.new("L", (4000, 4000)), "JPEG")).size == (4000, 4000)
@@ -113,9 +175,10 @@ def test_the_three_formats_are_read(picture_format: str) -> None:
     """By content."""
     image = gradient()
     options = {"lossless": True} if picture_format == "WEBP" else {}
-    picture = picture_read(encoded(image, picture_format, **options))
-    assert picture.image.mode == "RGB"
-    assert difference(picture.image, image) < (2 if picture_format == "JPEG" else 0.01)
+    data = encoded(image, picture_format, **options)
+    picture = picture_read(data)
+    assert (picture.size, seen(data).mode) == (image.size, "RGB")
+    assert difference(seen(data), image) < (2 if picture_format == "JPEG" else 0.01)
 
 
 @pytest.mark.parametrize("lossless", [True, False])
@@ -148,8 +211,10 @@ def test_exif_orientation_is_applied(picture_format: str, orientation: int) -> N
     options: dict[str, Any] = (
         {"quality": 98, "subsampling": 0} if picture_format == "JPEG" else {"lossless": True}
     )
-    picture = picture_read(encoded(stored, picture_format, exif=exif, **options))
-    assert difference(picture.image, upright) < (3 if picture_format == "JPEG" else 0.01)
+    data = encoded(stored, picture_format, exif=exif, **options)
+    picture = picture_read(data)
+    assert picture.size == upright.size
+    assert difference(seen(data), upright) < (3 if picture_format == "JPEG" else 0.01)
 
 
 @pytest.mark.parametrize("exif", [b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b"Exif\x00\x00", b"garbage"])
@@ -167,7 +232,7 @@ def grey16() -> bytes:
 
 def test_sixteen_bits_keep_their_brightness() -> None:
     """From black to white, not clipped at the first 255 of 65,535 values."""
-    image = picture_read(grey16()).image
+    image = seen(grey16())
     assert [image.getpixel((column, 0)) for column in (0, 64, 128, 255)] == [
         (0, 0, 0),
         (64, 64, 64),
@@ -202,11 +267,11 @@ def test_a_colour_profile_is_applied_and_a_broken_one_ignored() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     for profile in (srgb, lab, b"garbage", srgb[:200]):
-        assert difference(picture_read(encoded(gradient(), icc_profile=profile)).image, gradient()) < 0.01
+        assert difference(seen(encoded(gradient(), icc_profile=profile)), gradient()) < 0.01
     exchanged = srgb.replace(b"rXYZ", b"held").replace(b"gXYZ", b"rXYZ").replace(b"held", b"gXYZ")
     for mode in ("RGB", "RGBA", "P"):
         image = Image.new("RGB", (8, 8), (255, 0, 0)).convert(mode)
-        pixel = picture_read(encoded(image, icc_profile=exchanged)).image.getpixel((0, 0))
+        pixel = seen(encoded(image, icc_profile=exchanged)).getpixel((0, 0))
         assert isinstance(pixel, tuple)
         assert pixel[:3] == (0, 255, 0)
 
@@ -241,7 +306,7 @@ def test_a_telephones_jpeg_with_further_pictures_is_no_animation() -> None:
 
 def test_the_same_shape_is_resized_without_cropping() -> None:
     """Corner by corner."""
-    png, said = image_prepare(Picture(gradient(640, 320)), (512, 256))
+    png, said = image_prepare(picture_of(gradient(640, 320)), (512, 256))
     assert [(warning["param"], warning["used"]) for warning in said] == [("image", "512x256")]
     assert "Resized, from 640x320" in str(said[0]["reason"])
     assert difference(decoded(png), gradient(640, 320).resize((512, 256), Image.Resampling.LANCZOS)) < 0.01
@@ -256,7 +321,7 @@ def test_another_shape_is_cropped_around_its_centre(
     """Too wide loses its sides, too tall its top and bottom; nothing is distorted."""
     image = Image.new("RGB", source, "red")
     image.paste("blue", band)
-    png, said = image_prepare(Picture(image), (256, 256))
+    png, said = image_prepare(picture_of(image), (256, 256))
     fitted = decoded(png)
     assert (fitted.size, fitted.getpixel((128, 128))) == ((256, 256), (0, 0, 255))
     assert {fitted.getpixel(corner) for corner in ((9, 9), (246, 9), (9, 246), (246, 246))} == {(0, 0, 255)}
@@ -265,14 +330,14 @@ def test_another_shape_is_cropped_around_its_centre(
 
 def test_a_picture_that_fits_is_left_alone() -> None:
     """Not one pixel, not one word."""
-    png, said = image_prepare(Picture(gradient(256, 256)), (256, 256))
+    png, said = image_prepare(picture_of(gradient(256, 256)), (256, 256))
     assert (said, decoded(png).tobytes()) == ([], gradient(256, 256).tobytes())
 
 
 @pytest.mark.parametrize("source", [(1, 1), (1, 5000), (5000, 1), (3, 7)])
 def test_the_strangest_shapes_fit(source: tuple[int, int]) -> None:
     """A line becomes a picture of that colour."""
-    png, _ = image_prepare(Picture(Image.new("RGB", source, "red")), (512, 256))
+    png, _ = image_prepare(picture_of(Image.new("RGB", source, "red")), (512, 256))
     assert (decoded(png).size, decoded(png).getpixel((77, 77))) == ((512, 256), (255, 0, 0))
 
 
@@ -321,8 +386,8 @@ def test_a_mask_is_black_and_white_and_cropped_like_its_picture() -> None:
     image.paste("red", (350, 50, 400, 150))
     mask = Image.new("L", (600, 200), 127)
     mask.paste(128, (350, 50, 400, 150))
-    fitted, _ = image_prepare(Picture(image), (256, 256))
-    png, said = mask_prepare(Picture(mask.convert("RGB")), (256, 256))
+    fitted, _ = image_prepare(picture_of(image), (256, 256))
+    png, said = mask_prepare(picture_of(mask.convert("RGB")), (256, 256))
     prepared = decoded(png)
     assert (prepared.mode, said, set(prepared.tobytes())) == ("L", [], {0, 255})
     is_red = ImageChops.invert(decoded(fitted).getchannel("G")).point(lambda value: 255 * (value > 127))
@@ -333,22 +398,25 @@ def test_a_mask_painted_in_alpha_is_read_from_it() -> None:
     """Where nothing else tells the parts apart; with colours of its own, transparent means black."""
     painted = Image.new("RGBA", (64, 64), (9, 9, 9, 0))
     painted.paste((9, 9, 9, 255), (0, 0, 32, 64))
-    assert [decoded(mask_prepare(Picture(painted), (64, 64))[0]).getpixel((x, 9)) for x in (9, 50)] == [
+    assert [decoded(mask_prepare(picture_of(painted), (64, 64))[0]).getpixel((x, 9)) for x in (9, 50)] == [
         255,
         0,
     ]
     opaque = mask_of(gradient(64, 64)).convert("RGBA")
-    assert [decoded(mask_prepare(Picture(opaque), (64, 64))[0]).getpixel((x, 9)) for x in (9, 50)] == [0, 255]
+    assert [decoded(mask_prepare(picture_of(opaque), (64, 64))[0]).getpixel((x, 9)) for x in (9, 50)] == [
+        0,
+        255,
+    ]
     opaque.paste((255, 255, 255, 0), (32, 32, 64, 64))
-    prepared = decoded(mask_prepare(Picture(opaque), (64, 64))[0])
+    prepared = decoded(mask_prepare(picture_of(opaque), (64, 64))[0])
     assert [prepared.getpixel((50, y)) for y in (9, 50)] == [255, 0]
     black = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
-    assert decoded(mask_prepare(Picture(black), (64, 64))[0]).getbbox() is None
+    assert decoded(mask_prepare(picture_of(black), (64, 64))[0]).getbbox() is None
 
 
 def test_a_black_mask_has_nothing_to_repaint() -> None:
     """That is said."""
-    _, said = mask_prepare(Picture(Image.new("RGB", (64, 64))), (256, 256))
+    _, said = mask_prepare(picture_of(Image.new("RGB", (64, 64))), (256, 256))
     assert [(warning["param"], warning["used"]) for warning in said] == [("mask_image", None)]
 
 
@@ -417,6 +485,7 @@ def test_no_damage_breaks_the_reader(seed: bytes, data: st.DataObject) -> None:
             picture = picture_read(bytes(damaged))
         except InvalidImageError:
             return
-    assert picture.image.mode in {"RGB", "RGBA"}
+    with picture.decoded() as image:
+        assert (image.size, image.mode in {"RGB", "RGBA"}) == (picture.size, True)
     image_prepare(picture, (64, 64))
     mask_prepare(picture, (64, 64))
