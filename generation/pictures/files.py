@@ -62,11 +62,17 @@ def input_read(name: str) -> bytes:
 
 
 def image_read(image: GeneratedImage) -> bytes:
-    """A finished picture's file. Raises ImageNotFoundError when the storage has lost it, and StorageUnreadableError."""
+    """A finished picture's file.
+
+    Raises ImageNotFoundError when the storage has lost it, or a part of it; and StorageUnreadableError.
+    """
     try:
-        return _read(str(image.file.name))
+        data = _read(str(image.file.name))
     except FileNotFoundError as error:
         raise ImageNotFoundError("Its file is gone from the storage.") from error
+    if len(data) != image.size_bytes:
+        raise ImageNotFoundError("Its file is damaged; a replay draws it again.")
+    return data
 
 
 def _read(name: str) -> bytes:

@@ -1,5 +1,6 @@
 """What may take its time: the books' old entries, and files that disagree with rows."""
 
+import logging
 from datetime import timedelta
 
 from django.core.cache import cache
@@ -9,6 +10,9 @@ from generation.models import IdempotencyKey, WebhookDelivery, WorkerCommand
 from generation.models.idempotency import KEEP
 from generation.queue.limits import work_forget
 from generation.upkeep.stored_files import storage_reconcile
+from imagegen_project.common.storage import STORAGE_ERRORS
+
+logger = logging.getLogger(__name__)
 
 # What a crash leaves behind belongs to recent generations; older days are for the command.
 RECENT = timedelta(days=3)
@@ -28,7 +32,10 @@ def housekeeping() -> bool:
     keys_forget()
     WebhookDelivery.objects.filter(finished_at__lt=timezone.now() - KEEP_DELIVERIES).delete()
     WorkerCommand.objects.filter(finished_at__lt=timezone.now() - KEEP_ORDERS).delete()
-    storage_reconcile(since=timezone.now() - RECENT)
+    try:
+        storage_reconcile(since=timezone.now() - RECENT)
+    except STORAGE_ERRORS as error:
+        logger.warning("files and rows not compared", extra={"reason": type(error).__name__})
     return True
 
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from generation.upkeep.housekeeping import housekeeping
 from generation.upkeep.model_copies import copies_bring
+from generation.upkeep.stored_files import pictures_check
 from generation.upkeep.sweep import SWEEP_EVERY_S, sweep
 from imagegen_project.common.lanes import lanes_open
 from imagegen_project.common.periodic import periodic_threads
@@ -37,6 +38,7 @@ class TaskWorker(AllowlistedWorker):
 def task_worker_run() -> None:
     """Runs a task worker in this process until it is told to stop, with the sweep and copies of models beside it."""
     cache_repair()
+    pictures_check()
     logger.info("task worker started")
     queue = queue_get(DOWNLOADS_QUEUE)
     worker = TaskWorker([queue], connection=queue.connection, serializer=queue.serializer)
