@@ -254,7 +254,9 @@ class Storm:
         """Lets the sweep look for what lost attempts left behind, an hour later."""
         media = self.fleet.service.data_dir / "media"
         long_ago = time.time() - 2 * ORPHAN_AGE_S
-        for path in media.rglob("*.png"):
+        for path in (
+            path for path in media.rglob("*") if path.is_file()
+        ):  # also those that were being written
             os.utime(path, (long_ago, long_ago))
         said = self.fleet.manage("sweep", "--files").splitlines()
         for line in said[:-1]:

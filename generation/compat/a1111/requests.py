@@ -13,7 +13,7 @@ from generation.compat.a1111.scripts import scripts_read
 from generation.compat.dialect import refuse, warning
 from generation.models import MAX_SEED, A1111Options
 from generation.pictures.fitting import size_follow
-from generation.pictures.reading import Picture, Size
+from generation.pictures.reading import Picture, Size, picture_made
 from generation.requests.serializers import (
     MAX_GUIDANCE_SCALE,
     MAX_PROMPT_CHARACTERS,

@@ -82,7 +82,7 @@ def engine_points(module: Any) -> None:
 
 def attempts_points(module: Any) -> None:
     """A claim, and the end of an attempt."""
-    claim, store = module.generation_claim, module.image_store
+    claim = module.generation_claim
     succeed, cancel = module.attempt_succeed, module.attempt_cancel
 
     def claim_reached(**options: Any) -> Any:
@@ -90,12 +90,6 @@ def attempts_points(module: Any) -> None:
         if generation is not None:
             reach("claimed")
         return generation
-
-    def store_reached(generation: Any, image: Any) -> Any:
-        name = store(generation, image)
-        if image.index + 1 < generation.num_images:
-            reach("storing")
-        return name
 
     def succeed_reached(**options: Any) -> Any:
         reach("drawn")
@@ -105,8 +99,21 @@ def attempts_points(module: Any) -> None:
         reach("canceling")
         return cancel(**options)
 
-    module.generation_claim, module.image_store = claim_reached, store_reached
+    module.generation_claim = claim_reached
     module.attempt_succeed, module.attempt_cancel = succeed_reached, cancel_reached
+
+
+def files_points(module: Any) -> None:
+    """The files of an attempt."""
+    store = module.image_store
+
+    def store_reached(generation: Any, image: Any) -> Any:
+        name = store(generation, image)
+        if image.index + 1 < generation.num_images:
+            reach("storing")
+        return name
+
+    module.image_store = store_reached
 
 
 def transitions_points(module: Any) -> None:
@@ -153,6 +160,7 @@ def sweep_points(module: Any) -> None:
 CHANGES: dict[str, Callable[[Any], None]] = {
     "generation.engine.engine": engine_points,
     "generation.attempts": attempts_points,
+    "generation.pictures.files": files_points,
     "generation.transitions": transitions_points,
     "generation.upkeep.sweep": sweep_points,
 }
