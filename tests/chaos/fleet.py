@@ -16,15 +16,18 @@ from typing import Any
 
 import httpx2
 import psutil
+import pytest
 import redis
 
 from imagegen_project.standalone import paths
+from tests.support.disks import Disk, small_disk
 from tests.support.service import REPOSITORY, SAFETY_S, Service, environment
 
 FAILPOINTS = Path(__file__).parent / "failpoints"
 RETRY_PAUSE_S = 0.5
 # Asking costs the machine more than drawing does.
 POLL_S = 0.25
+REFUSE_S = 3.0
 ENDS = ("succeeded", "failed", "canceled")
 
 _MAKE_USERS = """
@@ -87,7 +90,10 @@ class Client:
 class Fleet:
     """A running service."""
 
-    def __init__(self, folder: Path, *, workers: int, users: int, **variables: str) -> None:
+    def __init__(
+        self, folder: Path, *, workers: int, users: int, disk: Disk | None = None, **variables: str
+    ) -> None:
+        self.disk = disk
         self.points = folder / "points"
         self.points.mkdir()
         self.service = Service(
@@ -207,6 +213,26 @@ class Fleet:
         """Ends PostgreSQL without a checkpoint: it recovers from its log."""
         return self._signal(_is_postgres, signal.SIGQUIT, "postgres crashed")
 
+    def fill_disk(self) -> str:
+        """Leaves the pictures no room for a while."""
+        return self._refuse(lambda disk: disk.fill(), lambda disk: disk.make_room(), "disk full for a while")
+
+    def freeze_disk(self) -> str:
+        """Lets the pictures' disk take no writes for a while."""
+        return self._refuse(
+            lambda disk: disk.read_only(), lambda disk: disk.read_only(on=False), "disk read-only for a while"
+        )
+
+    def _refuse(self, begin: Callable[[Disk], None], end: Callable[[Disk], None], did: str) -> str:
+        if self.disk is None:
+            return f"no disk to hurt ({did})"
+        try:
+            begin(self.disk)
+            time.sleep(REFUSE_S)
+        finally:
+            end(self.disk)
+        return did
+
     def _signal(self, is_wanted: Callable[[list[str]], bool], number: signal.Signals, did: str) -> str:
         found = list(self.processes(is_wanted))
         for process in found:
@@ -223,10 +249,13 @@ def _is_postgres(line: list[str]) -> bool:
 def fleet(*, workers: int, users: int, **variables: str) -> Iterator[Fleet]:
     """A service in a folder of its own, which goes with it."""
     folder = Path(tempfile.mkdtemp(prefix="imagegen-chaos-"))
-    running = Fleet(folder, workers=workers, users=users, **variables)
-    try:
+    (folder / "data").mkdir(mode=0o700)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        disk = None
+        with suppress(pytest.skip.Exception):  # nothing may be mounted: then all but the disk is hurt
+            disk = stack.enter_context(small_disk(folder / "data" / "media", megabytes=512))
+        running = Fleet(folder, workers=workers, users=users, disk=disk, **variables)
+        stack.callback(running.close)
         running.open()
         yield running
-    finally:
-        running.close()
-        shutil.rmtree(folder, ignore_errors=True)

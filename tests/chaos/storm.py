@@ -145,6 +145,8 @@ class Storm:
             hurt.kill_redis,
             hurt.crash_postgres,
             hurt.kill_worker,
+            hurt.fill_disk,
+            hurt.freeze_disk,
         )
 
     def _rage(self) -> None:

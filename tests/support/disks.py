@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.service import wait_for
+
 
 @contextmanager
 def small_disk(folder: Path, *, megabytes: int = 4) -> Iterator["Disk"]:
@@ -47,8 +49,9 @@ class Disk:
 
     def read_only(self, on: bool = True) -> None:  # noqa: FBT001, FBT002
         """Takes no writes any more, or takes them again."""
-        done = _mount("-o", f"remount,{'ro' if on else 'rw'}", str(self.folder))
-        assert done.returncode == 0, done.stderr
+        options = f"remount,{'ro' if on else 'rw'}"
+        # Busy while somebody writes.
+        wait_for(lambda: _mount("-o", options, str(self.folder)).returncode == 0, options)
 
     def files(self) -> list[str]:
         """Everything on it but what fills it."""
