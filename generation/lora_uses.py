@@ -45,9 +45,9 @@ def adapters_again(original: Generation, *, owner: User) -> list[LoraWish]:
     wishes = []
     for use in original.adapters.select_related("lora"):
         if use.lora is None:
-            raise LoraUnavailableError(f"The adapter {use.name} has been deleted.", param="loras")
+            raise LoraUnavailableError(f"The LoRA {use.name} has been deleted.", param="loras")
         if not loras_visible(owner).filter(pk=use.lora.pk, enabled=True).exists():
-            raise LoraUnavailableError(f"The adapter {use.name} may not be used any more.", param="loras")
+            raise LoraUnavailableError(f"The LoRA {use.name} may not be used any more.", param="loras")
         wishes.append(LoraWish(use.scale, lora=use.lora))
     return wishes
 

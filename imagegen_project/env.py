@@ -132,7 +132,7 @@ THROTTLE_MODELS: int = _env.int("THROTTLE_MODELS", 300, validate=_AT_LEAST_ZERO)
 THROTTLE_ORDERS: int = _env.int("THROTTLE_ORDERS", 30, validate=_AT_LEAST_ZERO)
 #: Socket tickets and signing secrets a user may make per minute; 0: no limit.
 THROTTLE_TICKETS: int = _env.int("THROTTLE_TICKETS", 120, validate=_AT_LEAST_ZERO)
-#: Adapters a user may upload or load from the Hub per minute; 0: no limit.
+#: LoRA a user may upload or load from the Hub per minute; 0: no limit.
 THROTTLE_UPLOADS: int = _env.int("THROTTLE_UPLOADS", 60, validate=_AT_LEAST_ZERO)
 #: Proxies in front whose X-Forwarded-For is believed when addresses are counted.
 TRUSTED_PROXIES: int = _env.int("TRUSTED_PROXIES", 0, validate=_AT_LEAST_ZERO)
@@ -170,7 +170,7 @@ LOG_PROMPTS: bool = _env.bool("LOG_PROMPTS", True)
 HF_ENDPOINT: str = _env.str("HF_ENDPOINT", "https://huggingface.co")
 #: Another name of HF_TOKEN.
 HUGGINGFACE_API_KEY: str = _secret("HUGGINGFACE_API_KEY")
-#: The server's own token, for downloads, adapters that users name included: let it read only what they may use. A
+#: The server's own token, for downloads, LoRA that users name included: let it read only what they may use. A
 #: caller's token is never used for them.
 HF_TOKEN: str = _secret("HF_TOKEN") or HUGGINGFACE_API_KEY
 #: Cache of the Hub's client; by default huggingface in the data folder.
@@ -187,28 +187,28 @@ HUB_CACHE_S: int = _env.int("HUB_CACHE_S", 60, validate=_AT_LEAST_ONE)
 HUB_GRACE_S: int = _env.int("HUB_GRACE_S", 900, validate=_AT_LEAST_ONE)
 
 # --- Models ---
-#: The checkpoint used when a request names none; empty: the registry's default.
+#: The model used when a request names none; empty: the registry's default.
 DEFAULT_MODEL_ID: str = _env.str("DEFAULT_MODEL_ID", "")
 #: Where model weights are kept; by default models in the data folder.
 MODEL_CACHE_DIR: Path = _env.path("MODEL_CACHE_DIR", DATA_DIR / "models")
-#: Where adapters are kept; by default loras in MODEL_CACHE_DIR.
+#: Where LoRA are kept; by default loras in MODEL_CACHE_DIR.
 LORA_CACHE_DIR: Path = _env.path("LORA_CACHE_DIR", MODEL_CACHE_DIR / "loras")
-#: Disk for adapters, in MiB: above it the least recently used go, and uploads are refused.
+#: Disk for LoRA, in MiB: above it the least recently used go, and uploads are refused.
 LORA_CACHE_MAX_MB: float = _env.float("LORA_CACHE_MAX_MB", 10240.0, validate=_POSITIVE)
-#: Largest adapter that may be uploaded or downloaded, in MiB.
+#: Largest LoRA that may be uploaded or downloaded, in MiB.
 LORA_MAX_UPLOAD_MB: float = _env.float("LORA_MAX_UPLOAD_MB", 512.0, validate=_POSITIVE)
 #: Memory of the device that loaded models may take, in MiB; 0: three quarters of a GPU, half of the host's (or
 #: container's) without one.
 MODEL_CACHE_VRAM_MB: int = _env.int("MODEL_CACHE_VRAM_MB", 0, validate=_AT_LEAST_ZERO)
 #: Host memory for models that wait to be used again, in MiB; 0: a quarter of the host's, or of its container's.
 MODEL_CACHE_RAM_MB: int = _env.int("MODEL_CACHE_RAM_MB", 0, validate=_AT_LEAST_ZERO)
-#: Adapters that stay attached to one loaded model, in MiB of their weights.
+#: LoRA that stay attached to one loaded model, in MiB of their weights.
 LORA_CACHE_VRAM_MB: int = _env.int("LORA_CACHE_VRAM_MB", 1024, validate=_AT_LEAST_ONE)
-#: How much of `LORA_CACHE_MAX_MB` one user's adapters may take (staff: all of it).
+#: How much of `LORA_CACHE_MAX_MB` one user's LoRA may take (staff: all of it).
 LORA_USER_SHARE_PERCENT: float = _env.float(
     "LORA_USER_SHARE_PERCENT", 25.0, validate=validate.Range(min=0, min_inclusive=False, max=100)
 )
-#: Longest time that an adapter's download may take, in seconds; 0: no limit.
+#: Longest time that a LoRA's download may take, in seconds; 0: no limit.
 LORA_DOWNLOAD_LIMIT_S: int = _env.int("LORA_DOWNLOAD_LIMIT_S", 900, validate=_AT_LEAST_ZERO)
 #: Downloads slower than this for half a minute are given up, in kB per second; 0: none.
 DOWNLOAD_MIN_KB_S: float = _env.float("DOWNLOAD_MIN_KB_S", 50.0, validate=_AT_LEAST_ZERO)
@@ -228,7 +228,7 @@ if not CUDA_VISIBLE_DEVICES:  # to CUDA, unlike to us, an empty one means none
 # --- Safety filter ---
 #: off, flag (say so in the answer) or block (an unsafe picture is neither stored nor sent).
 SAFETY_FILTER: str = _env.str("SAFETY_FILTER", "off", validate=validate.OneOf(("off", "flag", "block")))
-#: Hub repository of a transformers image classifier with safetensors; empty: the checker that a checkpoint ships.
+#: Hub repository of a transformers image classifier with safetensors; empty: the checker that a model ships.
 SAFETY_MODEL: str = _env.str("SAFETY_MODEL", "")
 #: The classifier's labels that mean unsafe, separated by commas.
 SAFETY_LABELS: list[str] = _env.list("SAFETY_LABELS", ["nsfw", "porn", "hentai", "sexy", "unsafe"])

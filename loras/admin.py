@@ -31,7 +31,7 @@ class LoraUploadForm(forms.ModelForm[Lora]):
         """The name. Raises ValidationError when the owner has an adapter of this name."""
         name: str = self.cleaned_data["name"]
         if Lora.objects.filter(owner=self.owner, name=name).exists():
-            raise ValidationError("You have another adapter of this name.")
+            raise ValidationError("You have another LoRA of this name.")
         return name
 
     def clean_file(self) -> Any:
@@ -52,7 +52,7 @@ class LoraChangeForm(forms.ModelForm[Lora]):
         shared: bool = self.cleaned_data["shared"]
         others = Lora.objects.filter(shared=True, name=self.instance.name).exclude(pk=self.instance.pk)
         if shared and others.exists():
-            raise ValidationError("Another shared adapter has this name.")
+            raise ValidationError("Another shared LoRA has this name.")
         return shared
 
 
@@ -142,7 +142,7 @@ class LoraAdmin(admin.ModelAdmin[Lora]):
         except DomainError as error:
             self.message_user(request, f"{lora.name}: {error}", messages.ERROR)
 
-    @admin.action(description="Share selected adapters with everybody", permissions=["change"])
+    @admin.action(description="Share selected LoRA with everybody", permissions=["change"])
     def share_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
         """Shares those whose name no other shared adapter has."""
         for lora in queryset.filter(shared=False):
@@ -154,17 +154,17 @@ class LoraAdmin(admin.ModelAdmin[Lora]):
             else:
                 lora.save(update_fields=["shared", "updated_at"])
 
-    @admin.action(description="Enable selected adapters", permissions=["change"])
+    @admin.action(description="Enable selected LoRA", permissions=["change"])
     def enable_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
         """Lets requests name them."""
         queryset.update(enabled=True)
 
-    @admin.action(description="Disable selected adapters", permissions=["change"])
+    @admin.action(description="Disable selected LoRA", permissions=["change"])
     def disable_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
         """Keeps requests from naming them."""
         queryset.update(enabled=False)
 
-    @admin.action(description="Download selected adapters", permissions=["change"])
+    @admin.action(description="Download selected LoRA", permissions=["change"])
     def request_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
         """Asks for the files that are not on disk."""
         for lora in queryset:

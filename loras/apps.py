@@ -11,7 +11,7 @@ class LorasConfig(AppConfig):
     """Adapters, what they fit and where their files lie."""
 
     name = "loras"
-    verbose_name = "Adapters"
+    verbose_name = "LoRA"
 
     def ready(self) -> None:
         """Registers what ships with the project after every migration."""

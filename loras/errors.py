@@ -8,7 +8,7 @@ class LoraNotFoundError(DomainError):
 
     code = "lora_not_found"
     http_status = 404
-    title = "There is no such adapter"
+    title = "There is no such LoRA"
 
 
 class LoraInvalidError(DomainError):
@@ -16,7 +16,7 @@ class LoraInvalidError(DomainError):
 
     code = "invalid_lora"
     http_status = 400
-    title = "The file cannot be used as an adapter"
+    title = "The file cannot be used as a LoRA"
 
 
 class LoraTooLargeError(DomainError):
@@ -24,7 +24,7 @@ class LoraTooLargeError(DomainError):
 
     code = "lora_too_large"
     http_status = 413
-    title = "The adapter's file is too large"
+    title = "The LoRA's file is too large"
 
 
 class LoraNameTakenError(DomainError):
@@ -40,7 +40,7 @@ class LoraIncompatibleError(DomainError):
 
     code = "lora_incompatible"
     http_status = 422
-    title = "The adapter does not fit the model"
+    title = "The LoRA does not fit the model"
 
 
 class LoraUnavailableError(DomainError):
@@ -48,7 +48,7 @@ class LoraUnavailableError(DomainError):
 
     code = "lora_unavailable"
     http_status = 409
-    title = "The adapter cannot be used now"
+    title = "The LoRA cannot be used now"
 
 
 class LoraInUseError(DomainError):
@@ -56,7 +56,7 @@ class LoraInUseError(DomainError):
 
     code = "lora_in_use"
     http_status = 409
-    title = "The adapter is in use"
+    title = "The LoRA is in use"
 
 
 class LoraStorageFullError(DomainError):
@@ -64,4 +64,4 @@ class LoraStorageFullError(DomainError):
 
     code = "lora_storage_full"
     http_status = 507
-    title = "There is no room for the adapter"
+    title = "There is no room for the LoRA"

@@ -38,7 +38,7 @@ _MAX_MODULES: Final[dict[str, dict[str, int]]] = {
 }
 _FLUX_WIDTH: Final = 3072
 _SD3_WIDTHS: Final = (1536, 2432)
-_UNDECIDABLE: Final = "nothing in it tells which family of checkpoints it was made for"
+_UNDECIDABLE: Final = "nothing in it tells which family of models it was made for"
 # Of other transformers, whose blocks have the same names as Flux' or SD3's.
 _FOREIGN_BLOCKS: Final = (
     "img_mlp",

@@ -98,13 +98,13 @@ class Lora(models.Model):
             models.UniqueConstraint(
                 fields=["owner", "name"],
                 name="lora_name_per_owner",
-                violation_error_message="This owner has another adapter of this name.",
+                violation_error_message="This owner has another LoRA of this name.",
             ),
             models.UniqueConstraint(
                 fields=["name"],
                 condition=Q(shared=True),
                 name="lora_shared_name",
-                violation_error_message="Another shared adapter has this name.",
+                violation_error_message="Another shared LoRA has this name.",
             ),
             models.CheckConstraint(condition=Q(name__regex=NAME_PATTERN), name="lora_name_pattern"),
             models.CheckConstraint(
@@ -147,7 +147,7 @@ class LoraTrial(models.Model):
 
     class Meta:
         ordering = ("-id",)
-        verbose_name = "adapter's trial"
+        verbose_name = "LoRA's trial"
 
     def __str__(self) -> str:
         return f"{self.sha256[:12]} on {self.worker}"

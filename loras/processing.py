@@ -156,7 +156,7 @@ def _make_room(lora: Lora, size: int) -> None:
         limit = settings.LORA_USER_SHARE_BYTES / 1024 / 1024
         raise DownloadFailedError(
             DownloadProblem.DISK_FULL,
-            f"It has {size / 1024 / 1024:.1f} MiB; your adapters may take {limit:g} MiB together "
+            f"It has {size / 1024 / 1024:.1f} MiB; your LoRA may take {limit:g} MiB together "
             "(LORA_USER_SHARE_PERCENT), and those that are there cannot go.",
         )
 

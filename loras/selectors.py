@@ -37,7 +37,7 @@ def lora_get(*, user: User | AnonymousUser, name: str, param: str = "") -> Lora:
     if found is None and user.is_staff and is_id:
         found = rows.first()
     if found is None:
-        raise LoraNotFoundError(f"No adapter {name!r}.", param=param)
+        raise LoraNotFoundError(f"No LoRA {name!r}.", param=param)
     return found
 
 

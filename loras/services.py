@@ -73,11 +73,11 @@ def lora_inspect(*, owner: User, file: "UploadedFile[Any]") -> AdapterFacts:
         )
     # Uploads are never pruned, so together they may not take more than the cache may hold.
     if uploaded_bytes() + size > settings.LORA_CACHE_MAX_BYTES:
-        raise LoraStorageFullError("Uploads fill the space for adapters (LORA_CACHE_MAX_MB).", param="file")
+        raise LoraStorageFullError("Uploads fill the space for LoRA (LORA_CACHE_MAX_MB).", param="file")
     if not owner.is_staff and owned_bytes(owner) + size > settings.LORA_USER_SHARE_BYTES:
         limit = settings.LORA_USER_SHARE_BYTES / 1024 / 1024
         raise LoraStorageFullError(
-            f"Your adapters may take {limit:g} MiB together (LORA_USER_SHARE_PERCENT); delete some.",
+            f"Your LoRA may take {limit:g} MiB together (LORA_USER_SHARE_PERCENT); delete some.",
             param="file",
         )
     try:
@@ -180,7 +180,7 @@ def lora_delete(*, user: User, lora: Lora) -> None:
     if lora.source == LoraSource.BUILTIN:
         raise PermissionDenied("What ships with the project can only be disabled.")
     if lora.owner_id != user.pk and not user.is_staff:
-        raise PermissionDenied("Only its owner may delete an adapter.")
+        raise PermissionDenied("Only its owner may delete a LoRA.")
     if lora.id in loras_pinned():
         raise LoraInUseError("Queued or running generations need it; cancel them first.")
     sha256, incoming = lora.sha256, incoming_path(lora.id)
@@ -224,21 +224,21 @@ def lora_check_fits(*, lora: Lora, checkpoint: Checkpoint, param: str = "loras")
     another family.
     """
     if not lora.enabled:
-        raise LoraUnavailableError(f"The adapter {lora.name} is disabled.", param=param)
+        raise LoraUnavailableError(f"The LoRA {lora.name} is disabled.", param=param)
     if lora.state == LoraState.BROKEN:
-        raise LoraUnavailableError(f"The adapter {lora.name} is broken: {lora.error_detail}", param=param)
+        raise LoraUnavailableError(f"The LoRA {lora.name} is broken: {lora.error_detail}", param=param)
     if not lora.family and lora.state == LoraState.ABSENT:
-        raise LoraUnavailableError(f"The adapter {lora.name} did not come: {lora.error_detail}", param=param)
+        raise LoraUnavailableError(f"The LoRA {lora.name} did not come: {lora.error_detail}", param=param)
     if not lora.family:
         raise LoraUnavailableError(
-            f"The adapter {lora.name} is still being downloaded; try again once it is there.",
+            f"The LoRA {lora.name} is still being downloaded; try again once it is there.",
             param=param,
             headers={"Retry-After": "5"},
         )
     if lora.family != checkpoint.family:
         made_for, asked = Family(lora.family).label, Family(checkpoint.family).label
         raise LoraIncompatibleError(
-            f"The adapter {lora.name} was made for {made_for}; the model {checkpoint.id} is {asked}.",
+            f"The LoRA {lora.name} was made for {made_for}; the model {checkpoint.id} is {asked}.",
             param=param,
             lora_family=lora.family,
             model_family=checkpoint.family,
@@ -250,7 +250,7 @@ def _insert(lora: Lora) -> None:
         with transaction.atomic():
             lora.save(force_insert=True)
     except IntegrityError as error:
-        raise LoraNameTakenError(f"You have another adapter {lora.name!r}.", param="name") from error
+        raise LoraNameTakenError(f"You have another LoRA {lora.name!r}.", param="name") from error
 
 
 def _enqueue(lora: Lora) -> None:

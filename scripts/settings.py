@@ -1,7 +1,7 @@
 """Writes `docs/settings.md` and `.env.example` from `imagegen_project/env.py`, or checks that they fit it.
 
 `python -m scripts.settings write` after a change of a setting; `check` needs nothing but Python, and ends with 1 where a
-document is out of date. In `env.py`, `# --- Title ---` begins a section; `#:` lines above a variable explain it.
+document is out of date. In `env.py`, `# --- Title ---` begins a section; the `#:` lines above a variable explain it.
 """
 
 import argparse

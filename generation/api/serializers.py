@@ -183,9 +183,7 @@ class ReceiptOut(serializers.Serializer[Any]):
     job_id = serializers.UUIDField()
     kind = serializers.CharField()
     request = serializers.JSONField(help_text="The request with every default and the seed resolved.")
-    model = serializers.JSONField(
-        help_text="Checkpoint id, repository, commit, family, dtype, weights' SHA-256."
-    )
+    model = serializers.JSONField(help_text="Model id, repository, commit, family, dtype, weights' SHA-256.")
     environment = serializers.JSONField(help_text="Versions, device, threads, batch shape.")
     timings = serializers.JSONField()
     images = ImageOut(many=True)

@@ -136,9 +136,7 @@ def _webhooks() -> Iterator[Metric]:
 
 
 def _models() -> Iterator[Metric]:
-    states = GaugeMetricFamily(
-        "imagegen_models", "Checkpoints by the state of their files.", labels=["state"]
-    )
+    states = GaugeMetricFamily("imagegen_models", "Models by the state of their files.", labels=["state"])
     for row in Checkpoint.objects.order_by().values("state").annotate(number=Count("pk")):
         states.add_metric([row["state"]], row["number"])
     yield states

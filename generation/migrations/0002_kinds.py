@@ -37,7 +37,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='generation',
             name='scheduler',
-            field=models.CharField(blank=True, choices=[('ddim', 'DDIM'), ('ddpm', 'DDPM'), ('euler', 'Euler'), ('euler_a', 'Euler ancestral'), ('dpmpp_2m', 'DPM++ 2M'), ('dpmpp_2m_karras', 'DPM++ 2M Karras'), ('dpmpp_2m_sde', 'DPM++ 2M SDE'), ('unipc', 'UniPC'), ('lcm', 'LCM')], help_text="Empty: the checkpoint's own.", max_length=32),
+            field=models.CharField(blank=True, choices=[('ddim', 'DDIM'), ('ddpm', 'DDPM'), ('euler', 'Euler'), ('euler_a', 'Euler ancestral'), ('dpmpp_2m', 'DPM++ 2M'), ('dpmpp_2m_karras', 'DPM++ 2M Karras'), ('dpmpp_2m_sde', 'DPM++ 2M SDE'), ('unipc', 'UniPC'), ('lcm', 'LCM')], help_text="Empty: the model's own.", max_length=32),
         ),
         migrations.AddField(
             model_name='generation',

@@ -13,6 +13,6 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='generation',
             name='scheduler',
-            field=models.CharField(blank=True, help_text="Empty: the checkpoint's own.", max_length=32),
+            field=models.CharField(blank=True, help_text="Empty: the model's own.", max_length=32),
         ),
     ]

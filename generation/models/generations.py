@@ -54,7 +54,7 @@ class Generation(models.Model):
     guidance_scale = models.FloatField()
     seed = models.BigIntegerField()
     num_images = models.PositiveIntegerField(default=1)
-    scheduler = models.CharField(max_length=32, blank=True, help_text="Empty: the checkpoint's own.")
+    scheduler = models.CharField(max_length=32, blank=True, help_text="Empty: the model's own.")
     clip_skip = models.PositiveIntegerField(
         null=True, blank=True, help_text="Layers of the text encoder to leave out, from its end."
     )

@@ -50,7 +50,7 @@ def wishes_read(attrs: dict[str, Any], *, owner: User, checkpoint: Checkpoint) -
         raise serializers.ValidationError({"loras": f"At most {MAX_LORAS}."})
     named = [wish.lora.pk if wish.lora else wish.repository for wish in wishes]
     if len(set(named)) < len(named):
-        raise serializers.ValidationError({"loras": "Names an adapter twice; give it once, with one scale."})
+        raise serializers.ValidationError({"loras": "Names a LoRA twice; give it once, with one scale."})
     return wishes
 
 

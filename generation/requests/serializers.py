@@ -163,12 +163,12 @@ class GenerationCreateIn(StrictSerializer):
         child=LoraUseIn(),
         required=False,
         max_length=MAX_LORAS,
-        help_text="LoRA adapters, stacked.",
+        help_text="LoRA, stacked.",
     )
     lora_path = serializers.CharField(
         max_length=MAX_NAME,
         required=False,
-        help_text="One adapter: id, name, or a repository of the Hub, which is downloaded when it is new.",
+        help_text="One LoRA: id, name, or a repository of the Hub, which is downloaded when it is new.",
     )
     lora_scale = serializers.FloatField(
         min_value=MIN_SCALE, max_value=MAX_SCALE, required=False, help_text="How strongly `lora_path` counts."

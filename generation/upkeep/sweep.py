@@ -48,7 +48,7 @@ def sweep() -> dict[str, int]:
     done |= {
         "downloads asked for again": downloads_request(),
         "wake-ups for downloads restored": downloads_restore(),
-        "adapters asked for again": loras_resume() + adapters_restore(),
+        "LoRA asked for again": loras_resume() + adapters_restore(),
         "wake-ups for generations restored": entries_restore(),
         "wake-ups for webhooks restored": int(webhooks_restore()),
     }

@@ -26,8 +26,8 @@ def _accepted(lora: Lora) -> Response:
 
 
 @extend_schema_view(
-    list=extend_schema(description="Your adapters and the shared ones, newest first (staff: everyone's)."),
-    retrieve=extend_schema(description="One adapter as it stands."),
+    list=extend_schema(description="Your LoRA and the shared ones, newest first (staff: everyone's)."),
+    retrieve=extend_schema(description="One LoRA as it stands."),
 )
 class LoraViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet[Lora]):
     """The adapters that one may use."""
@@ -56,7 +56,7 @@ class LoraViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewS
         """One adapter as it stands. As the answer to a wait for it, what came to nothing is an error."""
         lora = self.get_object()
         if has_waited(request) and lora.error_code:
-            raise LoraUnavailableError(f"The adapter {lora.name} cannot be used: {lora.error_detail}")
+            raise LoraUnavailableError(f"The LoRA {lora.name} cannot be used: {lora.error_detail}")
         return Response(self.get_serializer(lora).data)
 
     @extend_schema(responses={204: None})

@@ -22,7 +22,7 @@ class Migration(migrations.Migration):
                 ('died_at', models.DateTimeField(blank=True, help_text='When the worker was found dead.', null=True)),
             ],
             options={
-                'verbose_name': "adapter's trial",
+                'verbose_name': "LoRA's trial",
                 'ordering': ('-id',),
             },
         ),

@@ -161,5 +161,5 @@ def _lora(use: Any) -> dict[str, Any]:
     scales = [scale for key in _LORA_SCALES if (scale := params.take(key)) is not None]
     params.end()
     if len(names) != 1 or len(scales) > 1:
-        refuse("lora", "Each adapter needs one `name` and at most one `scale`.")
+        refuse("lora", "Each LoRA needs one `name` and at most one `scale`.")
     return {"lora": names[0], **({"scale": scales[0]} if scales else {})}

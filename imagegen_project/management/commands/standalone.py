@@ -52,9 +52,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--out", type=Path, default=Path("out.png"), help="with --once: the file to write"
         )
-        parser.add_argument(
-            "--model", default="", help="with --once: the checkpoint (default: the service's)"
-        )
+        parser.add_argument("--model", default="", help="with --once: the model (default: the service's)")
         parser.add_argument("--seed", type=int, default=-1, help="with --once: the seed (default: random)")
 
     def handle(self, **options: Any) -> None:

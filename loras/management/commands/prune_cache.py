@@ -12,8 +12,8 @@ class Command(BaseCommand):
     """Brings the adapters' folder within its budget."""
 
     help = (
-        "Removes adapters' files until LORA_CACHE_MAX_MB suffices, the least recently used first, and what crashes "
-        "left behind. Files in use and uploads stay. A removed adapter is downloaded again when it is asked for."
+        "Removes LoRA files until LORA_CACHE_MAX_MB suffices, the least recently used first, and what crashes "
+        "left behind. Files in use and uploads stay. A removed LoRA is downloaded again when it is asked for."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -17,7 +17,7 @@ class Command(BaseCommand):
     """Downloads checkpoints before they are needed."""
 
     help = (
-        "Downloads the safetensors files of checkpoints, and of the classifier that SAFETY_MODEL names, into "
+        "Downloads the safetensors files of models, and of the classifier that SAFETY_MODEL names, into "
         "MODEL_CACHE_DIR and verifies them. What is there already "
         "is left alone, what was interrupted goes on. Ends with 1 when one failed, and says why."
     )
@@ -25,7 +25,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Which ones."""
         parser.add_argument("ids", nargs="*", metavar="ID", help="registry id or repository name")
-        parser.add_argument("--all-enabled", action="store_true", help="every enabled checkpoint")
+        parser.add_argument("--all-enabled", action="store_true", help="every enabled model")
 
     def handle(self, *args: Any, ids: list[str], all_enabled: bool, **options: Any) -> None:
         """Downloads one after the other; one that fails does not keep the others from coming."""
@@ -48,13 +48,13 @@ class Command(BaseCommand):
 
     def _chosen(self, ids: list[str], *, all_enabled: bool) -> list[Checkpoint]:
         if not ids and not all_enabled:
-            raise CommandError("Name checkpoints, or give --all-enabled.")
+            raise CommandError("Name models, or give --all-enabled.")
         chosen = {row.pk: row for row in Checkpoint.objects.filter(enabled=True)} if all_enabled else {}
         for name in ids:
             row = Checkpoint.objects.filter(Q(id=name) | Q(repository=name)).first()
             if row is None:
                 known = ", ".join(Checkpoint.objects.values_list("id", flat=True))
-                raise CommandError(f"No checkpoint is called {name!r} here. Known: {known}.")
+                raise CommandError(f"No model is called {name!r} here. Known: {known}.")
             chosen[row.pk] = row
         return list(chosen.values())
 

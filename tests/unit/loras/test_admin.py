@@ -64,7 +64,7 @@ def test_a_taken_or_bad_name_is_refused_by_the_form(
 ) -> None:
     """Like any other field."""
     make_lora("mine", owner=superuser)
-    assert "another adapter of this name" in page.post(ADD, form(lora_bytes(seed=1))).content.decode()
+    assert "another LoRA of this name" in page.post(ADD, form(lora_bytes(seed=1))).content.decode()
     assert "Lower-case letters" in page.post(ADD, form(lora_bytes(), name="No")).content.decode()
     assert page.post(ADD, {"name": "x", "trigger_words": ""}).status_code == 200
 
@@ -105,8 +105,8 @@ def test_two_shared_adapters_of_one_name_are_refused(
     make_lora("same", shared=True)
     other = make_lora("same", content=1, owner=superuser)
     shown = page.post(f"{LIST}{other.pk}/change/", {"shared": "on", "enabled": "on", "trigger_words": ""})
-    assert "Another shared adapter has this name" in shown.content.decode()
-    assert "Another shared adapter has this name" in act(page, "share_selected", other)
+    assert "Another shared LoRA has this name" in shown.content.decode()
+    assert "Another shared LoRA has this name" in act(page, "share_selected", other)
     other.refresh_from_db()
     assert other.shared is False
 
