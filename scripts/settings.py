@@ -1,6 +1,6 @@
 """Writes `docs/settings.md` and `.env.example` from `imagegen_project/env.py`, or checks that they fit it.
 
-`python -m scripts.settings write` after a change of a setting; `check` needs nothing but Python, and ends with 1 where a
+`python -m scripts.settings write` after a change of a setting; `check` needs nothing but Python, and ends with 1 if a
 document is out of date. In `env.py`, `# --- Title ---` begins a section; the `#:` lines above a variable explain it.
 """
 
