@@ -180,7 +180,7 @@ class TestCommand:
         call_command("prefetch_models", "sd-1-5")
         assert "sd-1-5: downloaded" in capsys.readouterr().out
 
-    @pytest.mark.parametrize(("arguments", "words"), [([], "Name checkpoints"), (["nope"], "Known: builtin")])
+    @pytest.mark.parametrize(("arguments", "words"), [([], "Name models"), (["nope"], "Known: builtin")])
     def test_it_says_what_it_needs(self, row: Checkpoint, arguments: list[str], words: str) -> None:
         """Before anything is downloaded."""
         with pytest.raises(CommandError, match=words):
