@@ -56,7 +56,7 @@ test: dev  ## Runs the whole test suite; options in ARGS, e.g. make test ARGS="-
 	$(BIN)/python -m pytest $(ARGS)
 
 test-fast: dev  ## Runs the unit tests, on all cores; options in ARGS
-	$(BIN)/python -m pytest tests/unit --numprocesses auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest tests/unit --numprocesses auto --dist loadgroup $(ARGS)
 
 lint: check-locks dev  ## Checks locks, style, formatting, types, import rules and migrations
 	$(BIN)/ruff check .

@@ -28,6 +28,16 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(env.DATA_DIR, ignore_errors=True)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (`make test-fast`), each runs a file's tests that empty the database behind all others."""
+    for item in items:
+        marker = item.get_closest_marker("django_db")
+        fixtures = getattr(item, "fixturenames", ())
+        empties = "transactional_db" in fixtures or bool(marker and marker.kwargs.get("transaction"))
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}{'-emptying' if empties else ''}"))
+
+
 @pytest.fixture(scope="session")
 def embedded_server() -> Iterator[Callable[[EmbeddedPostgres | EmbeddedRedis], None]]:
     """Starts embedded servers, and stops them when the run ends, however it ends."""

@@ -23,7 +23,7 @@ from generation.metrics.collector import ServiceCollector
 from generation.models import Generation
 from imagegen_project import __version__, env
 from imagegen_project.common.counters import PROCESS_REGISTRY
-from tests.unit.imagegen_project.test_env import variables
+from scripts.settings import SOURCE, settings_read
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
@@ -31,13 +31,13 @@ DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 USER = "10001"
 
 
-def secret_variables() -> set[str]:
+def secret_{setting.name for setting in settings_read(SOURCE.read_text())} -> set[str]:
     """The variables that can be files."""
     source = (REPOSITORY / "imagegen_project" / "env.py").read_text()
     return {f"{name}_FILE" for name in re.findall(r'_secret\("([A-Z0-9_]+)"\)', source)}
 
 
-KNOWN = variables() | secret_variables()
+KNOWN = {setting.name for setting in settings_read(SOURCE.read_text())} | secret_{setting.name for setting in settings_read(SOURCE.read_text())}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_composed_containers_are_confined(compose: dict[str, Any]) -> None:
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert not secret_variables() & {f"{variable}_FILE" for variable in service["environment"]} - {
+        assert not secret_{setting.name for setting in settings_read(SOURCE.read_text())} & {f"{variable}_FILE" for variable in service["environment"]} - {
             "DATABASE_URL_FILE",
             "REDIS_URL_FILE",
         }, name
