@@ -102,8 +102,10 @@ def users(*calls: str) -> set[str]:
 def test_each_thing_has_one_place() -> None:
     """A status changes, a picture's file is opened, and the feed's stream is written in one module each."""
     assert users("generation_measure", "webhook_note", "work_return") == {"generation.transitions"}
+    # `availability` writes and deletes a probe, and no picture.
     assert users("default_storage.open", "default_storage.save", "default_storage.delete") == {
-        "generation.pictures.files"
+        "generation.pictures.files",
+        "generation.pictures.availability",
     }
     assert users("stream_key") <= {"generation.feed.stream", "generation.feed.following"}
 

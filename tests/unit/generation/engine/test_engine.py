@@ -63,7 +63,10 @@ def test_the_picture_is_as_asked_and_says_how_it_was_made(engine: Engine, batch:
     made = json.loads(text["imagegen"])
     assert (made["prompt"], made["seed"], made["model"]) == ("a red circle · groß", 7, "builtin")
     assert text["parameters"].splitlines()[1] == "Negative prompt: blue"
-    assert "Steps: 2, CFG scale: 4, Seed: 7, Size: 320x256, Model: builtin" in text["parameters"]
+    assert (
+        "Steps: 2, Sampler: Automatic, Schedule type: Automatic, CFG scale: 4, Seed: 7, Size: 320x256, "
+        "Model: builtin" in text["parameters"]
+    )
     assert set(text) == {"imagegen", "parameters"}
 
 
