@@ -124,7 +124,7 @@ secrets:  ## Makes the secrets of docker-compose.yml in secrets/, those that are
 	@test -e secrets/hf_token || { umask 022; : > secrets/hf_token; }
 
 fidelity: install  ## Measures how well the built-in model draws what its prompts say; options in ARGS
-	$(BIN)/python -m models_registry.builtin.evaluate $(ARGS)
+	$(BIN)/python -m benchmarks.fidelity $(ARGS)
 
 clean:  ## Removes the environment and caches; the data folder stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage staticfiles

@@ -1,4 +1,7 @@
-"""Measure how well the built-in model draws what its prompts say: `python -m models_registry.builtin.evaluate`."""
+"""Measure how well the built-in model draws what its prompts say: `python -m models_registry.builtin.evaluate`.
+
+The detector says what is in a picture, and the table counts what is right; below it stands how well it is drawn.
+"""
 
 import os
 
@@ -7,9 +10,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import random
+import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,10 +27,15 @@ from tqdm import tqdm
 from models_registry.builtin import DEFAULT_GUIDANCE, DEFAULT_STEPS, NATIVE_SIZE, WEIGHTS
 from models_registry.builtin.captions import plain_caption, sample_caption
 from models_registry.builtin.detector import Found, Reading, read_picture
+from models_registry.builtin.fitting import item_mask
+from models_registry.builtin.measures import edge_width, overlaps, roundness
 from models_registry.builtin.scenes import Item, Scene, sample_scene
 
 PROMPTS: Final = 240
+CIRCLES: Final = 50  # prompts whose circles' roundness is measured
 BATCH: Final = 4
+TOGETHER: Final = 16  # pictures that the command draws at once
+NUMBER_FORMATS: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Rows of the table: what is counted, and the share that the model is meant to reach.
 TARGETS: Final[dict[str, float]] = {
     "one shape: shape": 0.95,
@@ -46,6 +55,9 @@ class Case:
     seed: int
 
 
+Draw = Callable[[argparse.Namespace, list[Case]], Iterable[tuple[Case, Image.Image]]]
+
+
 def held_out_cases(count: int = PROMPTS) -> list[Case]:
     """Return the fidelity prompts, the same ones every time: of three, two ask for one shape and one for two.
 
@@ -61,12 +73,26 @@ def held_out_cases(count: int = PROMPTS) -> list[Case]:
     return cases
 
 
-def load_pipeline(folder: Path = WEIGHTS, *, device: str = "cpu") -> StableDiffusionPipeline:
-    """Load the exported model in fp32, silently; raises FileNotFoundError when nothing was exported."""
+def circle_cases(count: int = CIRCLES) -> list[Case]:
+    """Return prompts for one large circle, held out or not, the same ones every time."""
+    rng = random.Random("circles")
+    cases: list[Case] = []
+    while len(cases) < count:
+        scene = sample_scene(rng, held_out=rng.random() < 0.1, pairs=0, splits=0)
+        if (scene.items[0].shape, scene.items[0].size) == ("circle", "large"):
+            cases.append(Case(scene, plain_caption(scene), seed=len(cases)))
+    return cases
+
+
+def load_pipeline(
+    folder: Path = WEIGHTS, *, device: str = "cpu", number_format: str = "float32"
+) -> StableDiffusionPipeline:
+    """Load the exported model, silently; raises FileNotFoundError when nothing was exported."""
     if not (folder / "model_index.json").is_file():
         message = f"no model in {folder}: train one with python -m models_registry.builtin.train"
         raise FileNotFoundError(message)
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    dtype = NUMBER_FORMATS[number_format]
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
@@ -78,10 +104,11 @@ def draw_cases(
     size: int = NATIVE_SIZE,
     steps: int = DEFAULT_STEPS,
     guidance: float = DEFAULT_GUIDANCE,
+    together: int = BATCH,
 ) -> Iterator[tuple[Case, Image.Image]]:
-    """Generate one picture a case, a few at a time; a case's noise depends on its own seed alone."""
-    for start in range(0, len(cases), BATCH):
-        batch = cases[start : start + BATCH]
+    """Generate one picture per case, `together` at a time; a case's noise depends on its own seed alone."""
+    for start in range(0, len(cases), together):
+        batch = cases[start : start + together]
         images = pipeline(
             [case.prompt for case in batch],
             num_inference_steps=steps,
@@ -161,6 +188,57 @@ class Table:
         return lines
 
 
+class Report:
+    """What is right in pictures, by row and by class of shape, and how well they are drawn."""
+
+    def __init__(self) -> None:
+        self.table = Table()
+        self.classes = Table()
+        self._overlaps: list[float] = []
+        self._edges: list[float] = []
+
+    def add(self, case: Case, image: Image.Image) -> tuple[Reading, bool]:
+        """Count one picture; return what was seen, and whether all of it is right."""
+        scene, pixels = case.scene, np.asarray(image)
+        reading = read_picture(pixels)
+        verdict = judge(scene, reading)
+        self.table.add(verdict)
+        self._overlaps += overlaps(scene, pixels)
+        if len(scene.items) == 1:
+            self.classes.add({scene.items[0].shape: verdict["one shape: shape"]})
+            if all(verdict.values()):
+                self._edges.append(edge_width(scene, pixels))
+        return reading, all(verdict.values())
+
+    def lines(self) -> list[str]:
+        """Return the tables in Markdown."""
+        edges = f"{statistics.median(self._edges):.1f} pixels" if self._edges else "not measured"
+        return [
+            *self.table.lines(),
+            "",
+            "One shape, by class:",
+            "",
+            *self.classes.lines(),
+            "",
+            f"- overlap of drawn and ideal shape, median of {len(self._overlaps)}: "
+            f"{statistics.median(self._overlaps):.3f}",
+            f"- width of edges, median of {len(self._edges)}: {edges}",
+        ]
+
+
+def circle_line(drawn: Iterable[tuple[Case, Image.Image]]) -> str:
+    """Return the sentence on the roundness of drawn circles."""
+    deviations = [
+        roundness(mask)
+        for case, image in drawn
+        if (mask := item_mask(case.scene, 0, np.asarray(image))).any()
+    ]
+    return (
+        f"- deviation of large circles' outlines from a circle, mean of {len(deviations)}: "
+        f"{statistics.fmean(deviations):.1%} of the radius"
+    )
+
+
 def contact_sheet(
     images: list[Image.Image], *, columns: int = 8, side: int = 128, gap: int = 6
 ) -> Image.Image:
@@ -195,16 +273,19 @@ def measure_speed(folder: Path, *, repeats: int = 3) -> list[str]:
     ]
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def parse_arguments(program: str, argv: list[str] | None) -> argparse.Namespace:
     """Return the command line's arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m models_registry.builtin.evaluate",
+        prog=f"python -m {program}",
         description="Draw prompts whose combinations were held out from training, and count what a detector finds in them.",
     )
     parser.add_argument(
         "--model", type=Path, default=WEIGHTS, help="pipeline folder (default: the built-in weights)"
     )
-    parser.add_argument("--count", type=int, default=PROMPTS, help=f"prompts, at most {PROMPTS} by default")
+    parser.add_argument("--count", type=int, default=PROMPTS, help=f"prompts (default: {PROMPTS})")
+    parser.add_argument(
+        "--circles", type=int, default=CIRCLES, help=f"circles to measure roundness by (default: {CIRCLES})"
+    )
     parser.add_argument(
         "--size", type=int, default=NATIVE_SIZE, help=f"side in pixels (default: {NATIVE_SIZE})"
     )
@@ -217,7 +298,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=DEFAULT_GUIDANCE,
         help=f"guidance scale (default: {DEFAULT_GUIDANCE})",
     )
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument(
+        "--number-format", choices=NUMBER_FORMATS, default="float32", help="of the weights (default: float32)"
+    )
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of the pictures to this file")
     parser.add_argument(
         "--wrong", action="store_true", help="print the prompts that went wrong, and what was seen"
@@ -228,33 +311,46 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Print the fidelity table, or the speed."""
-    arguments = parse_arguments(argv)
+def draw_with_pipeline(
+    arguments: argparse.Namespace, cases: list[Case]
+) -> Iterator[tuple[Case, Image.Image]]:
+    """Draw cases with the stock pipeline, as many together as are fast on a CPU."""
+    pipeline = load_pipeline(arguments.model, number_format=arguments.number_format)
+    pipeline.unet.to(memory_format=torch.channels_last)
+    pipeline.vae.to(memory_format=torch.channels_last)
+    return draw_cases(
+        pipeline,
+        cases,
+        size=arguments.size,
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        together=TOGETHER,
+    )
+
+
+def run(program: str, draw: Draw, argv: list[str] | None = None) -> None:
+    """Print the fidelity tables of what `draw` makes of the held-out prompts, or the speed."""
+    arguments = parse_arguments(program, argv)
     out = sys.stdout
     if arguments.speed:
         out.write("\n".join(measure_speed(arguments.model)) + "\n")
         return
-    pipeline = load_pipeline(arguments.model, device=arguments.device)
     cases = held_out_cases(arguments.count)
-    drawn = draw_cases(
-        pipeline, cases, size=arguments.size, steps=arguments.steps, guidance=arguments.guidance
-    )
-    table, images = Table(), []
-    for case, image in tqdm(drawn, total=len(cases), desc="drawing", unit="picture"):
-        reading = read_picture(np.asarray(image))
-        verdict = judge(case.scene, reading)
-        table.add(verdict)
+    report, images = Report(), []
+    for case, image in tqdm(draw(arguments, cases), total=len(cases), desc="drawing", unit="picture"):
+        reading, right = report.add(case, image)
         images.append(image)
-        if arguments.wrong and not all(verdict.values()):
+        if arguments.wrong and not right:
             seen = "; ".join(
                 f"{item.size} {item.colour} {item.shape} {item.position}" for item in reading.found
             )
             tqdm.write(f"{case.prompt!r}: {seen or 'nothing'} on {' and '.join(reading.background)}")
-    out.write("\n".join(table.lines()) + "\n")
+    out.write("\n".join(report.lines()) + "\n")
+    if arguments.circles:
+        out.write(circle_line(draw(arguments, circle_cases(arguments.circles))) + "\n")
     if arguments.sheet:
         contact_sheet(images).save(arguments.sheet)
 
 
 if __name__ == "__main__":
-    main()
+    run("models_registry.builtin.evaluate", draw_with_pipeline)

@@ -8,8 +8,7 @@ import pytest
 from models_registry.builtin import ADAPTERS, WEIGHTS
 from models_registry.builtin.detector import read_picture
 
-# `python -m models_registry.builtin.evaluate` measures the shares over 240 prompts; over a tenth of them chance takes
-# more.
+# `make fidelity` measures the shares over 240 prompts; over a tenth of them chance takes more.
 LEAST = {
     "one shape: shape": 0.75,
     "one shape: both colours": 0.85,
