@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from models_registry.builtin import SIZE_MULTIPLE
 from models_registry.builtin.drawing import draw_scene
 from models_registry.builtin.scenes import Item, Scene, Style, sample_scene
 
@@ -25,6 +27,11 @@ def scene_from_json(data: dict[str, Any]) -> Scene:
     return Scene(items, tuple(data["background"]), data["split"], data["place"])
 
 
+def pixels_per_cell(vae: AutoencoderTiny) -> int:
+    """Return the side of the square of pixels that one latent cell covers: every stage but the first halves."""
+    return int(2 ** (len(vae.config.encoder_block_out_channels) - 1))
+
+
 @torch.no_grad()
 def encode_scenes(
     vae: AutoencoderTiny,
@@ -35,11 +42,15 @@ def encode_scenes(
     device: str,
     style: Style = "filled",
 ) -> torch.Tensor:
-    """Draw scenes at `size` pixels and return their latents (count x 4 x size/16 x size/16, on the CPU)."""
+    """Return the latents of scenes of `size` pixels (count x 4 x size/16 x size/16, on the CPU).
+
+    The half-size autoencoder gives them from pictures of half the side.
+    """
+    side = size // SIZE_MULTIPLE * pixels_per_cell(vae)
     latents = []
     for start in range(0, len(scenes), ENCODE_BATCH):
         batch = scenes[start : start + ENCODE_BATCH]
-        drawn = [np.asarray(draw_scene(scene, size // 2, style=style, rng=rng)) for scene in batch]
+        drawn = [np.asarray(draw_scene(scene, side, style=style, rng=rng)) for scene in batch]
         pixels = torch.from_numpy(np.stack(drawn)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         latents.append((vae.encode(pixels).latents * vae.config.scaling_factor).cpu())
@@ -74,7 +85,7 @@ def write_shards(
 class LatentPool:
     """The shards of one size and style; `refresh` takes in those that were written since."""
 
-    def __init__(self, folder: Path, *, size: int, style: Style = "filled") -> None:
+    def __init__(self, folder: Path, *, size: int, style: str = "filled") -> None:
         self._folder = folder
         self._pattern = f"{style}-{size}-*.safetensors"
         self._seen: set[str] = set()
@@ -85,6 +96,10 @@ class LatentPool:
     def __len__(self) -> int:
         """Return the number of scenes."""
         return len(self.scenes)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, Scene]]:
+        """Go through the latents and their scenes."""
+        return zip(self._latents, self.scenes, strict=True)
 
     def refresh(self) -> None:
         """Read the shards that are new."""

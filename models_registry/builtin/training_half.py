@@ -9,25 +9,13 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from PIL import Image
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from models_registry.builtin.architecture import build_half_vae
-from models_registry.builtin.checkpoints import (
-    Clock,
-    Ema,
-    Progress,
-    cosine_rate,
-    load_named_state,
-    load_optimizer,
-    load_progress,
-    named_state,
-    save_checkpoint,
-    set_learning_rate,
-    trainable,
-)
+from models_registry.builtin.checkpoints import trainable
 from models_registry.builtin.drawing import draw_scene
 from models_registry.builtin.scenes import Scene, Style, sample_scene
+from models_registry.builtin.training_loop import Stage, train_stage
 
 CROP: Final = 64
 CROPS_PER_STEP: Final = 24
@@ -116,11 +104,11 @@ def sample_crops(pool: list[Picture], rng: random.Random, count: int, *, side: i
             for centre in (item.x, item.y)
         )
         crop = torch.from_numpy(picture.pixels[top : top + side, left : left + side].copy())
-        crops.append(_recolour(crop.permute(2, 0, 1).float() / 127.5 - 1, rng))
+        crops.append(recolour(crop.permute(2, 0, 1).float() / 127.5 - 1, rng))
     return torch.stack(crops)
 
 
-def _recolour(crop: torch.Tensor, rng: random.Random) -> torch.Tensor:
+def recolour(crop: torch.Tensor, rng: random.Random) -> torch.Tensor:
     """Give a third of the crops colours outside the palette, so that any picture survives the autoencoder."""
     draw = rng.random()
     if draw < 0.7:
@@ -150,51 +138,33 @@ def train_half_vae(run: Path, *, minutes: float, seed: int, device: str) -> Auto
     start_as_thumbnail(vae)
     modules: dict[str, torch.nn.Module] = {"vae": vae}
     optimizer = torch.optim.AdamW(trainable([vae]), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.0)
-    ema = Ema(named_state(modules), decay=0.998)
-    folder, progress = run / "half", Progress()
-    if folder.exists():
-        progress = load_progress(folder)
-        load_named_state(modules, load_file(folder / "weights.safetensors"))
-        ema.shadow = {
-            name: tensor.to(device) for name, tensor in load_file(folder / "ema.safetensors").items()
-        }
-        load_optimizer(folder, optimizer)
-    rng = random.Random(f"{seed} vae {progress.step}")
-    clock = Clock(progress, minutes=minutes)
-    if clock.share < 1:
-        pool = draw_pool(rng)
-    bar = tqdm(initial=progress.step, desc="half", unit="step", mininterval=5)
-    while clock.share < 1:
-        set_learning_rate(optimizer, cosine_rate(PEAK_RATE, step=progress.step, share=clock.share, warmup=50))
+    stage = Stage(
+        "half",
+        run / "half",
+        modules,
+        optimizer,
+        peak_rate=PEAK_RATE,
+        warmup=50,
+        checkpoint_every=200,
+        average=0.998,
+    )
+    rng = stage.generator(seed)
+    pool = draw_pool(rng)
+
+    def learn(_: int, __: float) -> dict[str, float]:
         crops = sample_crops(pool, rng, CROPS_PER_STEP).to(device, memory_format=torch.channels_last)
         latents = vae.encode(crops).latents
         decoded = vae.decode(latents + LATENT_NOISE * torch.randn_like(latents)).sample
         error = (decoded - crops).abs().mean() + (decoded - crops).square().mean()
-        loss = error + MOMENTS * whiteness(latents)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trainable([vae]), 1.0)
-        optimizer.step()
-        progress.step += 1
-        progress.seconds = clock.seconds
-        ema.update(named_state(modules), progress.step)
-        bar.update()
-        if progress.step % 20 == 0:
-            bar.set_postfix(
-                error=f"{error.item():.4f}", loss=f"{loss.item():.4f}", share=f"{clock.share:.2f}"
-            )
-        if progress.step % 200 == 0:
-            save_checkpoint(
-                folder, weights=named_state(modules), ema=ema.shadow, optimizer=optimizer, progress=progress
-            )
-            save_reconstructions(vae, pool, run / "half.png", device)
-    bar.close()
-    if clock.seconds > progress.seconds or not folder.exists():
-        progress.seconds = clock.seconds
-        save_checkpoint(
-            folder, weights=named_state(modules), ema=ema.shadow, optimizer=optimizer, progress=progress
-        )
-    load_named_state(modules, ema.shadow)
+        (error + MOMENTS * whiteness(latents)).backward()
+        return {"error": error.item()}
+
+    train_stage(
+        stage,
+        learn,
+        minutes=minutes,
+        report=lambda _: save_reconstructions(vae, pool, run / "half.png", device),
+    )
     return vae
 
 

@@ -4,31 +4,18 @@ A text encoder trained through the denoiser alone is ignored for its first thous
 classification (which shapes, colours, sizes, places?) gives the cross-attention something to listen to at once.
 """
 
-import random
 from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional
-from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from models_registry.builtin.architecture import TEXT_WIDTH, build_text_encoder, build_tokenizer
 from models_registry.builtin.captions import sample_caption
-from models_registry.builtin.checkpoints import (
-    Clock,
-    Progress,
-    cosine_rate,
-    load_named_state,
-    load_optimizer,
-    load_progress,
-    named_state,
-    save_checkpoint,
-    set_learning_rate,
-    trainable,
-)
+from models_registry.builtin.checkpoints import trainable
 from models_registry.builtin.scenes import PALETTE, POSITIONS, RADII, RELATIONS, SHAPES, Scene, sample_scene
+from models_registry.builtin.training_loop import Stage, train_stage
 
 CAPTIONS_PER_STEP: Final = 64
 PEAK_RATE: Final = 1.5e-3
@@ -79,45 +66,23 @@ def train_text(run: Path, *, minutes: float, seed: int, device: str) -> CLIPText
     optimizer = torch.optim.AdamW(
         trainable(modules.values()), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01
     )
-    folder, progress = run / "text", Progress()
-    if folder.exists():
-        progress = load_progress(folder)
-        load_named_state(modules, load_file(folder / "weights.safetensors"))
-        load_optimizer(folder, optimizer)
-    rng = random.Random(f"{seed} text {progress.step}")
-    clock = Clock(progress, minutes=minutes)
-    bar = tqdm(initial=progress.step, desc="text", unit="step", mininterval=5)
-    right = 0.0
-    while clock.share < 1:
-        set_learning_rate(optimizer, cosine_rate(PEAK_RATE, step=progress.step, share=clock.share))
+    stage = Stage(
+        "text", run / "text", modules, optimizer, peak_rate=PEAK_RATE, warmup=200, checkpoint_every=200
+    )
+    rng = stage.generator(seed)
+    widths = [*map(len, QUESTIONS.values())]
+
+    def learn(_: int, __: float) -> dict[str, float]:
         scenes = [sample_scene(rng, held_out=False) for _ in range(CAPTIONS_PER_STEP)]
         ids = tokenize(tokenizer, [sample_caption(scene, rng) for scene in scenes]).to(device)
         wanted = torch.tensor([answers(scene) for scene in scenes], device=device)
         hidden = encoder(ids).last_hidden_state
-        # the last token has read the whole caption
-        logits = head(hidden[:, -1]).split([*map(len, QUESTIONS.values())], dim=1)
-        loss = torch.stack(
-            [functional.cross_entropy(part, wanted[:, k]) for k, part in enumerate(logits)]
-        ).mean()
-        optimizer.zero_grad(set_to_none=True)
+        logits = head(hidden[:, -1]).split(widths, dim=1)  # the last token has read the whole caption
+        losses = [functional.cross_entropy(part, wanted[:, k]) for k, part in enumerate(logits)]
+        loss = torch.stack(losses).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trainable(modules.values()), 1.0)
-        optimizer.step()
-        progress.step += 1
-        bar.update()
-        correct = (
-            torch.stack([part.argmax(1) == wanted[:, k] for k, part in enumerate(logits)])
-            .float()
-            .mean()
-            .item()
-        )
-        right += 0.05 * (correct - right)
-        if progress.step % 20 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right:.3f}", share=f"{clock.share:.2f}")
-        if progress.step % 200 == 0 or clock.share >= 1:
-            progress.seconds = clock.seconds
-            save_checkpoint(
-                folder, weights=named_state(modules), ema={}, optimizer=optimizer, progress=progress
-            )
-    bar.close()
+        right = [(part.argmax(1) == wanted[:, k]).float().mean() for k, part in enumerate(logits)]
+        return {"loss": loss.item(), "right": torch.stack(right).mean().item()}
+
+    train_stage(stage, learn, minutes=minutes)
     return encoder

@@ -4,7 +4,7 @@ Its encoder learns to give the latents that the half-size encoder gives for the 
 paint the full picture from them. So the denoiser, which never sees a pixel, need not be trained anew.
 """
 
-import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -12,29 +12,18 @@ import torch
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file
 from torch.nn import functional
-from tqdm import tqdm
 
 from models_registry.builtin.architecture import build_half_vae, build_vae
-from models_registry.builtin.checkpoints import (
-    Clock,
-    Ema,
-    Progress,
-    cosine_rate,
-    load_named_state,
-    load_optimizer,
-    load_progress,
-    named_state,
-    save_checkpoint,
-    set_learning_rate,
-    trainable,
-)
+from models_registry.builtin.checkpoints import load_named_state, trainable
 from models_registry.builtin.training_half import LATENT_NOISE, draw_pool, sample_crops, save_reconstructions
+from models_registry.builtin.training_loop import Stage, train_stage
 
 CROP: Final = 128
 CROPS_PER_STEP: Final = 6
 POOL: Final = 400
 PEAK_RATE: Final = 1e-3
 LATENT_WEIGHT: Final = 1.0
+QUIET: Final = 0.02  # of a new block's last weights
 
 
 def load_half_vae(run: Path) -> AutoencoderTiny:
@@ -44,18 +33,45 @@ def load_half_vae(run: Path) -> AutoencoderTiny:
     return half
 
 
+@dataclass(frozen=True)
+class DecoderStage:
+    """The layers of one resolution: residual blocks, then what enlarges and convolves, or paints, their result."""
+
+    blocks: list[torch.nn.Module]
+    rest: list[torch.nn.Module]
+
+
+def decoder_stages(vae: AutoencoderTiny) -> list[DecoderStage]:
+    """Part a decoder's layers by resolution, the coarsest first; the convolution and activation at its start are left out."""
+    layers = list(vae.decoder.layers)[2:]
+    stages = []
+    for count in vae.config.num_decoder_blocks:
+        last = count + 1 if len(layers) == count + 1 else count + 2
+        stages.append(DecoderStage(layers[:count], layers[count:last]))
+        layers = layers[last:]
+    return stages
+
+
+def _copy(old: torch.nn.Module, new: torch.nn.Module) -> None:
+    new.load_state_dict(old.state_dict())
+
+
+def _quieten(block: torch.nn.Module) -> None:
+    """Give a residual block random weights with which it hands on what it gets, nearly as it is."""
+    for layer in block.conv:
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight)
+            layer.bias.zero_()
+    block.conv[-1].weight.mul_(QUIET)
+
+
 @torch.no_grad()
 def extend(half: AutoencoderTiny) -> AutoencoderTiny:
-    """Return the full autoencoder with the half-size one's weights; the new layers only skip and repeat pixels."""
+    """Return the full autoencoder with the half-size one's weights; its new layers only skip and repeat pixels."""
     vae = build_vae()
-    old_encoder, old_decoder = list(half.encoder.layers), list(half.decoder.layers)
-    encoder, decoder = list(vae.encoder.layers), list(vae.decoder.layers)
-    for old, new in (
-        *zip(old_encoder[1:], encoder[2:], strict=True),
-        *zip(old_decoder[:-1], decoder[: len(old_decoder) - 1], strict=True),
-        (old_decoder[-1], decoder[-1]),
-    ):
-        new.load_state_dict(old.state_dict())
+    old_encoder, encoder = list(half.encoder.layers), list(vae.encoder.layers)
+    for old, new in zip(old_encoder[1:], encoder[2:], strict=True):
+        _copy(old, new)
     # full-size colours pass through the first layer; the second is the old first one, on every other pixel
     enter, shrink = encoder[0], encoder[1]
     enter.weight.mul_(0.1)
@@ -65,12 +81,38 @@ def extend(half: AutoencoderTiny) -> AutoencoderTiny:
         enter.weight[channel, channel, 1, 1] = 1
     enter.bias.zero_()
     shrink.weight[:, :3] = old_encoder[0].weight
-    enlarge, block = decoder[-3], decoder[-2]
+
+    _copy_decoder(half, vae)
+    stages = decoder_stages(vae)
+    enlarge = stages[-2].rest[-1]
+    _copy(half.decoder.layers[-1], stages[-1].rest[-1])
     enlarge.weight.mul_(0.1)
     for channel in range(enlarge.weight.shape[0]):
         enlarge.weight[channel, channel, 1, 1] += 1
-    block.conv[4].weight.mul_(0.1)
+    for block in stages[-1].blocks:
+        _quieten(block)
     return vae
+
+
+@torch.no_grad()
+def deepen(vae: AutoencoderTiny) -> AutoencoderTiny:
+    """Return `build_vae` with the weights of one whose decoder may have fewer blocks; the new ones hand on what they get."""
+    deeper = build_vae()
+    _copy(vae.encoder, deeper.encoder)
+    _copy_decoder(vae, deeper)
+    return deeper
+
+
+def _copy_decoder(old: AutoencoderTiny, new: AutoencoderTiny) -> None:
+    """Copy a decoder's weights, stage by stage, into one of as many or more stages and blocks."""
+    _copy(old.decoder.layers[0], new.decoder.layers[0])
+    for old_stage, stage in zip(decoder_stages(old), decoder_stages(new), strict=False):
+        for old_block, block in zip(old_stage.blocks, stage.blocks, strict=False):
+            _copy(old_block, block)
+        for block in stage.blocks[len(old_stage.blocks) :]:
+            _quieten(block)
+        if len(old_stage.rest) == len(stage.rest):
+            _copy(old_stage.rest[-1], stage.rest[-1])
 
 
 def train_vae(run: Path, *, minutes: float, seed: int, device: str) -> AutoencoderTiny:
@@ -81,46 +123,34 @@ def train_vae(run: Path, *, minutes: float, seed: int, device: str) -> Autoencod
     half.to(device, memory_format=torch.channels_last).requires_grad_(requires_grad=False)
     modules: dict[str, torch.nn.Module] = {"vae": vae}
     optimizer = torch.optim.AdamW(trainable([vae]), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.0)
-    ema = Ema(named_state(modules), decay=0.99)
-    folder, progress = run / "vae", Progress()
-    if folder.exists():
-        progress = load_progress(folder)
-        load_named_state(modules, load_file(folder / "weights.safetensors"))
-        ema.shadow = {
-            name: tensor.to(device) for name, tensor in load_file(folder / "ema.safetensors").items()
-        }
-        load_optimizer(folder, optimizer)
-    rng = random.Random(f"{seed} full {progress.step}")
-    clock = Clock(progress, minutes=minutes)
-    pool = draw_pool(rng, POOL, sizes=(512,)) if clock.share < 1 else []
-    bar = tqdm(initial=progress.step, desc="vae", unit="step", mininterval=5)
-    while clock.share < 1:
-        set_learning_rate(optimizer, cosine_rate(PEAK_RATE, step=progress.step, share=clock.share, warmup=20))
-        crops = sample_crops(pool, rng, CROPS_PER_STEP, side=CROP).to(
-            device, memory_format=torch.channels_last
-        )
+    stage = Stage(
+        "vae",
+        run / "vae",
+        modules,
+        optimizer,
+        peak_rate=PEAK_RATE,
+        warmup=20,
+        checkpoint_every=100,
+        average=0.99,
+    )
+    rng = stage.generator(seed)
+    pool = draw_pool(rng, POOL, sizes=(512,))
+
+    def learn(_: int, __: float) -> dict[str, float]:
+        crops = sample_crops(pool, rng, CROPS_PER_STEP, side=CROP)
+        crops = crops.to(device, memory_format=torch.channels_last)
         with torch.no_grad():
             latents = half.encode(functional.avg_pool2d(crops, 2)).latents
         decoded = vae.decode(latents + LATENT_NOISE * torch.randn_like(latents)).sample
         error = (decoded - crops).abs().mean() + (decoded - crops).square().mean()
         distance = (vae.encode(crops).latents - latents).square().mean()
-        optimizer.zero_grad(set_to_none=True)
         (error + LATENT_WEIGHT * distance).backward()
-        torch.nn.utils.clip_grad_norm_(trainable([vae]), 1.0)
-        optimizer.step()
-        progress.step += 1
-        ema.update(named_state(modules), progress.step)
-        bar.update()
-        if progress.step % 10 == 0:
-            bar.set_postfix(
-                error=f"{error.item():.4f}", distance=f"{distance.item():.4f}", share=f"{clock.share:.2f}"
-            )
-        if progress.step % 100 == 0 or clock.share >= 1:
-            progress.seconds = clock.seconds
-            save_checkpoint(
-                folder, weights=named_state(modules), ema=ema.shadow, optimizer=optimizer, progress=progress
-            )
-            save_reconstructions(vae, pool, run / "vae.png", device)
-    bar.close()
-    load_named_state(modules, ema.shadow)
+        return {"error": error.item(), "distance": distance.item()}
+
+    train_stage(
+        stage,
+        learn,
+        minutes=minutes,
+        report=lambda _: save_reconstructions(vae, pool, run / "vae.png", device),
+    )
     return vae
