@@ -86,19 +86,23 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_vae() -> AutoencoderTiny:
-    """Return the autoencoder: five stages, so one latent cell of four channels covers 16x16 pixels."""
+    """Return the autoencoder: five stages, so one latent cell of four channels covers 16x16 pixels.
+
+    The decoder is deepest where a layer costs least and sees whole shapes: it concludes from many cells where an
+    outline runs.
+    """
     widths = (VAE_WIDTH,) * 5
     return AutoencoderTiny(
         encoder_block_out_channels=widths,
         decoder_block_out_channels=widths,
         latent_channels=LATENT_CHANNELS,
         num_encoder_blocks=(0, 0, 1, 1, 2),
-        num_decoder_blocks=(2, 2, 1, 1, 1),
+        num_decoder_blocks=(6, 4, 2, 1, 1),
     )
 
 
 def build_half_vae() -> AutoencoderTiny:
-    """Return the autoencoder for pictures of half the size: `build_vae` without its outermost stage.
+    """Return the autoencoder for pictures of half the size: one stage less, and a shallow decoder.
 
     It is trained first and lends its weights; its latents of a picture at half size are the latents.
     """
