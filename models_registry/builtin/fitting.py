@@ -15,7 +15,7 @@ Pixels = npt.NDArray[np.float64]
 
 MOMENTS_SIDE: Final = 256  # pixels of the picture that a shape's moments are taken from
 REACH: Final = 1.8  # of a shape from its middle, in radii: what lies further off is no part of it
-RADII: Final = (0.07, 0.33)  # smallest and largest that counts as drawn
+SIZES: Final = (0.6, 1.5)  # smallest and largest that counts as drawn, by what was asked for
 LEAST_OVERLAP: Final = 0.55  # intersection over union with the ideal shape below which nothing fits
 FEWEST_PIXELS: Final = 30
 
@@ -93,7 +93,7 @@ def _fit_item(scene: Scene, index: int, pixels: npt.NDArray[np.uint8]) -> Item |
     radius = float(np.sqrt(mask.mean() / area))
     x, y = xs[mask].mean() - right * radius, ys[mask].mean() - down * radius
     fitted = replace(item, x=float(x), y=float(y), radius=radius)
-    if not RADII[0] < radius < RADII[1]:
+    if not SIZES[0] < radius / item.radius < SIZES[1]:
         return None
     return fitted if overlap(mask, ideal_mask(scene, fitted, len(pixels))) >= LEAST_OVERLAP else None
 

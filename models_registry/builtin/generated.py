@@ -22,6 +22,7 @@ from models_registry.builtin.training_text import tokenize
 GENERATED: Final = "generated"  # the style under which the shards lie beside those of drawn scenes
 SHARD: Final = 96
 BATCH: Final = 16
+PATIENCE: Final = 4  # pictures drawn for each one kept before it is plain that the denoiser cannot draw yet
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ def write_generated(
     """Write shards of what the denoiser makes of training captions until `count` are there; shards that exist stay.
 
     What a picture shows is fitted (`fitting`), and the shard holds the ideal scene in its place. Pictures that show
-    something else are left out.
+    something else are left out. Raises RuntimeError when nearly all are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for module in (parts.text_encoder, parts.unet, parts.vae):
@@ -82,7 +83,13 @@ def write_generated(
         generator = torch.Generator().manual_seed(rng.randrange(2**31))
         latents: list[torch.Tensor] = []
         scenes: list[Scene] = []
+        drawn = 0
         while len(scenes) < shard:
+            if drawn >= PATIENCE * shard:
+                raise RuntimeError(
+                    "the denoiser draws hardly anything of what it is asked for: train it first"
+                )
+            drawn += together
             asked = [sample_scene(rng, held_out=False, pairs=0.45, splits=0.1) for _ in range(together)]
             captions = [sample_caption(scene, rng, drop=False) for scene in asked]
             noise = torch.randn((together, LATENT_CHANNELS, cells, cells), generator=generator).to(device)

@@ -79,7 +79,7 @@ def start_as_thumbnail(vae: AutoencoderTiny) -> None:
 
 
 def draw_pool(
-    rng: random.Random, count: int = POOL, *, sizes: tuple[int, ...] = (256, 256, 256, 512)
+    rng: random.Random, count: int, *, sizes: tuple[int, ...] = (256, 256, 256, 512)
 ) -> list[Picture]:
     """Draw training scenes in all styles, at these sizes in turn."""
     pool = []
@@ -149,7 +149,7 @@ def train_half_vae(run: Path, *, minutes: float, seed: int, device: str) -> Auto
         average=0.998,
     )
     rng = stage.generator(seed)
-    pool = draw_pool(rng)
+    pool = draw_pool(rng, POOL)
 
     def learn(_: int, __: float) -> dict[str, float]:
         crops = sample_crops(pool, rng, CROPS_PER_STEP).to(device, memory_format=torch.channels_last)

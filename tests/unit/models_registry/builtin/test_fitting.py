@@ -50,6 +50,8 @@ def test_what_is_not_there_is_not_fitted() -> None:
     blank = np.full((256, 256, 3), PALETTE["white"], dtype=np.uint8)
     assert fit_scene(scene_of("star"), blank) is None
     assert fit_scene(scene_of("ring"), drawn(scene_of("cross"))) is None
+    red = np.full((256, 256, 3), PALETTE["red"], dtype=np.uint8)
+    assert all(fit_scene(scene_of(shape), red) is None for shape in SHAPES)
     assert overlaps(scene_of("star"), blank) == [0.0]
 
 

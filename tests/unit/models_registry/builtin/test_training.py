@@ -12,11 +12,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from models_registry.builtin.architecture import build_half_vae, build_parts, build_scheduler, build_vae
+from models_registry.builtin import (
+    latents as latent_shards,
+)
+from models_registry.builtin import (
+    train,
+    training_adapters,
+    training_base,
+    training_decoder,
+    training_half,
+    training_vae,
+)
+from models_registry.builtin.architecture import (
+    Parts,
+    build_half_vae,
+    build_parts,
+    build_scheduler,
+    build_vae,
+)
 from models_registry.builtin.captions import plain_caption
 from models_registry.builtin.checkpoints import load_progress
 from models_registry.builtin.drawing import draw_scene
+from models_registry.builtin.evaluate import load_pipeline
 from models_registry.builtin.generated import generate_latents, write_generated
 from models_registry.builtin.latents import LatentPool, encode_scenes
 from models_registry.builtin.precision import prepare_unet
@@ -137,8 +156,6 @@ def test_the_extended_autoencoder_draws_the_half_size_picture_enlarged(half: Any
 
 
 def test_a_deepened_autoencoder_draws_nearly_what_it_drew() -> None:
-    from models_registry.builtin.evaluate import load_pipeline
-
     shipped = load_pipeline().vae
     scene = sample_scene(random.Random(1), held_out=False)
     pixels = torch.from_numpy(np.array(draw_scene(scene, 256))).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -200,9 +217,6 @@ def test_edges_are_found_at_outlines_only() -> None:
 
 def test_generated_shards_hold_latents_and_the_scenes_that_they_mean(tmp_path: Path) -> None:
     """On the shipped weights, which draw training captions well enough for most of them to be kept."""
-    from models_registry.builtin.architecture import Parts
-    from models_registry.builtin.evaluate import load_pipeline
-
     pipeline = load_pipeline()
     parts = Parts(pipeline.tokenizer, pipeline.text_encoder, pipeline.unet, pipeline.vae)
     write_generated(parts, tmp_path, count=2, shard=2, seed=0, device="cpu", precision="bf16")
@@ -217,10 +231,59 @@ def test_generated_shards_hold_latents_and_the_scenes_that_they_mean(tmp_path: P
         assert np.abs(seen - drawn).mean() < 12
 
 
-def test_latents_are_sampled_as_the_stock_pipeline_samples_them() -> None:
-    from models_registry.builtin.architecture import Parts
-    from models_registry.builtin.evaluate import load_pipeline
+def test_a_model_that_draws_nothing_yet_is_told_apart(tmp_path: Path) -> None:
+    parts = build_parts()
+    with torch.no_grad():
+        parts.vae.decoder.layers[-1].weight.zero_()  # one colour, whatever the latents
+    with pytest.raises(RuntimeError, match="train it first"):
+        write_generated(parts, tmp_path, count=1, shard=1, seed=0, device="cpu", precision="bf16")
 
+
+def test_the_stages_lead_from_nothing_to_a_pipeline_with_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with a step or two, and with pools of a few pictures."""
+    for module, changes in {
+        latent_shards: {"SHARD": 4},
+        training_half: {"POOL": 8, "CROPS_PER_STEP": 2},
+        training_vae: {"POOL": 8, "CROPS_PER_STEP": 2},
+        training_base: {"BATCH": {256: 4, 512: 2}},
+        training_decoder: {"POOL": 3},
+        training_adapters: {"SCENES": {256: 4, 512: 4}, "BATCH": {256: 2, 512: 2}},
+    }.items():
+        for name, value in changes.items():
+            monkeypatch.setattr(module, name, value)
+    run, out = tmp_path / "run", tmp_path / "out"
+
+    def stage(name: str, *arguments: str) -> None:
+        train.main([name, "--run", str(run), "--minutes", "1e-3", *arguments])
+
+    for name in ("text", "half"):
+        stage(name)
+    stage("latents", "--count", "4")
+    stage("base", "--precision", "bf16")
+    for name in ("vae", "decoder"):
+        stage(name)
+    stage("export", "--out", str(out / "model"))
+    stage("adapters", "--model", str(out / "model"), "--out", str(out / "adapters"), "--style", "pastel")
+    assert {folder.name for folder in run.iterdir() if folder.is_dir()} >= {
+        "text", "half", "scenes", "base", "vae", "decoder", "pastel",
+    }  # fmt: skip
+    pipeline = load_pipeline(out / "model")
+    pipeline.load_lora_weights(out / "adapters", weight_name="pastel.safetensors")
+    averaged = load_file(run / "base" / "ema.safetensors")["unet.conv_in.weight"]
+    shipped = load_file(out / "model" / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
+    torch.testing.assert_close(shipped, averaged.half())
+
+    further = tmp_path / "further"
+    for name in ("latents", "base", "decoder"):
+        train.main(
+            [name, "--run", str(further), "--start", str(out / "model"), "--minutes", "1e-3", "--count", "4"]
+        )
+    assert min(load_progress(further / name).step for name in ("base", "decoder")) >= 1
+
+
+def test_latents_are_sampled_as_the_stock_pipeline_samples_them() -> None:
     pipeline = load_pipeline()
     parts = Parts(pipeline.tokenizer, pipeline.text_encoder, pipeline.unet, pipeline.vae)
     rng = random.Random(7)
