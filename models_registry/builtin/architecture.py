@@ -9,7 +9,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -21,6 +21,7 @@ from models_registry.builtin.vocabulary import BOS, EOS, MAX_TOKENS, build_vocab
 LATENT_CHANNELS: Final = 4  # what StableDiffusionInpaintPipeline asks for without mask channels
 TEXT_WIDTH: Final = 160
 VAE_WIDTH: Final = 32
+PLACES_OF_ORIGIN: Final = ("_name_or_path", "is_local", "local_files_only")
 
 
 @dataclass
@@ -163,11 +164,18 @@ def save_pipeline(parts: Parts, folder: Path) -> None:
     build_pipeline(parts).save_pretrained(folder, safe_serialization=True)
     # transformers loads in the type that the configuration names, diffusers in fp32: without a type given to
     # `from_pretrained` the parts of a pipeline would come up in two types that cannot be multiplied
-    path = folder / "text_encoder" / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _rewrite(folder / "text_encoder" / "config.json", {"dtype": "float32"})
+    for part in ("unet/config.json", "vae/config.json", "tokenizer/tokenizer_config.json"):
+        _rewrite(folder / part, {})
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes files that only their owner can read
+
+
+def _rewrite(path: Path, changes: dict[str, Any]) -> None:
+    """Change a configuration, and leave out where its part was loaded from: that is a path of this machine."""
+    config = json.loads(path.read_text(encoding="utf-8")) | changes
+    kept = {name: value for name, value in config.items() if name not in PLACES_OF_ORIGIN}
+    path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def export_pipeline(parts: Parts, folder: Path) -> None:

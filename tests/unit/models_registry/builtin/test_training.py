@@ -275,11 +275,23 @@ def test_the_stages_lead_from_nothing_to_a_pipeline_with_adapters(
     shipped = load_file(out / "model" / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
     torch.testing.assert_close(shipped, averaged.half())
 
+    train.main(["export", "--run", str(run), "--start", str(out / "model"), "--out", str(out / "again")])
+    written = "".join(path.read_text(encoding="utf-8") for path in (out / "again").rglob("*.json"))
+    assert str(tmp_path) not in written
+    assert "is_local" not in written
+
     further = tmp_path / "further"
     for name in ("latents", "base", "decoder"):
         train.main(
             [name, "--run", str(further), "--start", str(out / "model"), "--minutes", "1e-3", "--count", "4"]
         )
+    further_adapters = ["adapters", "--run", str(further), "--minutes", "1e-3", "--style", "pastel"]
+    where = ["--model", str(out / "model"), "--out", str(out / "later"), "--adapters", str(out / "adapters")]
+    train.main([*further_adapters, *where, "--precision", "bf16"])
+    first, later = (load_file(out / name / "pastel.safetensors") for name in ("adapters", "later"))
+    assert first.keys() == later.keys()
+    # a step moves weights by about its rate, so what went on from the first is near it and random weights are not
+    assert max((later[name].float() - first[name].float()).abs().max() for name in first) < 0.02
     assert min(load_progress(further / name).step for name in ("base", "decoder")) >= 1
 
 
