@@ -241,7 +241,7 @@ class Lives(RuleBasedStateMachine):
     def die_beside_its_files(self, claim: Generation) -> None:
         """The worker is killed between writing the files and saying so."""
         for picture in _pictures(claim):
-            name = attempts._file_store(claim, picture)
+            name = attempts.image_store(claim, picture)
             self.left_behind.add(self.media / name)
 
     # Time, the sweep, and what happens to Redis

@@ -197,7 +197,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_fetched(
     with pytest.raises(DownloadFailedError, match="MB left"):
         checkpoint_prefetch(checkpoint=Checkpoint.objects.get(id="sd-1-5"))
     row = Checkpoint.objects.get(id="sd-1-5")
-    assert (row.state, row.error_code) == (DiskState.BROKEN, "disk_full")
+    assert (row.state, row.error_code) == (DiskState.ABSENT, "disk_full")
     assert not any(UNET in request.path for request in large.requests())
 
 
@@ -217,7 +217,7 @@ def test_a_disk_that_fills_up_meanwhile_is_left_clean(
     with pytest.raises(DownloadFailedError, match="is full"):
         checkpoint_prefetch(checkpoint=Checkpoint.objects.get(id="sd-1-5"), on_progress=fill)
     row = Checkpoint.objects.get(id="sd-1-5")
-    assert (row.state, row.error_code) == (DiskState.BROKEN, "disk_full")
+    assert (row.state, row.error_code) == (DiskState.ABSENT, "disk_full")
     assert not [path for path in small_disk.glob("sd-1-5/**/*") if path.is_file() and path.stat().st_size]
     neighbour.unlink()
     assert checkpoint_prefetch(checkpoint=row)
