@@ -30,12 +30,18 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (`make test-fast`), each runs a file's tests that empty the database behind all others."""
+    """Divides the tests among several processes, as `make test` runs them.
+
+    Everything that needs the whole service stays in one process. In each, a file's tests that empty the database come
+    behind all others, as pytest-django orders them.
+    """
     for item in items:
         marker = item.get_closest_marker("django_db")
         fixtures = getattr(item, "fixturenames", ())
         empties = "transactional_db" in fixtures or bool(marker and marker.kwargs.get("transaction"))
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}{'-emptying' if empties else ''}"))
+        name = f"{item.path.stem}{'-emptying' if empties else ''}"
+        is_unit = REPOSITORY / "tests" / "unit" in item.path.parents
+        item.add_marker(pytest.mark.xdist_group(name if is_unit else "whole"))
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ from generation.models import (
     WorkEntry,
     Worker,
 )
+from generation.pictures.files import image_store
 from generation.queue.entries import queue_length
 from generation.queue.precedence import generations_claimable
 from generation.services import (
@@ -241,7 +242,7 @@ class Lives(RuleBasedStateMachine):
     def die_beside_its_files(self, claim: Generation) -> None:
         """The worker is killed between writing the files and saying so."""
         for picture in _pictures(claim):
-            name = attempts.image_store(claim, picture)
+            name = image_store(claim, picture)
             self.left_behind.add(self.media / name)
 
     # Time, the sweep, and what happens to Redis
