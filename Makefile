@@ -55,8 +55,8 @@ logs: install  ## Follows the logs of the service that uses the data folder
 test: dev  ## Runs the whole test suite; options in ARGS, e.g. make test ARGS="-k embedded"
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup $(ARGS)
 
-test-fast: dev  ## Runs the unit tests, on all cores; options in ARGS
-	$(BIN)/python -m pytest tests/unit --numprocesses auto --dist loadgroup $(ARGS)
+test-fast: dev  ## Runs the unit tests, on all cores, without the slowest; options in ARGS
+	$(BIN)/python -m pytest tests/unit -m "not slow and not gpu" --numprocesses auto --dist loadgroup $(ARGS)
 
 lint: check-locks dev  ## Checks locks, style, formatting, types, import rules and migrations
 	$(BIN)/ruff check .

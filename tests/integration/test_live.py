@@ -111,7 +111,7 @@ def test_wait_prefers(live: Live) -> None:
     quick = {"prompt": "a", "width": 256, "height": 256, "steps": 1}
     done = live.http.post("/api/v1/generations", json=quick, headers={"Prefer": "wait=100"})
     assert (done.status_code, done.json()["status"]) == (200, "succeeded")
-    slow = quick | {"steps": 100, "width": 1024, "height": 1024}
+    slow = quick | {"steps": 100, "width": 1024, "height": 1024, "num_images": 4}
     late = live.http.post("/v1/generations/", json=slow, headers={"Prefer": "wait=1"})
     assert late.status_code == 202
     timed_out = live.http.post("/v1/txt2img", json=quick, headers={"Prefer": "wait=1"})

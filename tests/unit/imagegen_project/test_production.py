@@ -164,6 +164,7 @@ def test_pages_work_under_the_policy(client: Client, db: None, path: str) -> Non
     assert not [word for word in (" onclick=", " onload=", "javascript:") if word in page]
 
 
+@pytest.mark.slow
 def test_behind_tls(tmp_path: Path) -> None:
     """Cookies and browsers stay with TLS; plain HTTP is redirected, except what is asked from inside."""
     program = """

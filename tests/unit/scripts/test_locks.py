@@ -207,6 +207,7 @@ def test_each_lock_holds_what_comes_on_top(small: Path) -> None:
     assert shared.hashes == {f"sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"}
 
 
+@pytest.mark.slow
 def test_versions_stay_until_they_are_upgraded(small: Path) -> None:
     """A change of one requirement moves nothing else."""
     locks.lock(uv=UV, root=small)

@@ -166,6 +166,7 @@ def test_a_wait_for_files_can_be_stopped(fresh: Engine, tiny: TinyModel) -> None
         release.set()
 
 
+@pytest.mark.slow
 def test_alternating_models_leak_nothing(fresh: Engine, tiny: TinyModel, batch: BatchMaker) -> None:
     """Swapped thirty times through a cache that holds one; same pixels as at first (`benchmarks/swap.py` does more)."""
     fresh.cache.resident_bytes = fresh.cache.warm_bytes = 1

@@ -122,6 +122,7 @@ def test_inpainting_leaves_the_rest_as_it_was(engine: Engine, tiny: TinyModel, f
 
 @OF_DIFFUSERS
 @pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.slow
 def test_every_scheduler_draws_and_counts(engine: Engine, tiny: TinyModel, family: str) -> None:
     """With every kind, in one family or another; progress ends where it was to end, and nothing is left behind."""
     model = tiny(family)

@@ -103,6 +103,7 @@ def drawn(scheduler: Any, family: str, steps: int) -> tuple[torch.Tensor, int]:
 
 @OF_DIFFUSERS
 @pytest.mark.parametrize("family", OWN)
+@pytest.mark.slow
 def test_every_scheduler_takes_every_number_of_steps(family: str) -> None:
     """It asks the denoiser as often as progress counts on, and draws what the denoiser knows, as far as it can."""
     for name in names_of(family):
@@ -122,6 +123,7 @@ def test_every_scheduler_takes_every_number_of_steps(family: str) -> None:
 
 
 @OF_DIFFUSERS
+@pytest.mark.slow
 def test_a_name_is_a_sampler_and_a_schedule() -> None:
     """Those that requests may name are those that diffusers' classes can do, and set what they say."""
     for family, samplers, named in (

@@ -50,6 +50,7 @@ print(json.dumps({"before": before, "peak": memory("VmHWM"), "after": memory("Vm
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_a_crowd_with_large_pictures_takes_the_memory_of_one() -> None:
     """And gives it back; decoded all at once they would take over a gigabyte."""
     done = subprocess.run(

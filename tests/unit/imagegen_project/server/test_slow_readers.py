@@ -77,6 +77,7 @@ LAST_BYTES = 2_400_000
 BYTES_PER_S = 200_000
 
 
+@pytest.mark.slow
 def test_the_last_message_arrives_over_a_slow_line(flooding: int) -> None:
     """With the close frame behind it; who reads nothing of it is cut off."""
     with raw(flooding, "/stream/last/stalled"), raw(flooding, "/stream/last/slow", buffer=65_536) as slow:
