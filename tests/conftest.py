@@ -30,18 +30,12 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divides the tests among several processes, as `make test` runs them.
-
-    Everything that needs the whole service stays in one process. In each, a file's tests that empty the database come
-    behind all others, as pytest-django orders them.
-    """
+    """With several processes (the unit tests), each runs a file's tests that empty the database behind all others."""
     for item in items:
         marker = item.get_closest_marker("django_db")
         fixtures = getattr(item, "fixturenames", ())
         empties = "transactional_db" in fixtures or bool(marker and marker.kwargs.get("transaction"))
-        name = f"{item.path.stem}{'-emptying' if empties else ''}"
-        is_unit = REPOSITORY / "tests" / "unit" in item.path.parents
-        item.add_marker(pytest.mark.xdist_group(name if is_unit else "whole"))
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}{'-emptying' if empties else ''}"))
 
 
 @pytest.fixture(scope="session")
