@@ -16,11 +16,12 @@ import webuiapi
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import close_session
+from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.integration.test_live_feeds import feed
 from tests.support.live import Live
-from tests.support.pictures import decoded
+from tests.support.pictures import decoded, encoded
 from tests.support.service import SAFETY_S, wait_for
 
 REQUEST: dict[str, Any] = {
@@ -150,7 +151,10 @@ async def test_a_job_of_each_dialect_is_native(live: Live, draw: Any, error: typ
 
 async def test_large_first_messages(live: Live) -> None:
     """More than the server's default of 1 MiB is taken; over 16 MiB the socket is closed."""
-    events, code = await streamed(live, json.dumps(REQUEST) + " " * 5_000_000)
+    noise = Image.effect_noise((1200, 1200), 100).convert("RGB")
+    picture = base64.b64encode(encoded(noise)).decode("ascii")
+    assert len(picture) > 1_500_000
+    events, code = await streamed(live, REQUEST | {"image": picture, "strength": 0.5}, kind="img2img")
     assert (events[0]["type"], code) == ("accepted", 1000)
     events, code = await streamed(live, json.dumps(REQUEST) + " " * (15 * 1024 * 1024))
     assert (events[0]["code"], code) == ("message_too_large", 4413)
