@@ -128,7 +128,7 @@ WAIT_LIMIT_S: int = _env.int("WAIT_LIMIT_S", 300, validate=_AT_LEAST_ONE)
 TICKET_TTL_S: int = _env.int("TICKET_TTL_S", 30, validate=_AT_LEAST_ONE)
 #: Requests for the list of models, per minute and address (or user); 0: no limit.
 THROTTLE_MODELS: int = _env.int("THROTTLE_MODELS", 300, validate=_AT_LEAST_ZERO)
-#: Orders to load or unload a model a user may give per minute; 0: no limit.
+#: How many orders to load or unload a model each user may give per minute; 0: no limit.
 THROTTLE_ORDERS: int = _env.int("THROTTLE_ORDERS", 30, validate=_AT_LEAST_ZERO)
 #: Socket tickets and signing secrets a user may make per minute; 0: no limit.
 THROTTLE_TICKETS: int = _env.int("THROTTLE_TICKETS", 120, validate=_AT_LEAST_ZERO)
