@@ -129,9 +129,8 @@ def attempt_succeed(
         raise
     if moved:
         return True
-    if _ended_before(
-        generation
-    ):  # an earlier call's commit has come to light only now: the pictures are the row's
+    # An earlier call's commit has come to light only now: the pictures are the row's.
+    if _ended_before(generation):
         return _ended_unheard(generation, publish)
     files_delete(names)
     return False

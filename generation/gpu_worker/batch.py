@@ -73,7 +73,7 @@ def batch_of(generation: Generation) -> Batch:
     )
 
 
-def receipt_of(batch: Batch, result: BatchResult, checkpoint: Checkpoint) -> dict[str, object]:
+def receipt_make(batch: Batch, result: BatchResult, checkpoint: Checkpoint) -> dict[str, object]:
     """Everything needed to run it again."""
     environment = dict(result.environment)
     return {

@@ -28,7 +28,7 @@ from generation.engine import (
 from generation.engine.previews import Preview
 from generation.errors import InputNotFoundError, StorageUnavailableError
 from generation.feed.publisher import Publisher
-from generation.gpu_worker.batch import batch_of, receipt_of
+from generation.gpu_worker.batch import batch_of, receipt_make
 from generation.gpu_worker.watchdog import watchdog_arm
 from generation.models import Generation
 from generation.pictures.files import FinishedImage
@@ -166,7 +166,7 @@ def _succeeded(run: Run, publisher: Publisher, batch: Batch, result: BatchResult
         lambda: attempts.attempt_succeed(
             generation=generation,
             images=[FinishedImage(**vars(picture)) for picture in result.pictures],
-            receipt=receipt_of(batch, result, generation.checkpoint),
+            receipt=receipt_make(batch, result, generation.checkpoint),
             latency_ms=latency_ms,
             vram_peak_mb=result.memory_peak_mb,
             safety=SafetyResult(result.safety),
