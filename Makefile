@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed-$(TORCH)
 DEV_STAMP := $(VENV)/.installed-dev-$(TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo run stop logs test test-fast lint format typecheck audit check check-locks lock pin-images sbom \
+.PHONY: help install dev demo run stop logs test test-fast lint format typecheck audit check check-locks lock vendor pin-images sbom \
         schema bench chaos attack soak fidelity build image-size secrets clean
 
 help:  ## Shows what can be made
@@ -82,6 +82,9 @@ check-locks:  ## Fails if locks/ does not fit requirements*.txt; needs no networ
 
 lock: dev  ## Makes locks/ anew from requirements*.txt, by PyPI; newer versions of the rest with ARGS=--upgrade
 	$(BIN)/python -m scripts.locks lock --uv $(BIN)/uv $(ARGS)
+
+vendor: dev  ## Fetches the browser's libraries anew from npm, as the manifest names them; one to a version with ARGS=htm@3.1.1
+	$(BIN)/python -m scripts.vendor $(ARGS)
 
 pin-images:  ## Sets the digests of the images that Dockerfile and docker-compose.yml start from; asks their registries
 	@$(PYTHON) -m scripts.pin_images

@@ -3,14 +3,13 @@
 from django.contrib import admin
 from django.contrib.auth.views import LoginView
 from django.urls import include, path, re_path
-from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from generation.compat.a1111 import views as a1111
 from generation.compat.dialect import NothingHereView
 from generation.compat.huggingface import views as huggingface
 from generation.compat.openai import views as openai
-from imagegen_project import health
+from imagegen_project import health, pages
 from imagegen_project.api import routes
 from imagegen_project.auth.forms import PatientForm
 from imagegen_project.telemetry.metrics import MetricsView
@@ -23,7 +22,7 @@ handler500 = "imagegen_project.common.problems.server_error"
 admin.site.site_header = admin.site.site_title = "imagegen"
 
 urlpatterns = [
-    re_path(r"^$", RedirectView.as_view(url="/api/docs/"), name="index"),
+    *pages.urlpatterns,
     re_path(r"^health/ready/?$", health.ready, name="health-ready"),
     re_path(r"^metrics/?$", MetricsView.as_view(), name="metrics"),
     path("api/v1/", include((routes, "api"), namespace="api")),

@@ -90,7 +90,11 @@ A1111 = {
     ),
 }
 OTHERS: dict[str, Access] = {
+    # Pages: whoever is not signed in is sent to where one signs in.
     "GET ": "everyone",
+    "GET gallery/": "everyone",
+    "GET gallery/{generation_id}/": "everyone",
+    "GET account/": "everyone",
     "GET health/ready": "everyone",
     "GET metrics": "staff",
     "GET api/schema": "everyone",

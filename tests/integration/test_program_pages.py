@@ -1,0 +1,73 @@
+"""The product's own pages, as the server gives them."""
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.test import Client
+
+from imagegen_project.pages import STATIC, modules
+
+pytestmark = pytest.mark.django_db
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+PAGES = ["/", "/gallery/", "/gallery/01a2186c-0513-7350-bbc5-5f57c7333697/", "/account/"]
+MOST_FIRST_LOAD_BYTES = 150_000
+
+
+@pytest.fixture
+def visitor(client: Client) -> Client:
+    client.force_login(User.objects.create_user("ada"))
+    return client
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_stranger_signs_in_first_and_comes_back(client: Client, path: str) -> None:
+    answer = client.get(path, headers=BROWSER)
+    assert answer.status_code == 302
+    assert answer["Location"] == f"{settings.LOGIN_URL}?next={path}"
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_one_program_without_scripts_or_styles_in_it(visitor: Client, path: str) -> None:
+    """Under a stricter policy than the browsable API's; it brings the cookie that its requests need."""
+    answer = visitor.get(path, headers=BROWSER)
+    html = answer.content.decode()
+    assert answer.status_code == 200
+    policy = answer["Content-Security-Policy"]
+    assert "style-src 'self';" in f"{policy};"
+    assert "script-src 'self';" in f"{policy};"
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", html)
+    assert 'lang="en' in html
+    assert 'name="viewport"' in html
+    assert visitor.cookies["csrftoken"]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "*/*", ""])
+def test_a_client_of_the_api_is_led_to_the_documentation(visitor: Client, accept: str) -> None:
+    answer = visitor.get("/", headers={"Accept": accept})
+    assert (answer.status_code, answer["Location"]) == (302, "/api/docs/")
+
+
+def imported(file: Path) -> set[str]:
+    """The modules that one imports at once."""
+    found = re.findall(r'^(?:import|export) [^;]*?"(\.[^"]+)";', file.read_text(), flags=re.MULTILINE)
+    return {str((file.parent / path).resolve().relative_to(STATIC)) for path in found}
+
+
+def test_the_first_load_is_small(visitor: Client) -> None:
+    """The page, its styles, its program with all that it imports, and its icons, compressed."""
+    html = visitor.get("/", headers=BROWSER).content
+    wanted = set(re.findall(r'(?:href|src)="/static/([^"]+)"', html.decode()))
+    waiting = [path for path in wanted if path.endswith(".js")]
+    while waiting:
+        for path in imported(STATIC / waiting.pop()) - wanted:
+            wanted.add(path)
+            waiting.append(path)
+    wanted.add("vendor/lucide/icons.svg")
+    size = sum(len(gzip.compress((STATIC / path).read_bytes())) for path in wanted) + len(gzip.compress(html))
+    assert size <= MOST_FIRST_LOAD_BYTES
+    # Each file of the program is asked for at once, not when the one before it has come.
+    assert {path for path in wanted if path.startswith("js/")} <= {"js/main.js", *modules()}
