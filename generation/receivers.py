@@ -12,7 +12,7 @@ from generation.feed.stream import event_publish
 from generation.lora_uses import adapters_needed
 from generation.models import GeneratedImage, Generation, IdempotencyKey, Worker, WorkerCommand
 from generation.orders import command_finish
-from generation.pictures.files import files_delete_on_commit
+from generation.pictures.files import files_delete_on_commit, thumbnail_names
 from generation.queue.entries import worker_wake
 from generation.transitions import generation_end
 from imagegen_project.common.errors import DomainError
@@ -104,8 +104,9 @@ def end_without_checkpoint(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
 
 @receiver(post_delete, sender=GeneratedImage)
 def delete_picture_file(*, instance: GeneratedImage, **kwargs: Any) -> None:
-    """A picture's file follows its row, also when a whole user is deleted."""
-    files_delete_on_commit([str(instance.file.name)])
+    """A picture's file and its thumbnails follow its row, also when a whole user is deleted."""
+    name = str(instance.file.name)
+    files_delete_on_commit([name, *thumbnail_names(name)])
 
 
 @receiver(post_delete, sender=Generation)

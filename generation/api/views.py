@@ -28,8 +28,9 @@ from generation.api.serializers import (
     ReceiptOut,
 )
 from generation.choices import Kind, OutputFormat
-from generation.models import Generation
-from generation.pictures.files import image_read, input_read
+from generation.models import GeneratedImage, Generation
+from generation.pictures.files import THUMBNAIL_WIDTHS, image_read, input_read, picture_disposition
+from generation.pictures.thumbnails import THUMBNAIL_TYPE, thumbnail_of
 from generation.requests.creation import generation_submit
 from generation.requests.serializers import GenerationCreateIn, GenerationFormIn
 from generation.selectors import generation_get, generation_result, generations_visible, image_get, receipt_of
@@ -268,6 +269,7 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
         first, *others = generation.images.all()
         if others:
             raise NotAcceptable(f"It has {len(others) + 1} pictures, which JSON or their own addresses give.")
+        headers["Content-Disposition"] = picture_disposition(first, first.content_type)
         return HttpResponse(image_read(first), content_type=first.content_type, headers=headers)
 
 
@@ -278,18 +280,50 @@ class ImageView(APIView):
 
     @extend_schema(
         operation_id="generations_image",
-        responses={(200, "image/png"): OpenApiResponse(OpenApiTypes.BINARY, "The file.")},
+        parameters=[
+            OpenApiParameter(
+                "width", int, enum=THUMBNAIL_WIDTHS, description="A WebP of that width in the file's place."
+            )
+        ],
+        responses={
+            (200, "image/png"): OpenApiResponse(OpenApiTypes.BINARY, "The file."),
+            (200, THUMBNAIL_TYPE): OpenApiResponse(OpenApiTypes.BINARY, "The thumbnail."),
+            304: None,
+        },
     )
     def get(self, request: Request, generation_id: UUID, index: str) -> HttpResponse:
-        """The file as it was stored; its ETag is its SHA-256."""
+        """The file as it was stored, its ETag being its SHA-256; or with `width` a thumbnail, made once and kept."""
+        width = _width_wanted(request)
         image = image_get(user=request.user, generation_id=generation_id, index=int(index))
-        etag = f'"{image.sha256}"'
-        headers = {"ETag": etag, "Cache-Control": "private, max-age=31536000, immutable"}
-        if request.headers.get("If-None-Match") == etag:
-            return HttpResponse(status=status.HTTP_304_NOT_MODIFIED, headers=headers)
-        if request.query_params.get("redirect") == "1" and (address := image.signed_url()):
-            return HttpResponseRedirect(address, headers={"Cache-Control": "private, no-store"})
-        return HttpResponse(image_read(image), content_type=image.content_type, headers=headers)
+        return picture_response(request, image, width=width)
+
+
+def _width_wanted(request: Request) -> int | None:
+    """The width of the thumbnail that is asked for. Raises ValidationError."""
+    given = request.query_params.getlist("width")
+    if not given:
+        return None
+    known = {str(width): width for width in THUMBNAIL_WIDTHS}
+    if len(given) > 1 or given[0] not in known:
+        raise ValidationError({"width": f"Must be given once, as one of {', '.join(known)}."})
+    return known[given[0]]
+
+
+def picture_response(request: Request, image: GeneratedImage, *, width: int | None = None) -> HttpResponse:
+    """A finished picture's bytes, or those of its thumbnail."""
+    etag = f'"{image.sha256}-{width}"' if width else f'"{image.sha256}"'
+    headers = {
+        "ETag": etag,
+        "Cache-Control": "private, max-age=31536000, immutable",
+        "Content-Disposition": picture_disposition(image, THUMBNAIL_TYPE if width else image.content_type),
+    }
+    if request.headers.get("If-None-Match") == etag:
+        return HttpResponse(status=status.HTTP_304_NOT_MODIFIED, headers=headers)
+    if width:
+        return HttpResponse(thumbnail_of(image, width), content_type=THUMBNAIL_TYPE, headers=headers)
+    if request.query_params.get("redirect") == "1" and (address := image.signed_url()):
+        return HttpResponseRedirect(address, headers={"Cache-Control": "private, no-store"})
+    return HttpResponse(image_read(image), content_type=image.content_type, headers=headers)
 
 
 class InputView(APIView):

@@ -4,12 +4,15 @@ import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 from django.db import transaction
 from django.utils import timezone
+from django.utils.http import content_disposition_header
+from django.utils.text import slugify
 
 from generation.errors import ImageNotFoundError, InputNotFoundError, StorageUnreadableError
 from generation.models import GeneratedImage, Generation
@@ -17,6 +20,9 @@ from generation.pictures.availability import storage_refused
 from imagegen_project.common.storage import STORAGE_ERRORS
 
 logger = logging.getLogger(__name__)
+
+THUMBNAIL_WIDTHS: Final = (128, 256, 512)
+_MAX_NAME_CHARACTERS: Final = 60
 
 
 def files_delete(names: Iterable[str]) -> None:
@@ -73,6 +79,36 @@ def image_read(image: GeneratedImage) -> bytes:
     if len(data) != image.size_bytes:
         raise ImageNotFoundError("Its file is damaged; a replay draws it again.")
     return data
+
+
+def picture_disposition(image: GeneratedImage, content_type: str) -> str:
+    """The `Content-Disposition` of a picture: shown in a browser, and kept under a name that its prompt gives."""
+    words = slugify(image.generation.prompt, allow_unicode=True)[:_MAX_NAME_CHARACTERS].strip("-_")
+    suffix = content_type.removeprefix("image/")
+    name = f"{words or 'picture'}-{image.seed}.{suffix}"
+    return str(content_disposition_header(as_attachment=False, filename=name))
+
+
+def thumbnail_names(name: str) -> list[str]:
+    """Where the thumbnails of a picture's file are kept, as far as there are any: beside it."""
+    return [_thumbnail_name(name, width) for width in THUMBNAIL_WIDTHS]
+
+
+def _thumbnail_name(name: str, width: int) -> str:
+    return f"{name.rpartition('.')[0]}.w{width}.webp"
+
+
+def thumbnail_read(image: GeneratedImage, width: int) -> bytes | None:
+    """A picture's kept thumbnail, None where none has been made. Raises StorageUnreadableError."""
+    try:
+        return _read(_thumbnail_name(str(image.file.name), width))
+    except FileNotFoundError:
+        return None
+
+
+def thumbnail_store(image: GeneratedImage, width: int, data: bytes) -> None:
+    """Keeps a thumbnail beside its picture. Raises StorageUnavailableError."""
+    _store(_thumbnail_name(str(image.file.name), width), data)
 
 
 def _read(name: str) -> bytes:

@@ -16,7 +16,7 @@ from django.utils import timezone
 from generation.errors import ImageNotFoundError, StorageUnreadableError
 from generation.metrics.counters import SWEEP_ACTIONS
 from generation.models import GeneratedImage, Generation
-from generation.pictures.files import files_delete, image_read
+from generation.pictures.files import files_delete, image_read, thumbnail_names
 
 logger = logging.getLogger(__name__)
 
@@ -123,9 +123,10 @@ def _folders(folder: str) -> list[str]:
 
 
 def _known(root: str, day: str) -> set[str]:
-    """The files of one day's folder that rows name."""
+    """The files of one day's folder that rows name, and thumbnails of those."""
     if root == "generations":
-        return set(GeneratedImage.objects.filter(file__startswith=f"{day}/").values_list("file", flat=True))
+        pictures = GeneratedImage.objects.filter(file__startswith=f"{day}/").values_list("file", flat=True)
+        return {name for picture in pictures for name in (picture, *thumbnail_names(picture))}
     known: set[str] = set()
     for field in ("input_image", "mask_image"):
         rows = Generation.objects.filter(**{f"{field}__startswith": f"{day}/"})
