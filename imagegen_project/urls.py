@@ -1,7 +1,6 @@
 """Where everything is mounted."""
 
 from django.contrib import admin
-from django.contrib.auth.views import LoginView
 from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
@@ -11,7 +10,7 @@ from generation.compat.huggingface import views as huggingface
 from generation.compat.openai import views as openai
 from imagegen_project import health, pages
 from imagegen_project.api import routes
-from imagegen_project.auth.forms import PatientForm
+from imagegen_project.auth import sign_in
 from imagegen_project.telemetry.metrics import MetricsView
 
 handler400 = "imagegen_project.common.problems.bad_request"
@@ -33,11 +32,7 @@ urlpatterns = [
     path("sdapi/v1/", include((a1111.urlpatterns, "a1111"))),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(), name="schema"),
     re_path(r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    *sign_in.urlpatterns,  # before the admin's own door
     path("admin/", admin.site.urls),
-    path(
-        "accounts/login/",
-        LoginView.as_view(template_name="rest_framework/login.html", authentication_form=PatientForm),
-        name="login",
-    ),
     path("accounts/", include("rest_framework.urls")),
 ]

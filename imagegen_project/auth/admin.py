@@ -4,10 +4,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from knox.models import AuthToken
 
-from imagegen_project.auth.forms import PatientAdminForm
 from imagegen_project.auth.models import HubAccount
-
-admin.site.login_form = PatientAdminForm
 
 if admin.site.is_registered(AuthToken):
     admin.site.unregister(AuthToken)  # knox's own shows digests, and a new token in the page

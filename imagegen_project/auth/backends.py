@@ -8,11 +8,16 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 
 from imagegen_project.auth.errors import TooManyFailuresError
-from imagegen_project.auth.failures import TOO_MANY_FAILURES, address_of, failure_note, failures_check
+from imagegen_project.auth.failures import address_of, failure_note, failures_check
+
+TOO_MANY_FAILURES = "too_many_failures"
 
 
 class PatientModelBackend(ModelBackend):
-    """Names and passwords, looked at AUTH_FAILURES times a minute from one address while they are wrong."""
+    """Names and passwords, looked at AUTH_FAILURES times a minute from one address while they are wrong.
+
+    Where it did not look, the request carries the TooManyFailuresError as `too_many_failures`.
+    """
 
     def authenticate(
         self,
@@ -21,7 +26,7 @@ class PatientModelBackend(ModelBackend):
         password: str | None = None,
         **kwargs: Any,
     ) -> User | None:
-        """The user, or None. Raises PermissionDenied where it did not look, which the log-in forms say in words."""
+        """The user, or None. Raises PermissionDenied where it did not look, so that no other backend does."""
         if request is None:
             return super().authenticate(request, username=username, password=password, **kwargs)
         address = address_of(request)
@@ -30,7 +35,7 @@ class PatientModelBackend(ModelBackend):
         try:
             failures_check(address=address, credential=credential)
         except TooManyFailuresError as error:
-            setattr(request, TOO_MANY_FAILURES, True)
+            setattr(request, TOO_MANY_FAILURES, error)
             raise PermissionDenied from error
         user = super().authenticate(request, username=username, password=password, **kwargs)
         if user is None:

@@ -37,6 +37,7 @@ class TooManyFailuresError(DomainError):
     title = "Too many failed attempts"
 
     def __init__(self, *, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
         super().__init__(
             "Too many credentials have been refused lately; try again in a minute, with one that is valid.",
             headers={"Retry-After": str(retry_after_s)},

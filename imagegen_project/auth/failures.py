@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 
 WINDOW_S = 60
 WORKED_S = 3600
-# What a page's request carries whose password was not looked at.
-TOO_MANY_FAILURES = "too_many_failures"
 _PREFIX = "imagegen:auth"
 
 
@@ -56,7 +54,16 @@ def failures_check(*, address: str, credential: str) -> None:
     limit = settings.AUTH_FAILURES
     if int(of_token or 0) >= limit or (int(of_address or 0) >= limit and worked is None):
         logger.warning("too many failures", extra={"address": address})
-        raise TooManyFailuresError(retry_after_s=WINDOW_S)
+        raise TooManyFailuresError(retry_after_s=_seconds_left(address, name))
+
+
+def _seconds_left(address: str, name: str) -> int:
+    """How long the failures that were counted still count."""
+    try:
+        ends = [_redis().ttl(_failed(kind, of)) for kind, of in (("address", address), ("token", name))]
+    except (RedisError, OSError):
+        ends = []
+    return max([seconds for seconds in ends if seconds > 0], default=WINDOW_S)
 
 
 def failure_note(*, address: str, credential: str) -> None:

@@ -1,10 +1,12 @@
-"""Single-use, short-lived socket tickets, for browsers: they can send no header with a WebSocket.
+"""What works once and for a short time: tickets for sockets, and links that sign in.
 
-A token never stands in a URL; a ticket may, since it is worthless once used.
+Browsers can send no header with a WebSocket, and whoever starts the service on his own machine should not have to look
+for a password. A token never stands in a URL; these may, since they are worthless once used.
 """
 
 import hashlib
 import secrets
+from typing import Final, Literal
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -15,16 +17,12 @@ from imagegen_project.auth.errors import TicketStoreUnavailableError
 
 TICKET_BYTES = 32
 MAX_TICKET_LENGTH = 128
+LINK_TTL_S: Final = 15 * 60
 
 
 def ticket_create(*, user: User) -> str:
     """A ticket of `user` that lives TICKET_TTL_S. Raises TicketStoreUnavailableError where Redis is down."""
-    ticket = secrets.token_urlsafe(TICKET_BYTES)
-    try:
-        get_redis_connection("default").set(_key(ticket), str(user.pk), ex=settings.TICKET_TTL_S)
-    except RedisError as error:
-        raise TicketStoreUnavailableError from error
-    return ticket
+    return _create("ticket", user, ttl_s=settings.TICKET_TTL_S)
 
 
 def ticket_redeem(ticket: str) -> User | None:
@@ -32,10 +30,38 @@ def ticket_redeem(ticket: str) -> User | None:
 
     Raises TicketStoreUnavailableError where Redis is down.
     """
-    if not 0 < len(ticket) <= MAX_TICKET_LENGTH:
+    return _user("getdel", "ticket", ticket)
+
+
+def link_create(*, user: User) -> str:
+    """The nonce of a link that signs in as `user` within LINK_TTL_S. Raises TicketStoreUnavailableError."""
+    return _create("link", user, ttl_s=LINK_TTL_S)
+
+
+def link_user(nonce: str) -> User | None:
+    """Whom a link would sign in; it stays good. Raises TicketStoreUnavailableError."""
+    return _user("get", "link", nonce)
+
+
+def link_redeem(nonce: str) -> User | None:
+    """The link's user, once. Raises TicketStoreUnavailableError."""
+    return _user("getdel", "link", nonce)
+
+
+def _create(kind: str, user: User, *, ttl_s: int) -> str:
+    secret = secrets.token_urlsafe(TICKET_BYTES)
+    try:
+        get_redis_connection("default").set(_key(kind, secret), str(user.pk), ex=ttl_s)
+    except RedisError as error:
+        raise TicketStoreUnavailableError from error
+    return secret
+
+
+def _user(command: Literal["get", "getdel"], kind: str, secret: str) -> User | None:
+    if not 0 < len(secret) <= MAX_TICKET_LENGTH:
         return None
     try:
-        user_id = get_redis_connection("default").getdel(_key(ticket))
+        user_id = getattr(get_redis_connection("default"), command)(_key(kind, secret))
     except RedisError as error:
         raise TicketStoreUnavailableError from error
     if user_id is None:
@@ -43,6 +69,6 @@ def ticket_redeem(ticket: str) -> User | None:
     return User.objects.filter(pk=int(user_id), is_active=True).first()
 
 
-def _key(ticket: str) -> str:
+def _key(kind: str, secret: str) -> str:
     """Redis only sees the hash; 256 random bits need no key or salt."""
-    return f"imagegen:ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"
+    return f"imagegen:{kind}:{hashlib.sha256(secret.encode()).hexdigest()}"

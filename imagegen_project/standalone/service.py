@@ -22,6 +22,7 @@ from knox.models import AuthToken
 
 from imagegen_project import env
 from imagegen_project.auth.services import local_user_ensure, token_create
+from imagegen_project.auth.tickets import link_create
 from imagegen_project.standalone import paths
 from imagegen_project.standalone.folders import lock_holder
 from imagegen_project.standalone.supervisor import Child
@@ -207,6 +208,15 @@ def local_account(data_dir: Path) -> str:
     token_file.touch(mode=0o600)
     token_file.write_text(token, encoding="ascii")
     return token
+
+
+def sign_in_path() -> str:
+    """The path of a link that signs in as the local user: once, within LINK_TTL_S, in a browser on this machine."""
+    try:
+        nonce = link_create(user=User.objects.get(username=LOCAL_USER))
+    finally:
+        close_database()
+    return f"/sign-in/once/{nonce}/"
 
 
 def stop_other(data_dir: Path) -> str:

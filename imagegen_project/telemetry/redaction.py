@@ -23,6 +23,8 @@ _PARAMETERS = re.compile(
     r"(?i)\b((?:[a-z]+[_-])?(?:ticket|token|password|passwd|secret|api_?key|signature|sessionid|csrftoken)"
     r"(?:=|\\?[\"']\s*:\s*\\?[\"']))[^&\s\"'\\,;]+"
 )
+# A link that signs in, until it is used.
+_LINKS = re.compile(r"(/sign-in/once/)[^/\s\"\\]+")
 _BASE64 = re.compile(rf"[A-Za-z0-9+/_-]{{{MIN_BASE64_CHARACTERS},}}={{0,2}}")
 
 
@@ -41,6 +43,7 @@ class Redactor:
         if self._known is not None:
             text = self._known.sub(REDACTED, text)
         text = _BASE64.sub(lambda found: f"[{len(found[0])} characters of base64]", text)
+        text = _LINKS.sub(rf"\1{REDACTED}", text)
         text = _TOKENS.sub(rf"\1_{REDACTED}", text)
         text = _CREDENTIALS.sub(rf"\1\2{REDACTED}", text)
         text = _URL_PASSWORDS.sub(rf"\1{REDACTED}@", text)

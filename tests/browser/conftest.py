@@ -23,6 +23,6 @@ async def page(live: Live) -> AsyncIterator["Page"]:
         # Without a sandbox of its own: Chromium has none for root, and the page is the test's.
         browser = await started.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         opened = await browser.new_page()
-        await opened.goto(f"{live.url}/admin/login/")
+        await opened.goto(f"{live.url}/sign-in/")
         yield opened
         await browser.close()

@@ -41,10 +41,10 @@ class Complaints:
 
 async def log_in(page: "Page", live: Live) -> None:
     """As the service's own user."""
-    await page.goto(f"{live.url}/admin/login/")
+    await page.goto(f"{live.url}/sign-in/?next=/admin/")
     await page.fill("#id_username", "local")
     await page.fill("#id_password", paths.read_secret(live.service.data_dir, "admin_password"))
-    await page.click("input[type=submit]")
+    await page.click('button:text-is("Sign in")')
     await page.wait_for_url("**/admin/")
 
 
@@ -182,7 +182,7 @@ async def test_another_sites_page_may_call_the_api_with_a_token(page: "Page", li
         assert len(answer["job"]) == 36
         assert (await fetched("/api/v1/generations", token="img_wrong"))["status"] == 401  # noqa: S106
         assert "event: succeeded" in (await fetched(f"/api/v1/generations/{answer['job']}/events"))["text"]
-        for path in ("/admin/login/", "/health"):
+        for path in ("/sign-in/", "/health"):
             assert "refused" in await fetched(path)
         await page.goto(live.site.replace("localhost", "127.0.0.1"))
         assert "refused" in await fetched("/v1/images/generations", **drawn)

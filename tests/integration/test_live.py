@@ -225,7 +225,7 @@ def test_pages_and_their_static_files_are_served_from_here(live: Live) -> None:
     assert "/static/drf_spectacular_sidecar/" in docs
     assert httpx2.get(f"{live.url}/api/schema/").status_code == 200
     assert httpx2.get(f"{live.url}/", follow_redirects=True).url.path == "/api/docs/"
-    assert httpx2.get(f"{live.url}/admin/login/").status_code == 200
+    assert httpx2.get(f"{live.url}/sign-in/").status_code == 200
 
 
 def test_health(live: Live) -> None:

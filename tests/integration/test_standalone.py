@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 import pytest
 from PIL import Image
@@ -75,6 +76,25 @@ def test_first_start_says_how_to_go_on(
         "data/logs",
     ):
         assert expected in output
+
+
+def test_the_link_that_it_prints_signs_in_once_and_is_in_no_log(
+    second_service: Service, data_dir: Path
+) -> None:
+    """A look uses up nothing; what is logged of it is where it leads, and not what it says."""
+    (link,) = re.findall(r"http://\S+/sign-in/once/\S+/", second_service.output())
+    with httpx2.Client(follow_redirects=True) as browser:
+        page = browser.get(link)
+        assert "Sign in as local?" in page.text
+        token = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page.text)[0]
+        form = {"csrfmiddlewaretoken": token}
+        assert browser.post(link, data=form, headers={"Accept": "text/html"}).status_code == 200
+        assert "sessionid" in browser.cookies
+        assert browser.get(link).status_code == 404
+    nonce = link.rstrip("/").rpartition("/")[2]
+    logs = [file.read_text(errors="replace") for file in (data_dir / "logs").rglob("*") if file.is_file()]
+    assert any("/sign-in/once/[redacted]" in text for text in logs)
+    assert not [text for text in logs if nonce in text]
 
 
 def test_no_orphan_outlives_a_killed_supervisor(killed_service: tuple[str, list[psutil.Process]]) -> None:

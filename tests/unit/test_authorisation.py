@@ -20,6 +20,7 @@ from generation.attempts import generation_claim
 from generation.choices import CommandKind
 from generation.models import Generation, Worker, WorkerCommand
 from imagegen_project.auth.services import token_create
+from imagegen_project.auth.tickets import link_create
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, entries_push, entries_waiting
 from loras.choices import LoraState
 from loras.models import Lora
@@ -102,6 +103,11 @@ OTHERS: dict[str, Access] = {
     "GET accounts/login/": "everyone",
     "POST accounts/login/": "everyone",
     "POST accounts/logout/": "everyone",
+    "GET sign-in/": "everyone",
+    "POST sign-in/": "everyone",
+    "GET sign-in/once/{nonce}/": "everyone",
+    "POST sign-in/once/{nonce}/": "everyone",
+    "POST sign-out/": "everyone",
     "POST v1/images/generations": "users",
     "POST v1/images/edits": "users",
     "GET v1/images/results/{generation_id}": "owner",
@@ -190,6 +196,7 @@ class World:
             "lora_id": lambda: self.lora().id,
             "index": lambda: 0,
             "name": lambda: "builtin",
+            "nonce": lambda: link_create(user=self.owner),
         }
         return "/" + re.sub(r"\{(\w+)\}", lambda found: str(values[found[1]]()), template)
 

@@ -9,6 +9,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from imagegen_project import __version__, env
+from imagegen_project.auth.tickets import LINK_TTL_S
 from imagegen_project.standalone import paths
 from imagegen_project.standalone import service as standalone
 from imagegen_project.standalone.folders import EmbeddedError, FolderLock
@@ -180,9 +181,12 @@ class Command(BaseCommand):
         self._say("")
         self._say(standalone.curl_example(base_url, env.DATA_DIR))
         self._say("")
+        self._say(f"Open the page, signed in (once, within {LINK_TTL_S // 60} minutes):")
+        self._say(f"    {base_url}{standalone.sign_in_path()}")
+        self._say("")
         self._say(f"API and its documentation: {base_url}/api/docs/")
         self._say(
-            f"Admin pages: {base_url}/admin/ (user {standalone.LOCAL_USER}, password in {password_file})"
+            f"Later: {base_url}/ (user {standalone.LOCAL_USER}, password in {password_file}); admin pages: /admin/"
         )
         if name != host:
             self._say(

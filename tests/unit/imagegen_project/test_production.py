@@ -142,7 +142,7 @@ def test_a_secret_that_cannot_be_had_stops_the_start(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/health/ready", "/api/docs/", "/api/v1/models", "/admin/login/", "/nowhere"]
+    "path", ["/", "/health/ready", "/api/docs/", "/api/v1/models", "/sign-in/", "/nowhere"]
 )
 def test_every_answer_carries_the_policies(client: Client, db: None, path: str) -> None:
     """No script but this site's own files, no frame, no guessing of types, no address told to others."""
@@ -155,7 +155,7 @@ def test_every_answer_carries_the_policies(client: Client, db: None, path: str) 
     assert headers["Referrer-Policy"] == "same-origin"
 
 
-@pytest.mark.parametrize("path", ["/api/docs/", "/admin/login/", "/accounts/login/"])
+@pytest.mark.parametrize("path", ["/api/docs/", "/sign-in/"])
 def test_pages_work_under_the_policy(client: Client, db: None, path: str) -> None:
     """No script inside a page, which the policy would stop."""
     page = client.get(path).content.decode()
@@ -176,7 +176,7 @@ plain, secure = client.get("/api/docs/"), client.get("/api/docs/", headers={"x-f
 assert plain.status_code == 301 and plain["Location"] == "https://images.example.org/api/docs/", plain
 assert secure.status_code == 200 and "max-age=31536000" in secure["Strict-Transport-Security"]
 assert client.get("/health/ready").status_code == 503  # nothing behind it answers
-login = client.get("/accounts/login/", headers={"x-forwarded-proto": "https"})
+login = client.get("/sign-in/", headers={"x-forwarded-proto": "https"})
 assert login.cookies["csrftoken"]["secure"] and login.cookies["csrftoken"]["samesite"] == "Lax"
 stranger = Client(headers={"host": "evil.example", "x-forwarded-proto": "https"})
 assert stranger.get("/api/docs/").status_code == 400

@@ -171,7 +171,7 @@ NO_FORM = {"Content-Type": "application/octet-stream"}
         ("/sdapi/v1/options", 257, "256 KiB"),
         ("/admin/auth/user/1/change/", 257, "256 KiB"),
         ("/admin/login/", 9, "8 KiB"),
-        ("/accounts/login/", 9, "8 KiB"),
+        ("/sign-in/", 9, "8 KiB"),
         ("/", 9, "8 KiB"),
         ("/health/ready", 1, "No body"),
         ("/metrics", 1, "No body"),
