@@ -22,6 +22,14 @@ class ImageNotFoundError(DomainError):
     title = "There is no such picture"
 
 
+class AddressExpiredError(DomainError):
+    """A signed address that is not good any more, or never was, without credentials."""
+
+    code = "address_expired"
+    http_status = 403
+    title = "The address has expired, or is not as it was signed"
+
+
 class InputNotFoundError(DomainError):
     """The generation has no such input picture."""
 

@@ -45,6 +45,18 @@ def generations_active(*, owner: User) -> QuerySet[Generation]:
 def image_get(*, user: User | AnonymousUser, generation_id: UUID, index: int) -> GeneratedImage:
     """One picture of a generation. Raises GenerationNotFoundError or ImageNotFoundError."""
     generation = generation_get(user=user, generation_id=generation_id)
+    return _image_of(generation, index)
+
+
+def image_get_signed(*, generation_id: UUID, index: int) -> GeneratedImage:
+    """The same for whoever has its signed address. Raises GenerationNotFoundError or ImageNotFoundError."""
+    generation = Generation.objects.filter(pk=generation_id).first()
+    if generation is None:
+        raise GenerationNotFoundError(f"No generation {generation_id}.")
+    return _image_of(generation, index)
+
+
+def _image_of(generation: Generation, index: int) -> GeneratedImage:
     image = next((image for image in generation.images.all() if image.index == index), None)
     if image is None:
         raise ImageNotFoundError(f"The generation is {generation.status} and has no picture {index}.")

@@ -51,6 +51,16 @@ def _device_class(name: str) -> str:
     return name
 
 
+def _is_base_url(text: str) -> None:
+    """Raises ValueError unless a text is empty or begins with http:// or https:// and a host."""
+    parts = urlsplit(text)
+    if text and (
+        parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment
+    ):
+        message = f"PUBLIC_URL is an address such as https://images.example.com, not {text!r}."
+        raise ValueError(message)
+
+
 def _networks(text: str) -> list[IPv4Network | IPv6Network]:
     """A network, an address, or with `loopback` this host's own ones. Raises ValueError."""
     try:
@@ -94,10 +104,15 @@ DB_POOL_SIZE: int = _env.int("DB_POOL_SIZE", 16, validate=_AT_LEAST_ONE)
 # --- Web ---
 #: Signs sessions and tickets, 50 characters or more; empty: a random one kept in the data folder.
 SECRET_KEY: str = _secret("SECRET_KEY")  # "" means the one kept in the data folder
+#: Former values of SECRET_KEY, separated by commas: what they have signed is still good, nothing new is signed by them.
+SECRET_KEY_FALLBACKS: str = _secret("SECRET_KEY_FALLBACKS")
 #: Django's debug pages; never in production.
 DEBUG: bool = _env.bool("DEBUG", False)
 #: Host names under which the service may be reached.
 ALLOWED_HOSTS: list[str] = _env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+#: Where clients reach the service, such as https://images.example.com, for the addresses of pictures that it tells
+#: them; empty: as each request has it.
+PUBLIC_URL: str = _env.str("PUBLIC_URL", "", validate=_is_base_url).rstrip("/")
 #: Origins (https://name) whose forms may post when TLS ends at a proxy.
 CSRF_TRUSTED_ORIGINS: list[str] = _env.list("CSRF_TRUSTED_ORIGINS", [])
 #: Sites (https://name, or * for all) whose pages may call /api, /v1, /hf and /sdapi from a browser, with a token
@@ -136,6 +151,8 @@ THROTTLE_TICKETS: int = _env.int("THROTTLE_TICKETS", 120, validate=_AT_LEAST_ZER
 THROTTLE_UPLOADS: int = _env.int("THROTTLE_UPLOADS", 60, validate=_AT_LEAST_ZERO)
 #: Proxies in front whose X-Forwarded-For is believed when addresses are counted.
 TRUSTED_PROXIES: int = _env.int("TRUSTED_PROXIES", 0, validate=_AT_LEAST_ZERO)
+#: How long the signed address of a picture opens without a token, in seconds.
+IMAGE_URL_TTL_S: int = _env.int("IMAGE_URL_TTL_S", 3600, validate=_AT_LEAST_ONE)
 #: Where finished pictures are kept; by default media in the data folder.
 MEDIA_ROOT: Path = _env.path("MEDIA_ROOT", DATA_DIR / "media")
 #: S3 bucket for pictures instead of MEDIA_ROOT, so that several machines share them; empty: MEDIA_ROOT.
@@ -148,7 +165,7 @@ MEDIA_S3_REGION: str = _env.str("MEDIA_S3_REGION", "us-east-1")
 MEDIA_S3_ACCESS_KEY: str = _secret("MEDIA_S3_ACCESS_KEY")
 #: Secret key that goes with it.
 MEDIA_S3_SECRET_KEY: str = _secret("MEDIA_S3_SECRET_KEY")
-#: Life of a signed address of a picture in the bucket, in seconds.
+#: Life of the bucket's own signed addresses (`?redirect=1`), in seconds.
 MEDIA_S3_URL_TTL_S: int = _env.int("MEDIA_S3_URL_TTL_S", 300, validate=_AT_LEAST_ONE)
 
 # --- Logs ---

@@ -28,6 +28,7 @@ if env.SECRET_KEY and not DEBUG and not is_strong_secret(env.SECRET_KEY):
         "SECRET_KEY is guessable: it must have 50 characters or more, at random. Make one with `python -c "
         "'import secrets; print(secrets.token_urlsafe(48))'`, or leave it empty where one is kept in DATA_DIR."
     )
+SECRET_KEY_FALLBACKS = [key.strip() for key in env.SECRET_KEY_FALLBACKS.split(",") if key.strip()]
 ALLOWED_HOSTS = env.ALLOWED_HOSTS
 CSRF_TRUSTED_ORIGINS = env.CSRF_TRUSTED_ORIGINS
 
@@ -296,6 +297,7 @@ LOGGING = logging_config(
     keep=env.LOG_KEEP,
     secrets=[
         SECRET_KEY,
+        *SECRET_KEY_FALLBACKS,
         env.HF_TOKEN,
         env.METRICS_TOKEN,
         env.MEDIA_S3_SECRET_KEY,
@@ -315,6 +317,8 @@ CONNECTIONS_PER_USER = env.CONNECTIONS_PER_USER
 WEB_CONCURRENCY = env.WEB_CONCURRENCY
 CORS_ALLOWED_ORIGINS = env.CORS_ALLOWED_ORIGINS
 WAIT_LIMIT_S = env.WAIT_LIMIT_S
+PUBLIC_URL = env.PUBLIC_URL
+IMAGE_URL_TTL_S = env.IMAGE_URL_TTL_S
 TICKET_TTL_S = env.TICKET_TTL_S
 MEDIA_IS_SHARED = bool(env.MEDIA_S3_BUCKET)
 METRICS_TOKEN = env.METRICS_TOKEN

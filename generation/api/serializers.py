@@ -9,6 +9,7 @@ from rest_framework import serializers
 from generation.models import REQUEST_FIELDS, GeneratedImage, Generation, GenerationLora
 from generation.pictures.files import image_read
 from generation.queue.standing import queue_standing
+from imagegen_project.common.context import base_url
 from models_registry.schedulers import SCHEDULERS
 
 
@@ -30,7 +31,7 @@ class ErrorOut(serializers.Serializer[Any]):
 class ImageOut(serializers.ModelSerializer[GeneratedImage]):
     """One finished picture."""
 
-    url = serializers.SerializerMethodField(help_text="Its bytes, for those who may see the generation.")
+    url = serializers.SerializerMethodField(help_text="Opens without a token until it expires.")
 
     class Meta:
         model = GeneratedImage
@@ -48,8 +49,8 @@ class ImageOut(serializers.ModelSerializer[GeneratedImage]):
         read_only_fields = fields
 
     def get_url(self, image: GeneratedImage) -> str:
-        """The path under which the API serves it."""
-        return image.get_absolute_url()
+        """Its signed address; without `expires` and `signature` the same with a token."""
+        return image.signed_url(base=base_url.get())
 
 
 class GenerationLoraOut(serializers.ModelSerializer[GenerationLora]):

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
-from django.http import HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
 from rest_framework import mixins, status
+from rest_framework.authentication import BaseAuthentication
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotAcceptable, ValidationError
 from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
@@ -28,15 +29,26 @@ from generation.api.serializers import (
     ReceiptOut,
 )
 from generation.choices import Kind, OutputFormat
+from generation.errors import AddressExpiredError
 from generation.models import GeneratedImage, Generation
 from generation.pictures.files import THUMBNAIL_WIDTHS, image_read, input_read, picture_disposition
 from generation.pictures.thumbnails import THUMBNAIL_TYPE, thumbnail_of
 from generation.requests.creation import generation_submit
 from generation.requests.serializers import GenerationCreateIn, GenerationFormIn
-from generation.selectors import generation_get, generation_result, generations_visible, image_get, receipt_of
-from imagegen_project.common.http import Preference, caller
+from generation.selectors import (
+    generation_get,
+    generation_result,
+    generations_visible,
+    image_get,
+    image_get_signed,
+    receipt_of,
+)
+from imagegen_project.common.http import Preference, caller, file_response
 from imagegen_project.common.ids import UUID_REGEX
+from imagegen_project.common.signed_addresses import address_claims, address_seconds_left
 from imagegen_project.common.waiting import Wait, has_waited
+
+YEAR_S = 31_536_000
 
 PREFER = OpenApiParameter(
     "Prefer",
@@ -274,9 +286,32 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
 
 
 class ImageView(APIView):
-    """A finished picture's bytes."""
+    """A finished picture's bytes, for its owner, and for whoever has its signed address while that is good."""
 
     renderer_classes = PICTURE_RENDERERS
+    # For how long the address itself is good, in seconds; 0 where it is no signed one.
+    seconds_left = 0
+
+    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        """Looks at the address first."""
+        super().setup(request, *args, **kwargs)
+        self.seconds_left = address_seconds_left(request) if address_claims(request) else 0
+
+    def get_authenticators(self) -> list[BaseAuthentication]:
+        """None for a signed address: wrong credentials that come with it do no harm."""
+        return [] if self.seconds_left else super().get_authenticators()
+
+    def get_permissions(self) -> list[Any]:
+        """None for a signed address."""
+        return [] if self.seconds_left else list(super().get_permissions())
+
+    def permission_denied(
+        self, request: Request, message: str | None = None, code: str | None = None
+    ) -> NoReturn:
+        """Raises AddressExpiredError where an address says that it is signed, else what the permission means."""
+        if address_claims(request):
+            raise AddressExpiredError("Ask for the generation again: its answer has a new address.")
+        super().permission_denied(request, message, code)
 
     @extend_schema(
         operation_id="generations_image",
@@ -294,8 +329,11 @@ class ImageView(APIView):
     def get(self, request: Request, generation_id: UUID, index: str) -> HttpResponse:
         """The file as it was stored, its ETag being its SHA-256; or with `width` a thumbnail, made once and kept."""
         width = _width_wanted(request)
-        image = image_get(user=request.user, generation_id=generation_id, index=int(index))
-        return picture_response(request, image, width=width)
+        if self.seconds_left:
+            image = image_get_signed(generation_id=generation_id, index=int(index))
+        else:
+            image = image_get(user=request.user, generation_id=generation_id, index=int(index))
+        return picture_response(request, image, width=width, max_age_s=self.seconds_left or YEAR_S)
 
 
 def _width_wanted(request: Request) -> int | None:
@@ -309,21 +347,26 @@ def _width_wanted(request: Request) -> int | None:
     return known[given[0]]
 
 
-def picture_response(request: Request, image: GeneratedImage, *, width: int | None = None) -> HttpResponse:
-    """A finished picture's bytes, or those of its thumbnail."""
+def picture_response(
+    request: Request, image: GeneratedImage, *, width: int | None = None, max_age_s: int = YEAR_S
+) -> HttpResponse:
+    """A finished picture's bytes, or those of its thumbnail; the `Range` of them that is asked for."""
     etag = f'"{image.sha256}-{width}"' if width else f'"{image.sha256}"'
     headers = {
         "ETag": etag,
-        "Cache-Control": "private, max-age=31536000, immutable",
+        "Cache-Control": f"private, max-age={max_age_s}, immutable",
+        # What a page that shows it loads from elsewhere does not learn the address.
+        "Referrer-Policy": "no-referrer",
         "Content-Disposition": picture_disposition(image, THUMBNAIL_TYPE if width else image.content_type),
     }
     if request.headers.get("If-None-Match") == etag:
         return HttpResponse(status=status.HTTP_304_NOT_MODIFIED, headers=headers)
     if width:
-        return HttpResponse(thumbnail_of(image, width), content_type=THUMBNAIL_TYPE, headers=headers)
-    if request.query_params.get("redirect") == "1" and (address := image.signed_url()):
+        thumbnail = thumbnail_of(image, width)
+        return file_response(request, thumbnail, content_type=THUMBNAIL_TYPE, headers=headers)
+    if request.query_params.get("redirect") == "1" and (address := image.storage_url()):
         return HttpResponseRedirect(address, headers={"Cache-Control": "private, no-store"})
-    return HttpResponse(image_read(image), content_type=image.content_type, headers=headers)
+    return file_response(request, image_read(image), content_type=image.content_type, headers=headers)
 
 
 class InputView(APIView):

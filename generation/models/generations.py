@@ -20,6 +20,8 @@ from generation.choices import (
 from generation.models.request import REQUEST_FIELDS, GenerationRequest
 from generation.models.webhooks import MAX_WEBHOOK_URL_CHARACTERS
 from generation.models.workers import Worker
+from imagegen_project.common.context import MAX_BASE_URL_CHARACTERS
+from imagegen_project.common.signed_addresses import address_sign
 from loras.models import MAX_NAME_CHARACTERS, Lora
 from models_registry.models import Checkpoint
 
@@ -41,6 +43,12 @@ class Generation(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="generations")
     request_id = models.CharField(max_length=64, blank=True)
+    base_url = models.CharField(
+        max_length=MAX_BASE_URL_CHARACTERS,
+        blank=True,
+        db_default="",
+        help_text="Where its client reached the service, for the addresses in its webhooks.",
+    )
     kind = models.CharField(max_length=16, choices=Kind.choices, default=Kind.TXT2IMG)
     status = models.CharField(max_length=16, choices=Status.choices, default=Status.QUEUED)
 
@@ -270,7 +278,11 @@ class GeneratedImage(models.Model):
         """Where the API serves the file."""
         return f"/api/v1/generations/{self.generation_id}/images/{self.index}"
 
-    def signed_url(self) -> str:
+    def signed_url(self, *, base: str = "") -> str:
+        """Where the file opens without a token for IMAGE_URL_TTL_S, while the picture is there; below `base`."""
+        return address_sign(self.get_absolute_url(), base=base)
+
+    def storage_url(self) -> str:
         """An address of the file at the shared storage, good for MEDIA_S3_URL_TTL_S; "" where pictures are local."""
         return str(default_storage.url(str(self.file.name))) if settings.MEDIA_IS_SHARED else ""
 

@@ -21,6 +21,7 @@ from generation.models import WebhookDelivery, WebhookGone
 from generation.webhooks.signing import webhook_is_gone, webhook_secret
 from generation.webhooks.transport import WebhookUnreachableError, webhook_post
 from imagegen_project import __version__
+from imagegen_project.common.signed_addresses import address_sign
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def _send(delivery: WebhookDelivery) -> int:
     secret = webhook_secret(owner_id=delivery.owner_id)
     if secret is None:
         raise WebhookUnreachableError("no signing secret")
-    body = json.dumps(delivery.payload, separators=(",", ":"), sort_keys=True)
+    body = json.dumps(_payload(delivery), separators=(",", ":"), sort_keys=True)
     message_id, now = f"msg_{delivery.pk.hex}", timezone.now()
     headers = {
         "Content-Type": "application/json",
@@ -116,6 +117,16 @@ def _send(delivery: WebhookDelivery) -> int:
         timeout_s=settings.WEBHOOK_TIMEOUT_S,
         allow_private=settings.WEBHOOK_ALLOW_PRIVATE,
     )
+
+
+def _payload(delivery: WebhookDelivery) -> dict[str, Any]:
+    """The message with whole addresses, those of pictures signed now: they open when it arrives, however late."""
+    payload: dict[str, Any] = delivery.payload
+    base = delivery.generation.base_url if delivery.generation else ""
+    base = settings.PUBLIC_URL or base
+    data = payload["data"]
+    images = [address_sign(path, base=base) for path in data["images"]]
+    return {**payload, "data": {**data, "url": base + data["url"], "images": images}}
 
 
 def _record(delivery: WebhookDelivery, status: int | None, entry: dict[str, Any]) -> bool:

@@ -4,9 +4,13 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+MAX_BASE_URL_CHARACTERS = 300  # a host's name has 253 at most
+
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 job_id: ContextVar[str] = ContextVar("job_id", default="")
 username: ContextVar[str] = ContextVar("username", default="")
+# Where the client reaches the service, such as https://images.example.com; "" where no request is served.
+base_url: ContextVar[str] = ContextVar("base_url", default="")
 
 
 @contextlib.contextmanager

@@ -1,15 +1,22 @@
 """Reading the request headers that choose how an answer comes."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.http import HttpRequest
+from django.core.exceptions import DisallowedHost
+from django.http import HttpRequest, HttpResponse
 from rest_framework.request import Request
 
+from imagegen_project.common.context import MAX_BASE_URL_CHARACTERS
+
+_RANGE = re.compile(
+    r"bytes=(?=[^-]|-[0-9])(?P<begin>[0-9]{0,18})-(?P<end>[0-9]{0,18})", re.ASCII | re.IGNORECASE
+)
 _WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,9})\"?")
 
 
@@ -33,6 +40,42 @@ class Preference:
         return float(
             settings.WAIT_LIMIT_S if self.wait_s is None else min(self.wait_s, settings.WAIT_LIMIT_S)
         )
+
+
+def base_url_of(request: HttpRequest) -> str:
+    """Where clients reach the service: `PUBLIC_URL`, else as this request has it; "" for a host it does not go by."""
+    if settings.PUBLIC_URL:
+        return str(settings.PUBLIC_URL)
+    try:
+        found = f"{request.scheme}://{request.get_host()}"
+    except DisallowedHost:
+        return ""
+    return found if len(found) <= MAX_BASE_URL_CHARACTERS else ""
+
+
+def file_response(
+    request: HttpRequest | Request, data: bytes, *, content_type: str, headers: Mapping[str, str]
+) -> HttpResponse:
+    """A file's bytes, or the range of them that is asked for (RFC 9110, 14); several ranges are answered as a whole."""
+    told = {**headers, "Accept-Ranges": "bytes"}
+    begin, end, size = 0, len(data), len(data)
+    asked = _RANGE.fullmatch(request.headers.get("Range", "").strip())
+    if asked and request.headers.get("If-Range", told.get("ETag")) == told.get("ETag"):
+        if not asked["begin"]:
+            begin = max(0, size - int(asked["end"]))
+        else:
+            begin = int(asked["begin"])
+            end = min(size, int(asked["end"]) + 1) if asked["end"] else size
+            if end <= begin < size:  # it ends before it begins, which counts as none
+                begin, end = 0, size
+        if begin >= size:
+            return HttpResponse(status=416, headers=told | {"Content-Range": f"bytes */{size}"})
+    status = 200
+    if (begin, end) != (0, size):
+        status = 206
+        told["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
+    told["Content-Length"] = str(end - begin)
+    return HttpResponse(data[begin:end], status=status, content_type=content_type, headers=told)
 
 
 def is_foreign(request: HttpRequest | Request) -> bool:

@@ -15,7 +15,8 @@ from django.middleware.security import SecurityMiddleware
 from uuid_utils.compat import uuid7
 
 from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send
-from imagegen_project.common.context import request_id, username
+from imagegen_project.common.context import base_url, request_id, username
+from imagegen_project.common.http import base_url_of
 from imagegen_project.common.problems import problem_response
 from imagegen_project.common.waiting import REQUEST_ID_KEY
 from imagegen_project.server.middleware import REQUEST_ID_PATTERN
@@ -33,6 +34,7 @@ class ConnectionContext:
         """Serves one connection; its path is logged without the query, which could carry a ticket."""
         identifier = scope[REQUEST_ID_KEY] = request_id_of(scope["headers"])
         request_token, user_token = request_id.set(identifier), username.set("")
+        base_token = base_url.set(base_url_of(_as_request(scope)))
         outcome, began = {"status": 0, "code": 0}, time.monotonic()
 
         async def send_noting(message: Message) -> None:
@@ -58,6 +60,7 @@ class ConnectionContext:
             )
             request_id.reset(request_token)
             username.reset(user_token)
+            base_url.reset(base_token)
 
 
 # Open sockets and event streams by user, in this process.
@@ -101,6 +104,13 @@ async def _refuse_one_more(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"content-type", response.headers["Content-Type"].encode()), (b"retry-after", b"5")]
     await send({"type": "http.response.start", "status": 429, "headers": headers})
     await send({"type": "http.response.body", "body": response.content})
+
+
+def _as_request(scope: Scope) -> ASGIRequest:
+    """A connection's opening as the GET that it is."""
+    schemes = {"ws": "http", "wss": "https"}
+    scheme = scope.get("scheme", "http")
+    return ASGIRequest({**scope, "method": "GET", "scheme": schemes.get(scheme, scheme)}, BytesIO())
 
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:

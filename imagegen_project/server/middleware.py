@@ -12,7 +12,8 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.functional import SimpleLazyObject
 from uuid_utils.compat import uuid7
 
-from imagegen_project.common.context import request_id, username
+from imagegen_project.common.context import base_url, request_id, username
+from imagegen_project.common.http import base_url_of
 
 logger = logging.getLogger("imagegen.request")
 
@@ -47,6 +48,7 @@ class RequestContextMiddleware:
         given = request.headers.get("X-Request-Id", "")
         identifier = given if REQUEST_ID_PATTERN.fullmatch(given) else uuid7().hex
         request_token, user_token = request_id.set(identifier), username.set("")
+        base_token = base_url.set(base_url_of(request))
         started = time.monotonic()
         try:
             response = self.get_response(request)
@@ -72,3 +74,4 @@ class RequestContextMiddleware:
         finally:
             request_id.reset(request_token)
             username.reset(user_token)
+            base_url.reset(base_token)

@@ -40,12 +40,18 @@ def test_generate_as_base64(live: Live, client: openai.OpenAI) -> None:
 
 
 def test_generate_as_urls(live: Live, client: openai.OpenAI) -> None:
-    """Fetched with the same token, and with none not at all."""
-    answer = client.images.generate(**QUICK, response_format="url")
+    """Fetched by anybody, whole, in part, or its head alone, until the job is deleted."""
+    raw = client.images.with_raw_response.generate(**QUICK, response_format="url")
+    answer = raw.parse()
     assert answer.data is not None
     url = answer.data[0].url or ""
-    assert decoded(httpx2.get(url, headers=live.headers).content).size == (256, 256)
-    assert httpx2.get(url).status_code == 401
+    whole = httpx2.get(url)
+    assert decoded(whole.content).size == (256, 256)
+    assert httpx2.get(url, headers={"Range": "bytes=0-7"}).content == b"\x89PNG\r\n\x1a\n"
+    head = httpx2.head(url)
+    assert (head.content, int(head.headers["content-length"])) == (b"", len(whole.content))
+    live.http.delete(f"/api/v1/generations/{raw.headers['x-job-id']}")
+    assert httpx2.get(url).status_code == 404
 
 
 def test_stream(client: openai.OpenAI) -> None:

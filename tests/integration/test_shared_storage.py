@@ -96,6 +96,13 @@ def test_pictures_are_read_back_through_the_api(generation: Generation) -> None:
     assert hashlib.sha256(response.content).hexdigest() == image.sha256
 
 
+def test_the_services_own_signed_addresses_open_as_those_of_a_disk_do(generation: Generation) -> None:
+    """Without a token, whole or in part, from the bucket."""
+    url = generation.images.get().signed_url()
+    assert Client().get(url).content == drawn_picture(seed=generation.seed).data
+    assert Client().get(url, headers={"Range": "bytes=1-3"}).content == b"PNG"
+
+
 def test_signed_addresses_are_short_lived_and_for_the_owner(generation: Generation) -> None:
     """Whoever has one needs no token; nobody else gets one."""
     path = f"/api/v1/generations/{generation.id}/images/0?redirect=1"
@@ -132,7 +139,7 @@ def test_local_pictures_have_no_signed_address(settings: Settings) -> None:
     """They are served through the API alone."""
     settings.MEDIA_IS_SHARED = False
     generation = Generation(id="01a2069e-43ea-7391-b6d0-c7cfd413799f")
-    assert generation.images.model(file="x.png").signed_url() == ""
+    assert generation.images.model(file="x.png").storage_url() == ""
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ from rest_framework.request import Request
 
 from generation.models import Generation
 from generation.pictures.files import image_read
+from imagegen_project.common.context import base_url
 
 
 def _images_body(request: Request, generation: Generation, *, by_url: bool) -> dict[str, Any]:
     images = generation.images.all()
     data = [
         (
-            {"url": request.build_absolute_uri(image.get_absolute_url())}
+            {"url": image.signed_url(base=base_url.get())}
             if by_url
             else {"b64_json": base64.b64encode(image_read(image)).decode("ascii")}
         )

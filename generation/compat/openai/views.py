@@ -84,7 +84,7 @@ class ImagesResultView(OpenAIView):
     """`GET images/results/<job id>`: what the two above answer, once the job has ended."""
 
     def get(self, request: Request, generation_id: UUID) -> Response:
-        """The pictures as base64, or with `?response_format=url` where they are, for the same token."""
+        """The pictures as base64, or with `?response_format=url` as addresses that open without a token."""
         generation = generation_get(user=request.user, generation_id=generation_id)
         generation = generation_result(generation, waited=has_waited(request))
         by_url = request.query_params.get("response_format") == "url"

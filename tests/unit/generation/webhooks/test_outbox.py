@@ -136,6 +136,24 @@ def test_a_delivery_is_signed_as_standard_webhooks_says(
     assert delivery_claim() is None
 
 
+def test_a_delivery_has_addresses_that_open(
+    api: APIClient, secret: str, receiver: Receiver, worker: Worker
+) -> None:
+    """Where the client reached the service; signed when it is sent, and in the outbox not at all."""
+    request = {"prompt": "a", "webhook_url": receiver.url, "webhook_events": ["succeeded"]}
+    answer = api.post(BASE, request)
+    generation = generation_claim(worker=worker)
+    assert generation is not None
+    succeed(generation)
+    attempt(WebhookDelivery.objects.get())
+    data = json.loads(receiver.requests[0][1])["data"]
+    assert data["url"] == f"http://testserver{BASE}/{answer.json()['id']}"
+    (url,) = data["images"]
+    assert url.startswith(f"{data['url']}/images/0?expires=")
+    assert APIClient().get(url).status_code == 200
+    assert "signature" not in json.dumps(WebhookDelivery.objects.get().payload)
+
+
 def test_what_fails_is_tried_again_with_growing_pauses(
     message: WebhookDelivery, receiver: Receiver, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
