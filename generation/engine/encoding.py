@@ -1,5 +1,6 @@
 """Pictures as files, with what made them inside and nothing that changes from run to run."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -13,8 +14,10 @@ from PIL.PngImagePlugin import PngInfo
 from generation.engine.specs import Batch, Picture
 
 CONTENT_TYPES: Final = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
-_QUALITY: Final = 95
 _MAX_EXIF_BYTES: Final = 65_000  # a JPEG segment holds 65,533
+# What stands for the end of a prompt that was cut off, and how much of a negative one is left at least.
+_CUT: Final = "…"
+_SHORTEST_PROMPT_BYTES: Final = 2000
 # How Exif marks a comment as UTF-16 text; A1111's tools look for the parameters there.
 _UNICODE_COMMENT: Final = b"UNICODE\0"
 # A1111's words for samplers and schedules; "" is the checkpoint's own.
@@ -117,14 +120,37 @@ def _file(image: Image.Image, batch: Batch, seed: int) -> bytes:
         return buffer.getvalue()
     exif = Image.Exif()
     exif[Base.ImageDescription] = _reproducible(batch, seed)
-    comment = parameters_text(batch, seed).encode("utf-16-be")
-    exif.get_ifd(IFD.Exif)[Base.UserComment] = _UNICODE_COMMENT + comment
-    if (
-        len(exif.tobytes()) > _MAX_EXIF_BYTES
-    ):  # thousands of emoji: the parameters stay, the receipt has the rest
-        del exif[Base.ImageDescription]
-    image.save(buffer, format=batch.output_format.upper(), quality=_QUALITY, exif=exif)
+    _comment(exif, parameters_text(batch, seed))
+    if batch.output_format == "jpeg" and len(exif.tobytes()) > _MAX_EXIF_BYTES:
+        del exif[Base.ImageDescription]  # a long prompt: the parameters stay, the receipt has the rest
+        if (surplus := len(exif.tobytes()) - _MAX_EXIF_BYTES) > 0:
+            _comment(exif, _shortened(batch, seed, surplus))
+    image.save(buffer, format=batch.output_format.upper(), quality=batch.output_quality, exif=exif)
     return buffer.getvalue()
+
+
+def _comment(exif: Image.Exif, text: str) -> None:
+    exif.get_ifd(IFD.Exif)[Base.UserComment] = _UNICODE_COMMENT + _utf16(text)
+
+
+def _shortened(batch: Batch, seed: int, surplus: int) -> str:
+    """The parameters without the ends of the prompts, so many bytes of UTF-16 less; most goes from the negative one."""
+    kept = max(_SHORTEST_PROMPT_BYTES, len(_utf16(batch.negative_prompt)) - surplus)
+    negative_prompt = _cut(batch.negative_prompt, kept)
+    surplus -= len(_utf16(batch.negative_prompt)) - len(_utf16(negative_prompt))
+    prompt = _cut(batch.prompt, len(_utf16(batch.prompt)) - surplus)
+    return parameters_text(dataclasses.replace(batch, prompt=prompt, negative_prompt=negative_prompt), seed)
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    encoded = _utf16(text)
+    if len(encoded) <= most_bytes:
+        return text
+    return encoded[: max(0, most_bytes - len(_utf16(_CUT)))].decode("utf-16-be", "ignore") + _CUT
+
+
+def _utf16(text: str) -> bytes:
+    return text.encode("utf-16-be")
 
 
 def picture_encode(image: Image.Image, batch: Batch, index: int) -> Picture:

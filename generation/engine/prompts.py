@@ -5,6 +5,9 @@ from typing import Any
 # Reads on where CLIP's tokenizers end; the pipelines' own default lengths.
 _T5_TOKENS = {"StableDiffusion3Pipeline": 256, "FluxPipeline": 512}
 
+# Of what is not read, in a warning.
+MAX_SHOWN = 200
+
 
 def prompt_warnings(pipeline: Any, **prompts: str) -> list[dict[str, Any]]:
     """A warning for each prompt (by parameter name) that is longer than every tokenizer of the pipeline reads.
@@ -14,12 +17,17 @@ def prompt_warnings(pipeline: Any, **prompts: str) -> list[dict[str, Any]]:
     return [
         {
             "param": name,
-            "reason": f"It has more tokens than this model reads; not read: {cut!r}.",
+            "reason": f"It has more tokens than this model reads; not read: {_shown(cut)}.",
             "used": text[: len(text) - len(cut)].rstrip() if text.endswith(cut) else None,
         }
         for name, text in prompts.items()
         if text and (cut := _cut_off(pipeline, text))
     ]
+
+
+def _shown(text: str) -> str:
+    """A text as a warning repeats it: its beginning, if it is long."""
+    return repr(text) if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]!r}… ({len(text)} characters)"
 
 
 def _cut_off(pipeline: Any, text: str) -> str:

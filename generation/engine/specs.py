@@ -44,7 +44,8 @@ class Batch:
     `image` and `mask` are files (PNG) of width x height. `scheduler` is one of `SAMPLERS`, with or without one of
     `SCHEDULES` behind it, or "" for the checkpoint's own. `drawn_size` is the width and height at which the pictures
     are drawn, before they are enlarged. `strict` refuses what would have to be adjusted. `preview_every` so many steps
-    there is a preview; 0: none. `software` is what pictures' metadata say that they were made with.
+    there is a preview; 0: none. `output_quality` is that of JPEG and WebP, 0 to 100. `software` is what pictures'
+    metadata say that they were made with.
     """
 
     model: ModelRef
@@ -64,6 +65,7 @@ class Batch:
     mask: bytes | None = field(default=None, repr=False)
     adapters: tuple[AdapterUse, ...] = ()
     output_format: str = "png"
+    output_quality: int = 95
     strict: bool = False
     preview_every: int = 0
     drawn_size: tuple[int, int] | None = None

@@ -4,11 +4,12 @@ from generation.models.a1111 import A1111Options
 from generation.models.generations import MAX_PRIORITY, MAX_SEED, GeneratedImage, Generation, GenerationLora
 from generation.models.idempotency import MAX_IDEMPOTENCY_KEY_CHARACTERS, IdempotencyKey
 from generation.models.queue import QueueTurn, WorkEntry
-from generation.models.request import REQUEST_FIELDS, GenerationRequest
+from generation.models.request import DEFAULT_OUTPUT_QUALITY, REQUEST_FIELDS, GenerationRequest
 from generation.models.webhooks import MAX_WEBHOOK_URL_CHARACTERS, WebhookDelivery, WebhookGone, WebhookSecret
 from generation.models.workers import Worker, WorkerCommand
 
 __all__ = [
+    "DEFAULT_OUTPUT_QUALITY",
     "MAX_IDEMPOTENCY_KEY_CHARACTERS",
     "MAX_PRIORITY",
     "MAX_SEED",

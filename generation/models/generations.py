@@ -17,7 +17,7 @@ from generation.choices import (
     Status,
     WebhookEvent,
 )
-from generation.models.request import REQUEST_FIELDS, GenerationRequest
+from generation.models.request import DEFAULT_OUTPUT_QUALITY, REQUEST_FIELDS, GenerationRequest
 from generation.models.webhooks import MAX_WEBHOOK_URL_CHARACTERS
 from generation.models.workers import Worker
 from imagegen_project.common.context import MAX_BASE_URL_CHARACTERS
@@ -76,6 +76,11 @@ class Generation(models.Model):
         max_length=200, blank=True, help_text="Mask in Django's storage: PNG, grey, white is drawn anew."
     )
     output_format = models.CharField(max_length=8, choices=OutputFormat.choices, default=OutputFormat.PNG)
+    output_quality = models.PositiveSmallIntegerField(
+        default=DEFAULT_OUTPUT_QUALITY,
+        db_default=DEFAULT_OUTPUT_QUALITY,
+        help_text="Of JPEG and WebP, 0 to 100.",
+    )
     preview_every = models.PositiveIntegerField(
         default=0, db_default=0, help_text="Steps between two previews in the feed; 0: none."
     )
@@ -197,7 +202,7 @@ class Generation(models.Model):
                 name="generation_guidance_range",
             ),
             models.CheckConstraint(
-                condition=Q(num_images__gte=1, num_images__lte=8), name="generation_num_images_range"
+                condition=Q(num_images__gte=1, num_images__lte=10), name="generation_num_images_range"
             ),
             models.CheckConstraint(
                 condition=Q(priority__gte=-MAX_PRIORITY, priority__lte=MAX_PRIORITY),

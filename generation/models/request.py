@@ -7,6 +7,9 @@ from generation.choices import Kind, OutputFormat
 from models_registry.family_facts import steps_to_run
 from models_registry.models import Checkpoint
 
+# Of JPEG and WebP, from 0 to 100.
+DEFAULT_OUTPUT_QUALITY: Final = 95
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
@@ -31,6 +34,7 @@ class GenerationRequest:
     seed: int
     num_images: int = 1
     output_format: str = OutputFormat.PNG
+    output_quality: int = DEFAULT_OUTPUT_QUALITY
     preview_every: int = 0
     strict: bool = False
     reproducible: bool = False

@@ -12,7 +12,7 @@ from rest_framework import serializers
 
 from generation.choices import Kind, OutputFormat
 from generation.errors import InvalidImageError
-from generation.models import MAX_PRIORITY, MAX_SEED
+from generation.models import DEFAULT_OUTPUT_QUALITY, MAX_PRIORITY, MAX_SEED
 from generation.pictures.fitting import size_follow
 from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read
 from generation.requests.job_options import WebhookEventsField, WebhookUrlField, job_options_check
@@ -25,10 +25,10 @@ from models_registry.models import Checkpoint
 from models_registry.schedulers import SCHEDULERS, step_limits
 from models_registry.selectors import checkpoint_default, checkpoint_get
 
-MAX_PROMPT_CHARACTERS = 4000
+MAX_PROMPT_CHARACTERS = 32_000
 MAX_STEPS = 100
 MIN_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE = 1.0, 20.0
-MAX_IMAGES = 8
+MAX_IMAGES = 10
 DEFAULT_STRENGTH = {Kind.IMG2IMG: 0.8, Kind.INPAINT: 1.0}
 
 _PICTURES: dict[Kind, tuple[str, ...]] = {
@@ -175,6 +175,13 @@ class GenerationCreateIn(StrictSerializer):
     )
     output_format = serializers.ChoiceField(
         OutputFormat.choices, required=False, default=OutputFormat.PNG, help_text="Of the finished pictures."
+    )
+    output_quality = serializers.IntegerField(
+        min_value=0,
+        max_value=100,
+        required=False,
+        default=DEFAULT_OUTPUT_QUALITY,
+        help_text="How well JPEG and WebP keep the picture; without effect on PNG.",
     )
     preview_every = serializers.IntegerField(
         min_value=0,

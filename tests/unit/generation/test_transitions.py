@@ -112,7 +112,7 @@ def force_status(generation: Generation, status: Status, worker: Worker) -> None
         {"seed": MAX_SEED + 1},
         {"num_inference_steps": 0},
         {"guidance_scale": 20.5},
-        {"num_images": 9},
+        {"num_images": 11},
         {"step": 5},
         {"kind": Kind.IMG2IMG},
         {"kind": Kind.IMG2IMG, "strength": 0.5},

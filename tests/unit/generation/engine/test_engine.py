@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from PIL.ExifTags import IFD, Base
+from PIL.PngImagePlugin import PngImageFile
 
 from generation.engine import (
     Batch,
@@ -29,6 +30,7 @@ from generation.engine import (
     EngineStopped,
     ModelRef,
 )
+from generation.engine.encoding import picture_encode
 
 BatchMaker = Callable[..., Batch]
 
@@ -268,12 +270,47 @@ def test_other_formats_carry_the_parameters_too(
     assert json.loads(exif[Base.ImageDescription])["scheduler"] == "euler"
 
 
-def test_a_jpeg_takes_the_longest_prompts(engine: Engine, batch: BatchMaker) -> None:
-    """Although its metadata has little room."""
-    smile = "\N{GRINNING FACE}" * 4000
-    picture = engine.run(batch(output_format="jpeg", prompt=smile, negative_prompt=smile)).pictures[0]
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("character", ["a", "\N{GRINNING FACE}"])
+def test_every_format_takes_the_longest_prompts(output_format: str, character: str) -> None:
+    """A JPEG's metadata have little room: the ends of the prompts go, the other parameters stay."""
+    prompt, negative_prompt = "begin " + character * 31_994, "avoid " + character * 31_994
+    model = ModelRef("builtin", "imagegen/builtin", "", Path())
+    batch = Batch(
+        model=model,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        width=16,
+        height=16,
+        num_inference_steps=2,
+        guidance_scale=4,
+        seed=7,
+        output_format=output_format,
+    )
+    picture = picture_encode(Image.new("RGB", (16, 16)), batch, 0)
     with Image.open(io.BytesIO(picture.data)) as image:
-        assert Base.UserComment in image.getexif().get_ifd(IFD.Exif)
+        image.load()
+        if output_format == "png":
+            text = cast(PngImageFile, image).text["parameters"]
+        else:
+            comment = image.getexif().get_ifd(IFD.Exif)[Base.UserComment]
+            text = comment.removeprefix(b"UNICODE\0").decode("utf-16-be")
+    first, negative, last = text.splitlines()
+    assert first.startswith("begin " + character * 10_000)
+    assert negative.startswith("Negative prompt: avoid ")
+    assert "Seed: 7" in last
+    assert (first == prompt) == (output_format != "jpeg")
+
+
+def test_quality_is_that_of_the_file(engine: Engine, batch: BatchMaker) -> None:
+    """Of JPEG and WebP; the pixels before are the same."""
+    for output_format in ("jpeg", "webp"):
+        low, high = (
+            engine.run(batch(output_format=output_format, output_quality=quality)).pictures[0]
+            for quality in (10, 100)
+        )
+        assert len(low.data) < len(high.data) / 2
+        assert low.pixel_sha256 == high.pixel_sha256
 
 
 def test_a_prompt_that_is_too_long_is_said_to_be(engine: Engine, batch: BatchMaker) -> None:
