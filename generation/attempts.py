@@ -12,7 +12,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from generation.choices import ErrorCode, SafetyResult, Status
+from generation.choices import ErrorCode, Phase, SafetyResult, Status
 from generation.feed.stream import Publish, event_publish
 from generation.models import GeneratedImage, Generation, Worker
 from generation.pictures.files import FinishedImage, files_delete, image_row, images_store
@@ -73,10 +73,10 @@ def generation_claim(
     return Generation.objects.select_related("checkpoint", "owner", "worker").get(pk=queued.pk)
 
 
-def attempt_renew(*, generation_id: UUID, attempt: int, step: int) -> Lease:
+def attempt_renew(*, generation_id: UUID, attempt: int, step: int, phase: Phase = Phase.DENOISING) -> Lease:
     """Renews the lease and notes the progress."""
     mine = Generation.objects.filter(pk=generation_id, status=Status.RUNNING, attempt=attempt)
-    if not mine.update(lease_expires_at=lease_end(), step=step):
+    if not mine.update(lease_expires_at=lease_end(), step=step, worker_phase=phase):
         return Lease(held=False, cancel_requested=False)
     requested = mine.filter(cancel_requested_at__isnull=False).exists()
     return Lease(held=True, cancel_requested=requested)

@@ -29,6 +29,17 @@ class Status(models.TextChoices):
     CANCELED = "canceled"
 
 
+class Phase(models.TextChoices):
+    """What is done for a generation that has not ended."""
+
+    QUEUED = "queued"
+    DOWNLOADING = "downloading"
+    LOADING = "loading"
+    DENOISING = "denoising"
+    DECODING = "decoding"
+    SAVING = "saving"
+
+
 # Tuples, not sets: they go into CHECK constraints, and a set's order would make migrations unstable.
 TERMINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
 ACTIVE = (Status.QUEUED, Status.RUNNING)

@@ -7,7 +7,7 @@ from typing import Any
 from django.db.models.signals import post_delete
 from django.dispatch import receiver
 
-from generation.choices import CommandStatus, ErrorCode, Status
+from generation.choices import CommandStatus, ErrorCode, Phase, Status
 from generation.feed.stream import event_publish
 from generation.lora_uses import adapters_needed
 from generation.models import GeneratedImage, Generation, IdempotencyKey, Worker, WorkerCommand
@@ -38,6 +38,7 @@ def tell_of_download(*, checkpoint: Checkpoint, **kwargs: Any) -> None:
             generation.id,
             "downloading",
             attempt=generation.attempt,
+            phase=Phase.DOWNLOADING,
             model=checkpoint.pk,
             percent=checkpoint.percent,
             downloaded_bytes=checkpoint.downloaded_bytes,

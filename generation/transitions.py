@@ -16,7 +16,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from generation.choices import ACTIVE, ALLOWED_FROM, Status
+from generation.choices import ACTIVE, ALLOWED_FROM, Phase, Status
 from generation.feed.messages import EventType
 from generation.feed.snapshots import image_refs
 from generation.feed.stream import Publish, event_publish
@@ -62,7 +62,9 @@ def generation_announce(*, generation: Generation) -> None:
     """Tells of a generation that has just been stored, and wakes a worker for it."""
 
     def tell() -> None:
-        event_publish(generation.id, "queued", attempt=0, total_steps=generation.total_steps)
+        event_publish(
+            generation.id, "queued", attempt=0, phase=Phase.QUEUED, total_steps=generation.total_steps
+        )
         worker_wake(device_class=generation.device_class)
 
     _once_committed(tell)
@@ -82,6 +84,7 @@ def generation_start(
         started_at=Now(),
         lease_expires_at=lease_expires_at,
         queue_ms=max(0, int(waited.total_seconds() * 1000)),
+        worker_phase=Phase.LOADING,
         step=0,
     )
 
@@ -90,6 +93,7 @@ def generation_start(
             generation.id,
             "started",
             attempt=generation.attempt + 1,
+            phase=Phase.LOADING,
             worker=worker.name,
             model=generation.checkpoint_id,
             seed=generation.seed,
@@ -114,7 +118,7 @@ def generation_requeue(*, generation: Generation, reason: str, publish: Publish 
     )
 
     def tell() -> None:
-        publish(generation.id, "queued", attempt=generation.attempt, reason=reason)
+        publish(generation.id, "queued", attempt=generation.attempt, phase=Phase.QUEUED, reason=reason)
         worker_wake(device_class=generation.device_class)
 
     if moved:

@@ -6,6 +6,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from generation.choices import Phase
 from generation.models import REQUEST_FIELDS, GeneratedImage, Generation, GenerationLora
 from generation.pictures.files import image_read
 from generation.queue.standing import queue_standing
@@ -70,6 +71,9 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
     model = serializers.CharField(source="checkpoint_id", read_only=True)
     owner = serializers.CharField(source="owner.username", read_only=True)
     scheduler = serializers.ChoiceField(choices=list(SCHEDULERS.items()), allow_blank=True, read_only=True)
+    phase = serializers.ChoiceField(
+        choices=Phase.choices, read_only=True, allow_null=True, help_text="Null once it has ended."
+    )
     percent = serializers.SerializerMethodField()
     images = ImageOut(many=True, read_only=True)
     loras = GenerationLoraOut(source="adapters", many=True, read_only=True)
@@ -93,6 +97,7 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
             "pixels_match",
             "attempt",
             "attempt_log",
+            "phase",
             "step",
             "total_steps",
             "percent",

@@ -60,6 +60,10 @@ def _never_stop() -> str | None:
     return None
 
 
+def _ignore_drawing() -> None:
+    pass
+
+
 def _ignore_step(step: int, total_steps: int) -> None:
     pass
 
@@ -162,6 +166,7 @@ class Engine:
         self,
         batch: Batch,
         *,
+        on_drawing: Callable[[], None] = _ignore_drawing,
         on_step: OnStep = _ignore_step,
         on_preview: OnPreview = _ignore_preview,
         on_warning: OnWarning = _ignore_warning,
@@ -169,17 +174,17 @@ class Engine:
     ) -> BatchResult:
         """Draws a batch, loading its checkpoint first where needed.
 
-        `on_step` hears of each step, `on_preview` of what the picture looks like, `on_warning` of what a client should
-        know before the first; `should_stop` is asked before the first and after each. Out of memory, it frees what is
-        idle and tries once more, one picture at a time and in tiles. Raises EngineStopped with its reason,
-        EngineRefused, EngineUnsafe, EngineModelUnavailable, EngineAdapterUnusable, EngineOutOfMemory or EngineError;
-        after an unexpected error the model is dropped, since nobody knows what state
-        it is in.
+        `on_drawing` hears that the model is there and the first step begins, `on_step` of each step, `on_preview` of
+        what the picture looks like, `on_warning` of what a client should know before the first; `should_stop` is asked
+        before the first and after each. Out of memory, it frees what is idle and tries once more, one picture at a time
+        and in tiles. Raises EngineStopped with its reason, EngineRefused, EngineUnsafe, EngineModelUnavailable,
+        EngineAdapterUnusable, EngineOutOfMemory or EngineError; after an unexpected error the model is dropped, since
+        nobody knows what state it is in.
         """
         stop_if_asked = _stopper(should_stop)
         with self.cache.borrow(batch.model, while_waiting=stop_if_asked) as entry:
             memory.peak_reset(self.device)
-            listeners = _Listeners(on_step, on_preview, on_warning)
+            listeners = _Listeners(on_drawing, on_step, on_preview, on_warning)
             draw = _Drawing(self, entry, _as_drawn(batch), listeners, stop_if_asked)
             try:
                 images = _enlarged(draw.with_second_chance(), batch)
@@ -281,6 +286,7 @@ def _stopper(should_stop: ShouldStop) -> Callable[[], None]:
 
 @dataclasses.dataclass(frozen=True)
 class _Listeners:
+    on_drawing: Callable[[], None]
     on_step: OnStep
     on_preview: OnPreview
     on_warning: OnWarning
@@ -355,6 +361,7 @@ class _Drawing:
         )
         # On the CPU in either case: a seed then means the same noise on every device.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        self.listeners.on_drawing()
         with torch.inference_mode(), old_text_encoder_name(self.pipeline):
             output = self.pipeline(**arguments, generator=generators, callback_on_step_end=self._after_step)
         return outside_kept(output.images, batch)

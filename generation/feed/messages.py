@@ -9,6 +9,7 @@ EventType = Literal[
     "downloading",
     "started",
     "progress",
+    "phase",
     "succeeded",
     "failed",
     "canceled",
@@ -41,6 +42,7 @@ class Event(TypedDict):
     at: str
     attempt: int
     status: NotRequired[str]
+    phase: NotRequired[str | None]
     reason: NotRequired[str]
     step: NotRequired[int]
     total_steps: NotRequired[int]

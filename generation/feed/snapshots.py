@@ -38,7 +38,7 @@ def image_refs(images: Iterable[GeneratedImage]) -> list[ImageRef]:
 def feed_snapshots(ids: Iterable[UUID]) -> dict[UUID, Event]:
     """The present state of generations, orders and adapters as feed events (without sequence numbers)."""
     wanted = list(ids)
-    rows = Generation.objects.filter(pk__in=wanted).prefetch_related("images")
+    rows = Generation.objects.filter(pk__in=wanted).select_related("checkpoint").prefetch_related("images")
     commands = WorkerCommand.objects.filter(pk__in=wanted)
     loras = Lora.objects.filter(pk__in=wanted)
     return (
@@ -76,6 +76,7 @@ def _snapshot(row: Generation) -> Event:
         "at": (row.finished_at or row.started_at or row.created_at).isoformat(timespec="milliseconds"),
         "attempt": row.attempt,
         "status": row.status,
+        "phase": row.phase,
         "step": row.step,
         "total_steps": row.total_steps,
         "percent": round(100 * row.step / row.total_steps, 1),

@@ -70,7 +70,10 @@ class ControlThread:
         run = self.runtime.run
         if run is None:
             return
-        lease = attempt_renew(generation_id=run.generation.id, attempt=run.generation.attempt, step=run.step)
+        generation = run.generation
+        lease = attempt_renew(
+            generation_id=generation.id, attempt=generation.attempt, step=run.step, phase=run.phase
+        )
         if not lease.held and self.runtime.run is run:
             run.stop(LOST)
         elif lease.cancel_requested:

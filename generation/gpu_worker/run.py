@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from django.db import InterfaceError, OperationalError, close_old_connections
 
 from generation import attempts
-from generation.choices import ErrorCode, SafetyResult, Status
+from generation.choices import ErrorCode, Phase, SafetyResult, Status
 from generation.engine import (
     Batch,
     BatchResult,
@@ -64,11 +64,18 @@ class Run:
     generation: Generation
     started: float = field(default_factory=time.monotonic)
     step: int = 0
+    phase: Phase = Phase.LOADING
     reason: str = ""
 
     def stop(self, reason: str) -> None:
         """Asks the run to stop before its next step; the first reason counts."""
         self.reason = self.reason or reason
+
+    def enter(self, phase: Phase, publisher: Publisher) -> None:
+        """Notes that another phase has begun, and tells of it."""
+        if phase is not self.phase:
+            self.phase = phase
+            publisher.send(self.generation.id, "phase", attempt=self.generation.attempt, phase=phase)
 
     def should_stop(self) -> str | None:
         """Why to stop, or None. Also the sign of life that the watchdog waits for."""
@@ -118,7 +125,7 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher) -> Status | N
 
     def on_step(step: int, of_steps: int) -> None:
         # A checkpoint's own scheduler may do more than was counted on: PNDM does its second step twice.
-        total_steps = generation.total_steps
+        total_steps, last = generation.total_steps, step >= of_steps
         run.step = step = max(1, step * total_steps // of_steps)
         publisher.send(
             generation.id,
@@ -129,7 +136,10 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher) -> Status | N
             percent=round(100 * step / total_steps, 1),
             eta_s=run.eta_s(step, total_steps),
             preview=seen.pop().jpeg_base64 if seen else None,
+            phase=run.phase,
         )
+        if last:
+            run.enter(Phase.DECODING, publisher)
 
     def on_warning(warning: dict[str, Any]) -> None:
         publisher.send(generation.id, "warning", attempt=attempt, warnings=[warning])
@@ -138,6 +148,7 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher) -> Status | N
         batch = _outlast_storage(run, lambda: batch_of(generation))
         result = engine.run(
             batch,
+            on_drawing=lambda: run.enter(Phase.DENOISING, publisher),
             on_step=on_step,
             on_preview=seen.append,
             on_warning=on_warning,
@@ -153,6 +164,7 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher) -> Status | N
         return _failed_by(run, publisher, error)
     except StorageUnavailableError as error:
         return _unstored(run, publisher, error)
+    run.enter(Phase.SAVING, publisher)
     try:
         return _outlast_storage(run, lambda: _succeeded(run, publisher, batch, result))
     except StorageUnavailableError as error:

@@ -13,6 +13,7 @@ from generation.choices import (
     ErrorCode,
     Kind,
     OutputFormat,
+    Phase,
     SafetyResult,
     Status,
     WebhookEvent,
@@ -23,6 +24,7 @@ from generation.models.workers import Worker
 from imagegen_project.common.context import MAX_BASE_URL_CHARACTERS
 from imagegen_project.common.signed_addresses import address_sign
 from loras.models import MAX_NAME_CHARACTERS, Lora
+from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
 
 MAX_SEED = 2**32 - 1
@@ -128,6 +130,14 @@ class Generation(models.Model):
     )
     lease_expires_at = models.DateTimeField(null=True, blank=True)
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
+    worker_phase = models.CharField(
+        max_length=16,
+        choices=Phase.choices,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="What its worker was at last; see the property `phase`.",
+    )
     step = models.PositiveIntegerField(default=0)
     total_steps = models.PositiveIntegerField()
 
@@ -244,6 +254,17 @@ class Generation(models.Model):
     def is_terminal(self) -> bool:
         """Whether it has ended."""
         return self.status in TERMINAL
+
+    @property
+    def phase(self) -> Phase | None:
+        """What is done for it now; None once it has ended."""
+        match self.status:
+            case Status.QUEUED:
+                downloads = self.checkpoint.state == DiskState.DOWNLOADING
+                return Phase.DOWNLOADING if downloads else Phase.QUEUED
+            case Status.RUNNING:
+                return Phase(self.worker_phase or Phase.LOADING)
+        return None
 
     @property
     def error(self) -> dict[str, str] | None:

@@ -44,9 +44,13 @@ async def feed(live: Live, job_id: str, query: str = "", **options: Any) -> list
 def assert_whole(events: list[dict[str, Any]], *, steps: int) -> None:
     """Nothing missing, nothing twice, in order, from the start to the end."""
     assert events[0]["type"] == "snapshot"
-    assert [event["type"] for event in events if event["type"] != "progress"][1:] == [
+    told = [event for event in events if event["type"] != "progress"][1:]
+    assert [event.get("phase") or event["type"] for event in told] == [
         "queued",
-        "started",
+        "loading",
+        "denoising",
+        "decoding",
+        "saving",
         "succeeded",
     ]
     seen = [event["step"] for event in events if event["type"] == "progress"]

@@ -87,7 +87,8 @@ def test_an_error_of_the_engine_ends_the_job_with_its_code(
 class CountingEngine:
     """Reports six steps and fails."""
 
-    def run(self, *_: Any, on_step: Any, **__: Any) -> Any:
+    def run(self, *_: Any, on_drawing: Any, on_step: Any, **__: Any) -> Any:
+        on_drawing()
         for step in range(1, 7):
             on_step(step, 6)
         raise EngineOutOfMemory("Too large.")
@@ -98,10 +99,13 @@ class Recorder:
 
     def __init__(self) -> None:
         self.progress: list[tuple[int, float]] = []
+        self.phases: list[str] = []
 
     def send(self, _: Any, kind: str, **event: Any) -> None:
         if kind == "progress":
             self.progress.append((event["step"], event["percent"]))
+        if "phase" in event:
+            self.phases.append(f"{kind}: {event['phase']}")
 
 
 def test_progress_ends_with_the_last_step_whatever_the_scheduler_counts(
@@ -115,3 +119,4 @@ def test_progress_ends_with_the_last_step_whatever_the_scheduler_counts(
     recorder: Any = Recorder()
     run_generation(Run(claimed), engine, recorder)
     assert recorder.progress == [(1, 20.0), (1, 20.0), (2, 40.0), (3, 60.0), (4, 80.0), (5, 100.0)]
+    assert recorder.phases == ["phase: denoising", *["progress: denoising"] * 6, "phase: decoding"]
