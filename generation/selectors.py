@@ -1,10 +1,13 @@
 """Reading generations and pictures, for those who may; what an ended one answers."""
 
-from typing import Any
+from collections.abc import Container
+from typing import Any, Final
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser, User
-from django.db.models import Case, QuerySet, When
+from django.contrib.postgres.expressions import ArraySubquery
+from django.contrib.postgres.search import SearchQuery
+from django.db.models import BooleanField, Case, F, Func, QuerySet, When
 
 from generation.choices import ACTIVE, Status
 from generation.errors import (
@@ -16,15 +19,32 @@ from generation.errors import (
     NoReceiptError,
     UnfinishedError,
 )
-from generation.models import GeneratedImage, Generation
+from generation.models import PROMPT_WORDS, GeneratedImage, Generation
+
+MOST_FOUND: Final = 10_000
 
 
-def generations_visible(user: User | AnonymousUser) -> QuerySet[Generation]:
+def generations_visible(
+    user: User | AnonymousUser, *, with_their: Container[str] = ("images", "adapters")
+) -> QuerySet[Generation]:
     """The generations a user may see: their own; staff see all."""
-    rows = Generation.objects.select_related("checkpoint", "owner", "worker").prefetch_related(
-        "images", "adapters"
-    )
+    rows = Generation.objects.select_related("checkpoint", "owner", "worker")
+    rows = rows.prefetch_related(*(name for name in ("images", "adapters") if name in with_their))
     return rows if user.is_staff else rows.filter(owner_id=user.pk)
+
+
+def generations_with_words(rows: QuerySet[Generation], words: SearchQuery) -> QuerySet[Generation]:
+    """Those whose prompts hold the words, of more than MOST_FOUND the newest.
+
+    Found by the index of just this expression, and all of them first: PostgreSQL takes every beginning of a word for a
+    common one, and would rather read a user's rows until a page of them fits.
+    """
+    fitting = rows.select_related(None).alias(prompt_words=PROMPT_WORDS).filter(prompt_words=words)
+    found = ArraySubquery(fitting.order_by("-pk").values("pk")[:MOST_FOUND])
+    is_found = Func(
+        F("pk"), found, template="%(expressions)s)", arg_joiner=" = ANY(", output_field=BooleanField()
+    )
+    return rows.filter(is_found)
 
 
 def generation_get(*, user: User | AnonymousUser, generation_id: UUID) -> Generation:

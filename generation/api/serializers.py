@@ -1,6 +1,7 @@
 """Requests and answers of the native API."""
 
 import base64
+from collections.abc import Collection
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
@@ -11,7 +12,10 @@ from generation.models import REQUEST_FIELDS, GeneratedImage, Generation, Genera
 from generation.pictures.files import image_read
 from generation.queue.standing import queue_standing
 from imagegen_project.common.context import base_url
+from imagegen_project.common.serializers import BoundedListField, StrictSerializer
 from models_registry.schedulers import SCHEDULERS
+
+MAX_DELETED = 100
 
 
 class WarningOut(serializers.Serializer[Any]):
@@ -102,6 +106,7 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
             "total_steps",
             "percent",
             "cancel_requested",
+            "favorite",
             "images",
             "error",
             "warnings",
@@ -115,6 +120,13 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
             "urls",
         )
         read_only_fields = fields
+
+    def __init__(self, *args: Any, fields: Collection[str] | None = None, **kwargs: Any) -> None:
+        """With `fields`, only those of a row."""
+        super().__init__(*args, **kwargs)
+        if fields is not None:
+            for name in self.fields.keys() - set(fields):
+                del self.fields[name]
 
     def get_percent(self, generation: Generation) -> float:
         """How far it is, 0 to 100."""
@@ -140,6 +152,25 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
             "feed": f"/ws/generations/{generation.id}/",
             **{name: f"{base}/{name}" for name, file in inputs.items() if file},
         }
+
+
+class GenerationMarkIn(StrictSerializer):
+    """What can be changed of a generation."""
+
+    favorite = serializers.BooleanField(help_text="Whether it is one of its owner's favorites.")
+
+
+class GenerationsDeleteIn(StrictSerializer):
+    """Which generations go."""
+
+    ids = BoundedListField(child=serializers.UUIDField(), allow_empty=False, max_length=MAX_DELETED)
+
+
+class GenerationsDeletedOut(serializers.Serializer[Any]):
+    """What was done about each."""
+
+    deleted = serializers.ListField(child=serializers.UUIDField())
+    not_found = serializers.ListField(child=serializers.UUIDField(), help_text="Gone before, or not yours.")
 
 
 class GenerationDetailOut(GenerationOut):

@@ -24,8 +24,11 @@ from generation.api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from generation.api.idempotency import Answer, answer_once
 from generation.api.serializers import (
     GenerationDetailOut,
+    GenerationMarkIn,
     GenerationOut,
     GenerationResultOut,
+    GenerationsDeletedOut,
+    GenerationsDeleteIn,
     ReceiptOut,
 )
 from generation.choices import Kind, OutputFormat
@@ -45,6 +48,7 @@ from generation.selectors import (
 )
 from imagegen_project.common.http import Preference, caller, file_response
 from imagegen_project.common.ids import UUID_REGEX
+from imagegen_project.common.serializers import MAX_NAME_SHOWN, did_you_mean
 from imagegen_project.common.signed_addresses import address_claims, address_seconds_left
 from imagegen_project.common.waiting import Wait, has_waited
 
@@ -56,6 +60,8 @@ PREFER = OpenApiParameter(
     OpenApiParameter.HEADER,
     description="`respond-async` answers 202 at once; `wait=N` waits N seconds for the end (RFC 7240).",
 )
+
+MAX_FIELDS_NAMED = 100
 
 IDEMPOTENCY_KEY = OpenApiParameter(
     IDEMPOTENCY_HEADER,
@@ -180,8 +186,27 @@ class Img2ImgView(GenerateView):
     kinds = (Kind.IMG2IMG, Kind.INPAINT)
 
 
+def _fields_wanted(request: Request) -> list[str] | None:
+    """The fields that `?fields=` names; None where it does not stand. Raises ValidationError."""
+    given = request.query_params.getlist("fields")
+    if not given:
+        return None
+    names = [name.strip() for name in ",".join(given).split(",", maxsplit=MAX_FIELDS_NAMED)]
+    known = GenerationOut.Meta.fields
+    for name in names:
+        if name not in known:
+            detail = f"There is no field {name[:MAX_NAME_SHOWN]!r}.{did_you_mean(name, known)}"
+            raise ValidationError({"fields": f"{detail} Known: {', '.join(known)}."})
+    return names
+
+
 @extend_schema_view(
-    list=extend_schema(description="Your generations, newest first (staff: everyone's)."),
+    list=extend_schema(
+        description="Your generations, newest first (staff: everyone's).",
+        parameters=[
+            OpenApiParameter("fields", str, description="Only these fields of each, separated by commas.")
+        ],
+    ),
     retrieve=extend_schema(description="One generation as it stands."),
 )
 class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet[Generation]):
@@ -194,8 +219,18 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
     lookup_url_kwarg = "generation_id"
 
     def get_queryset(self) -> Any:
-        """What this user may see."""
-        return generations_visible(self.request.user)
+        """What this user may see, with as much of it as is shown."""
+        fields = _fields_wanted(self.request)
+        if fields is None:
+            return generations_visible(self.request.user)
+        shown = {"loras": "adapters"}
+        return generations_visible(self.request.user, with_their={shown.get(name, name) for name in fields})
+
+    def get_serializer(self, *args: Any, **kwargs: Any) -> Any:
+        """Of a list only those fields that were asked for."""
+        if self.action == "list":
+            kwargs["fields"] = _fields_wanted(self.request)
+        return super().get_serializer(*args, **kwargs)
 
     def get_object(self) -> Generation:
         """One of them. Raises GenerationNotFoundError."""
@@ -225,6 +260,26 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
         if has_waited(request) and not generation.is_terminal:
             return _accepted(generation)
         return Response(GenerationDetailOut(generation).data, headers={"X-Job-Id": str(generation.id)})
+
+    @extend_schema(request=GenerationMarkIn, responses=GenerationOut)
+    def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Marks it as a favorite, or takes the mark away."""
+        generation = self.get_object()
+        body = GenerationMarkIn(data=request.data)
+        body.is_valid(raise_exception=True)
+        services.generation_mark(generation=generation, **body.validated_data)
+        return Response(GenerationOut(generation).data)
+
+    @extend_schema(request=GenerationsDeleteIn, responses=GenerationsDeletedOut, filters=False)
+    @action(detail=False, methods=["post"], url_path="delete", pagination_class=None)
+    def delete_many(self, request: Request, **kwargs: Any) -> Response:
+        """Deletes your own generations of these, pictures included; one that has not ended is canceled first."""
+        body = GenerationsDeleteIn(data=request.data)
+        body.is_valid(raise_exception=True)
+        ids = list(dict.fromkeys(body.validated_data["ids"]))
+        deleted = services.generations_delete(owner=caller(request), ids=ids)
+        gone = set(deleted)
+        return Response({"deleted": deleted, "not_found": [one for one in ids if one not in gone]})
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:

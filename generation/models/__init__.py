@@ -1,7 +1,14 @@
 """The tables of the job, a file per subject."""
 
 from generation.models.a1111 import A1111Options
-from generation.models.generations import MAX_PRIORITY, MAX_SEED, GeneratedImage, Generation, GenerationLora
+from generation.models.generations import (
+    MAX_PRIORITY,
+    MAX_SEED,
+    PROMPT_WORDS,
+    GeneratedImage,
+    Generation,
+    GenerationLora,
+)
 from generation.models.idempotency import MAX_IDEMPOTENCY_KEY_CHARACTERS, IdempotencyKey
 from generation.models.queue import QueueTurn, WorkEntry
 from generation.models.request import DEFAULT_OUTPUT_QUALITY, REQUEST_FIELDS, GenerationRequest
@@ -14,6 +21,7 @@ __all__ = [
     "MAX_PRIORITY",
     "MAX_SEED",
     "MAX_WEBHOOK_URL_CHARACTERS",
+    "PROMPT_WORDS",
     "REQUEST_FIELDS",
     "A1111Options",
     "GeneratedImage",

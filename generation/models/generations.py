@@ -1,7 +1,11 @@
 """Generations, their pictures, and the LoRA they use."""
 
+from typing import Final
+
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.search import SearchVector
 from django.core.files.storage import default_storage
 from django.db import models
 from django.db.models import F, Q
@@ -29,6 +33,10 @@ from models_registry.models import Checkpoint
 
 MAX_SEED = 2**32 - 1
 MAX_PRIORITY = 10
+
+
+# Prompts are of any language: words as they are, neither stems nor stop words.
+PROMPT_WORDS: Final = SearchVector("prompt", config="simple")
 
 
 class Generation(models.Model):
@@ -104,6 +112,7 @@ class Generation(models.Model):
     )
     input_bytes = models.PositiveIntegerField(default=0, db_default=0, help_text="Of its input pictures.")
     reproducible = models.BooleanField(default=False)
+    favorite = models.BooleanField(default=False, db_default=False, help_text="Its owner's mark.")
     warnings = models.JSONField(default=list, blank=True)
     retry_of = models.ForeignKey(
         "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="retries"
@@ -179,6 +188,8 @@ class Generation(models.Model):
             models.Index(
                 fields=["lease_expires_at"], condition=Q(status=Status.RUNNING), name="generation_leases"
             ),
+            models.Index(fields=["owner", "-id"], condition=Q(favorite=True), name="generation_favorites"),
+            GinIndex(PROMPT_WORDS, name="generation_prompt_words"),
         ]
         constraints = [
             models.CheckConstraint(

@@ -60,3 +60,14 @@ class MultipleChoiceFilter(django_filters.MultipleChoiceFilter):
 
     def __init__(self, *, choices: list[tuple[str, Any]]) -> None:
         super().__init__(choices=choices, error_messages=_listed(choices))
+
+
+class FlagFilter(ChoiceFilter):
+    """Filters by `true` or `false`; Django's own takes no notice of any other word."""
+
+    def __init__(self) -> None:
+        super().__init__(choices=[("true", "true"), ("false", "false")])
+
+    def filter(self, qs: Any, value: str) -> Any:
+        """The narrowed rows."""
+        return super().filter(qs, value and value == "true") if value else qs

@@ -10,7 +10,7 @@ from imagegen_project.common.asgi import Application, Receive, Scope, Send
 
 # The native API and the dialects; never the pages that people use.
 SHARED_PATHS: Final = re.compile(r"/(?:api|v1|hf|sdapi)(?:/|$)")
-METHODS: Final = ("GET", "HEAD", "POST", "DELETE")
+METHODS: Final = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 # What a page may read of an answer beside its body.
 EXPOSED_HEADERS: Final = ("Location", "Retry-After", "WWW-Authenticate", "X-Job-Id", "X-Request-Id", "ETag")
 

@@ -55,6 +55,8 @@ NATIVE: dict[str, Access] = {
     "POST generations": "users",
     "GET generations/{generation_id}": "owner",
     "DELETE generations/{generation_id}": "owner",
+    "PATCH generations/{generation_id}": "owner",
+    "POST generations/delete": "users",
     "POST generations/{generation_id}/cancel": "owner",
     "POST generations/{generation_id}/retry": "owner",
     "POST generations/{generation_id}/replay": "owner",
