@@ -1,6 +1,7 @@
 """The job's routes."""
 
 from generation.api.capabilities import CapabilitiesView
+from generation.api.image_views import ImageView, InputImageView, MaskView
 from generation.api.lora_views import LoraLoadView, LoraUnloadView
 from generation.api.model_views import (
     ModelDetailView,
@@ -9,14 +10,7 @@ from generation.api.model_views import (
     ModelUnloadView,
     OrderView,
 )
-from generation.api.views import (
-    GenerationViewSet,
-    ImageView,
-    Img2ImgView,
-    InputImageView,
-    MaskView,
-    Txt2ImgView,
-)
+from generation.api.views import GenerationViewSet, Img2ImgView, Txt2ImgView
 from generation.api.webhook_views import WebhookSecretView
 from imagegen_project.common.ids import UUID_REGEX
 from imagegen_project.common.routers import OptionalSlashRouter, route

@@ -2,17 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NoReturn
-from uuid import UUID
+from typing import Any
 
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
 from rest_framework import mixins, status
-from rest_framework.authentication import BaseAuthentication
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotAcceptable, ValidationError
-from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -22,6 +19,7 @@ from generation import services
 from generation.api.filters import GenerationFilter
 from generation.api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from generation.api.idempotency import Answer, answer_once
+from generation.api.image_views import PICTURE_RENDERERS, PictureRenderer
 from generation.api.serializers import (
     GenerationDetailOut,
     GenerationMarkIn,
@@ -32,27 +30,20 @@ from generation.api.serializers import (
     ReceiptOut,
 )
 from generation.choices import Kind, OutputFormat
-from generation.errors import AddressExpiredError
-from generation.models import GeneratedImage, Generation
-from generation.pictures.files import THUMBNAIL_WIDTHS, image_read, input_read, picture_disposition
-from generation.pictures.thumbnails import THUMBNAIL_TYPE, thumbnail_of
+from generation.models import Generation
+from generation.pictures.files import image_read, picture_disposition
 from generation.requests.creation import generation_submit
 from generation.requests.serializers import GenerationCreateIn, GenerationFormIn
 from generation.selectors import (
     generation_get,
     generation_result,
     generations_visible,
-    image_get,
-    image_get_signed,
     receipt_of,
 )
-from imagegen_project.common.http import Preference, caller, file_response
+from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.ids import UUID_REGEX
 from imagegen_project.common.serializers import MAX_NAME_SHOWN, did_you_mean
-from imagegen_project.common.signed_addresses import address_claims, address_seconds_left
 from imagegen_project.common.waiting import Wait, has_waited
-
-YEAR_S = 31_536_000
 
 PREFER = OpenApiParameter(
     "Prefer",
@@ -94,25 +85,6 @@ def _wait(generation: Generation, preference: Preference, path: str) -> Wait:
         path,
         cancel_on_disconnect=generation.cancel_on_disconnect,
     )
-
-
-class PictureRenderer(BaseRenderer):
-    """Says that a route serves pictures, so that an `Accept` of any kind of picture is met."""
-
-    media_type = "image/*"
-    format = "png"
-    charset = None
-    render_style = "binary"
-
-    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> Any:
-        """Any other body, such as an error's, as JSON: a picture itself never passes here."""
-        response = (renderer_context or {}).get("response")
-        if response is not None and response.headers["Content-Type"].startswith("image/"):
-            response.headers["Content-Type"] = JSONRenderer.media_type
-        return JSONRenderer().render(data)
-
-
-PICTURE_RENDERERS = (JSONRenderer, BrowsableAPIRenderer, PictureRenderer)
 
 
 def wants_picture(request: Request) -> bool:
@@ -338,116 +310,3 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
             raise NotAcceptable(f"It has {len(others) + 1} pictures, which JSON or their own addresses give.")
         headers["Content-Disposition"] = picture_disposition(first, first.content_type)
         return HttpResponse(image_read(first), content_type=first.content_type, headers=headers)
-
-
-class ImageView(APIView):
-    """A finished picture's bytes, for its owner, and for whoever has its signed address while that is good."""
-
-    renderer_classes = PICTURE_RENDERERS
-    # For how long the address itself is good, in seconds; 0 where it is no signed one.
-    seconds_left = 0
-
-    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
-        """Looks at the address first."""
-        super().setup(request, *args, **kwargs)
-        self.seconds_left = address_seconds_left(request) if address_claims(request) else 0
-
-    def get_authenticators(self) -> list[BaseAuthentication]:
-        """None for a signed address: wrong credentials that come with it do no harm."""
-        return [] if self.seconds_left else super().get_authenticators()
-
-    def get_permissions(self) -> list[Any]:
-        """None for a signed address."""
-        return [] if self.seconds_left else list(super().get_permissions())
-
-    def permission_denied(
-        self, request: Request, message: str | None = None, code: str | None = None
-    ) -> NoReturn:
-        """Raises AddressExpiredError where an address says that it is signed, else what the permission means."""
-        if address_claims(request):
-            raise AddressExpiredError("Ask for the generation again: its answer has a new address.")
-        super().permission_denied(request, message, code)
-
-    @extend_schema(
-        operation_id="generations_image",
-        parameters=[
-            OpenApiParameter(
-                "width", int, enum=THUMBNAIL_WIDTHS, description="A WebP of that width in the file's place."
-            )
-        ],
-        responses={
-            (200, "image/png"): OpenApiResponse(OpenApiTypes.BINARY, "The file."),
-            (200, THUMBNAIL_TYPE): OpenApiResponse(OpenApiTypes.BINARY, "The thumbnail."),
-            304: None,
-        },
-    )
-    def get(self, request: Request, generation_id: UUID, index: str) -> HttpResponse:
-        """The file as it was stored, its ETag being its SHA-256; or with `width` a thumbnail, made once and kept."""
-        width = _width_wanted(request)
-        if self.seconds_left:
-            image = image_get_signed(generation_id=generation_id, index=int(index))
-        else:
-            image = image_get(user=request.user, generation_id=generation_id, index=int(index))
-        return picture_response(request, image, width=width, max_age_s=self.seconds_left or YEAR_S)
-
-
-def _width_wanted(request: Request) -> int | None:
-    """The width of the thumbnail that is asked for. Raises ValidationError."""
-    given = request.query_params.getlist("width")
-    if not given:
-        return None
-    known = {str(width): width for width in THUMBNAIL_WIDTHS}
-    if len(given) > 1 or given[0] not in known:
-        raise ValidationError({"width": f"Must be given once, as one of {', '.join(known)}."})
-    return known[given[0]]
-
-
-def picture_response(
-    request: Request, image: GeneratedImage, *, width: int | None = None, max_age_s: int = YEAR_S
-) -> HttpResponse:
-    """A finished picture's bytes, or those of its thumbnail; the `Range` of them that is asked for."""
-    etag = f'"{image.sha256}-{width}"' if width else f'"{image.sha256}"'
-    headers = {
-        "ETag": etag,
-        "Cache-Control": f"private, max-age={max_age_s}, immutable",
-        # What a page that shows it loads from elsewhere does not learn the address.
-        "Referrer-Policy": "no-referrer",
-        "Content-Disposition": picture_disposition(image, THUMBNAIL_TYPE if width else image.content_type),
-    }
-    if request.headers.get("If-None-Match") == etag:
-        return HttpResponse(status=status.HTTP_304_NOT_MODIFIED, headers=headers)
-    if width:
-        thumbnail = thumbnail_of(image, width)
-        return file_response(request, thumbnail, content_type=THUMBNAIL_TYPE, headers=headers)
-    if request.query_params.get("redirect") == "1" and (address := image.storage_url()):
-        return HttpResponseRedirect(address, headers={"Cache-Control": "private, no-store"})
-    return file_response(request, image_read(image), content_type=image.content_type, headers=headers)
-
-
-class InputView(APIView):
-    """An input picture's bytes."""
-
-    renderer_classes = ImageView.renderer_classes
-    field: str
-
-    @extend_schema(responses={(200, "image/png"): OpenApiResponse(OpenApiTypes.BINARY, "The file.")})
-    def get(self, request: Request, generation_id: UUID) -> HttpResponse:
-        """The picture as the pipeline takes it: upright, fitted to width x height."""
-        generation = generation_get(user=request.user, generation_id=generation_id)
-        headers = {"Cache-Control": "private, max-age=31536000, immutable"}
-        data = input_read(getattr(generation, self.field))
-        return HttpResponse(data, content_type="image/png", headers=headers)
-
-
-@extend_schema_view(get=extend_schema(operation_id="generations_input"))
-class InputImageView(InputView):
-    """The input picture of img2img and inpaint."""
-
-    field = "input_image"
-
-
-@extend_schema_view(get=extend_schema(operation_id="generations_mask"))
-class MaskView(InputView):
-    """The mask of inpaint."""
-
-    field = "mask_image"
