@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('generation', '0008_base_url'),
+        ('generation', '0009_ten_images_and_quality'),
     ]
 
     operations = [

@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('generation', '0009_phase'),
+        ('generation', '0010_phase'),
     ]
 
     operations = [

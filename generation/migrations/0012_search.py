@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
     atomic = False
 
     dependencies = [
-        ('generation', '0010_favorites'),
+        ('generation', '0011_favorites'),
     ]
 
     operations = [
