@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from rest_framework import serializers
 
 from generation.choices import WebhookEvent
 from generation.models import MAX_WEBHOOK_URL_CHARACTERS
 from generation.webhooks.signing import webhook_is_gone, webhook_secret
-from generation.webhooks.transport import webhook_url_problem
+from imagegen_project.common.outgoing import url_problem
 from imagegen_project.common.serializers import BoundedListField
 
 DEFAULT_EVENTS = (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELED)
@@ -23,7 +24,7 @@ class WebhookUrlField(serializers.CharField):
     def to_internal_value(self, data: Any) -> str:
         """The address. Raises ValidationError."""
         url: str = super().to_internal_value(data)
-        if problem := webhook_url_problem(url):
+        if problem := url_problem(url, allow_private=settings.WEBHOOK_ALLOW_PRIVATE):
             raise serializers.ValidationError(problem, "invalid_webhook_url")
         return url
 

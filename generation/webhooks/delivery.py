@@ -19,8 +19,8 @@ from standardwebhooks.webhooks import Webhook
 from generation.choices import DeliveryStatus
 from generation.models import WebhookDelivery, WebhookGone
 from generation.webhooks.signing import webhook_is_gone, webhook_secret
-from generation.webhooks.transport import WebhookUnreachableError, webhook_post
 from imagegen_project import __version__
+from imagegen_project.common.outgoing import UnreachableError, outgoing_request
 from imagegen_project.common.signed_addresses import address_sign
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def deliver(delivery: WebhookDelivery) -> bool:
     try:
         status = _send(delivery)
         entry["status"] = status
-    except WebhookUnreachableError as error:
+    except UnreachableError as error:
         entry["error"] = str(error)
     except Exception as error:
         # Counted like any other: what is never recorded would be tried for ever.
@@ -97,10 +97,10 @@ def deliver(delivery: WebhookDelivery) -> bool:
 
 
 def _send(delivery: WebhookDelivery) -> int:
-    """Signs and posts; the answer's status. Raises WebhookUnreachableError."""
+    """Signs and posts; the answer's status. Raises UnreachableError."""
     secret = webhook_secret(owner_id=delivery.owner_id)
     if secret is None:
-        raise WebhookUnreachableError("no signing secret")
+        raise UnreachableError("no signing secret")
     body = json.dumps(_payload(delivery), separators=(",", ":"), sort_keys=True)
     message_id, now = f"msg_{delivery.pk.hex}", timezone.now()
     headers = {
@@ -110,13 +110,14 @@ def _send(delivery: WebhookDelivery) -> int:
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": Webhook(secret).sign(msg_id=message_id, timestamp=now, data=body),
     }
-    return webhook_post(
+    return outgoing_request(
+        "POST",
         delivery.url,
-        body.encode(),
-        headers,
+        body=body.encode(),
+        headers=headers,
         timeout_s=settings.WEBHOOK_TIMEOUT_S,
         allow_private=settings.WEBHOOK_ALLOW_PRIVATE,
-    )
+    ).status
 
 
 def _payload(delivery: WebhookDelivery) -> dict[str, Any]:

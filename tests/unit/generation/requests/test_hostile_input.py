@@ -9,11 +9,11 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
-from generation.webhooks.transport import (
-    WebhookUnreachableError,
+from imagegen_project.common.outgoing import (
+    UnreachableError,
     is_public,
-    webhook_post,
-    webhook_url_problem,
+    outgoing_request,
+    url_problem,
 )
 
 URL = "/api/v1/generations"
@@ -84,9 +84,9 @@ def test_an_option_that_cannot_be_a_name_is_refused(api: APIClient, name: Any) -
 @pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".org"])
 def test_a_host_that_can_be_no_name_ends_as_a_failure(host: str) -> None:
     """Refused when it is given; and where it was stored before that, an attempt like any other."""
-    assert webhook_url_problem(f"http://{host}/")
-    with pytest.raises(WebhookUnreachableError):
-        webhook_post(f"http://{host}/", b"", {}, timeout_s=5, allow_private=False)
+    assert url_problem(f"http://{host}/", allow_private=False)
+    with pytest.raises(UnreachableError):
+        outgoing_request("POST", f"http://{host}/", body=b"", headers={}, timeout_s=5, allow_private=False)
 
 
 @pytest.mark.parametrize("address", ["fec0::1", "64:ff9b:1::a00:1", "::10.0.0.1", "::7f00:1"])

@@ -1,14 +1,14 @@
-"""One POST to an address that a stranger chose: to public hosts only, without redirects, within one deadline."""
+"""One request to an address that a stranger chose: to public hosts only, without redirects, within one deadline."""
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpcore2
-from django.conf import settings
 
 # Neither does Python call them private: for use within a site (RFC 8215, RFC 3879), and IPv4's first guise (RFC 4291).
 _LOCAL = (IPv6Network("64:ff9b:1::/48"), IPv6Network("fec0::/10"), IPv6Network("::/96"))
@@ -16,12 +16,12 @@ _LOCAL = (IPv6Network("64:ff9b:1::/48"), IPv6Network("fec0::/10"), IPv6Network("
 _TRANSLATED = IPv6Network("64:ff9b::/96")
 
 
-class WebhookUnreachableError(Exception):
+class UnreachableError(Exception):
     """There was no answer; the message says why in a few words."""
 
 
-class AddressRefusedError(WebhookUnreachableError):
-    """The name leads to an address that webhooks may not go to."""
+class AddressRefusedError(UnreachableError):
+    """The name leads to an address that nothing may be sent to."""
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
@@ -62,7 +62,7 @@ class PinnedBackend(httpcore2.AnyIOBackend):
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 if last == 0:
                     raise
-        raise WebhookUnreachableError("the name has no address")
+        raise UnreachableError("the name has no address")
 
     async def _addresses(self, host: str, port: int) -> list[str]:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -72,40 +72,66 @@ class PinnedBackend(httpcore2.AnyIOBackend):
         return addresses
 
 
-async def _post(url: str, body: bytes, headers: dict[str, str], *, allow_private: bool) -> int:
+@dataclass(frozen=True)
+class OutgoingAnswer:
+    """What came back: the status, and the body as far as somebody reads it."""
+
+    status: int
+    body: bytes = b""
+
+
+def outgoing_request(
+    method: str,
+    url: str,
+    *,
+    body: bytes = b"",
+    headers: Mapping[str, str],
+    timeout_s: float,
+    allow_private: bool,
+    max_bytes: int = 0,
+) -> OutgoingAnswer:
+    """Sends a request, and reads `max_bytes` of the answer's body at most; a redirect is an answer like any other.
+
+    Raises UnreachableError, also for a longer body where one is read.
+    """
+    exchange = _exchange(method, url, body, headers, allow_private=allow_private, max_bytes=max_bytes)
+    try:
+        return asyncio.run(_within(timeout_s, exchange))
+    except UnreachableError:
+        raise
+    except (TimeoutError, httpcore2.TimeoutException) as error:
+        raise UnreachableError("no answer in time") from error
+    except (socket.gaierror, UnicodeError) as error:  # the latter for what can be no name at all
+        raise UnreachableError("the name is not known") from error
+    except (OSError, httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as error:
+        raise UnreachableError(str(error)[:200] or type(error).__name__) from error
+
+
+async def _exchange(
+    method: str, url: str, body: bytes, headers: Mapping[str, str], *, allow_private: bool, max_bytes: int
+) -> OutgoingAnswer:
     backend = PinnedBackend(allow_private=allow_private)
     async with (
         httpcore2.AsyncConnectionPool(network_backend=backend, max_keepalive_connections=0) as pool,
-        pool.stream("POST", url, headers=list(headers.items()), content=body) as response,
+        pool.stream(method, url, headers=list(headers.items()), content=body or None) as response,
     ):
-        return response.status  # nobody reads what else it says
+        if not max_bytes:
+            return OutgoingAnswer(response.status)
+        read = bytearray()
+        async for piece in response.aiter_stream():
+            read += piece
+            if len(read) > max_bytes:
+                raise UnreachableError(f"the answer has more than {max_bytes >> 20} MiB")
+        return OutgoingAnswer(response.status, bytes(read))
 
 
-async def _post_within(
-    url: str, body: bytes, headers: dict[str, str], *, timeout_s: float, allow_private: bool
-) -> int:
+async def _within(timeout_s: float, exchange: Coroutine[Any, Any, OutgoingAnswer]) -> OutgoingAnswer:
     # One limit for everything: each read of a server that drips its answer would be in time.
     async with asyncio.timeout(timeout_s):
-        return await _post(url, body, headers, allow_private=allow_private)
+        return await exchange
 
 
-def webhook_post(
-    url: str, body: bytes, headers: dict[str, str], *, timeout_s: float, allow_private: bool
-) -> int:
-    """Posts, and returns the status; a redirect is an answer like any other. Raises WebhookUnreachableError."""
-    try:
-        return asyncio.run(_post_within(url, body, headers, timeout_s=timeout_s, allow_private=allow_private))
-    except WebhookUnreachableError:
-        raise
-    except (TimeoutError, httpcore2.TimeoutException) as error:
-        raise WebhookUnreachableError("no answer in time") from error
-    except (socket.gaierror, UnicodeError) as error:  # the latter for what can be no name at all
-        raise WebhookUnreachableError("the name is not known") from error
-    except (OSError, httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as error:
-        raise WebhookUnreachableError(str(error)[:200] or type(error).__name__) from error
-
-
-def webhook_url_problem(url: str) -> str | None:
+def url_problem(url: str, *, allow_private: bool) -> str | None:
     """What is wrong with an address, as far as it shows; where its name leads is looked at when it is used."""
     try:
         parts = urlsplit(url)
@@ -126,4 +152,4 @@ def webhook_url_problem(url: str) -> str | None:
         public = is_public(ip_address(host))
     except ValueError:
         return None
-    return None if public or settings.WEBHOOK_ALLOW_PRIVATE else "Not a public address."
+    return None if public or allow_private else "Not a public address."

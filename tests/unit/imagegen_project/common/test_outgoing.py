@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from generation.webhooks.transport import WebhookUnreachableError, is_public, webhook_post
+from imagegen_project.common.outgoing import UnreachableError, is_public, outgoing_request
 from tests.support.receivers import Receiver, receiving
 
 
@@ -38,11 +38,12 @@ def test_an_answer_that_drips_is_left_in_time() -> None:
         thread = threading.Thread(target=drip)
         thread.start()
         try:
-            with pytest.raises(WebhookUnreachableError, match="no answer in time"):
-                webhook_post(
+            with pytest.raises(UnreachableError, match="no answer in time"):
+                outgoing_request(
+                    "POST",
                     f"http://127.0.0.1:{server.getsockname()[1]}/",
-                    b"{}",
-                    {},
+                    body=b"{}",
+                    headers={},
                     timeout_s=0.5,
                     allow_private=True,
                 )
@@ -85,17 +86,22 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
 def test_private_addresses_are_refused_at_connect_time(receiver: Receiver, host: str) -> None:
     """However they are written."""
     url = receiver.url.replace("127.0.0.1", host)
-    with pytest.raises(WebhookUnreachableError):
-        webhook_post(url, b"{}", {}, timeout_s=5, allow_private=False)
+    with pytest.raises(UnreachableError):
+        outgoing_request("POST", url, body=b"{}", headers={}, timeout_s=5, allow_private=False)
     assert not receiver.requests
 
 
 def test_a_name_that_leads_inside_is_refused(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Although it looks like any other."""
     resolving(monkeypatch, "127.0.0.1")
-    with pytest.raises(WebhookUnreachableError, match="not a public address"):
-        webhook_post(
-            receiver.url.replace("127.0.0.1", "rebind.example"), b"{}", {}, timeout_s=5, allow_private=False
+    with pytest.raises(UnreachableError, match="not a public address"):
+        outgoing_request(
+            "POST",
+            receiver.url.replace("127.0.0.1", "rebind.example"),
+            body=b"{}",
+            headers={},
+            timeout_s=5,
+            allow_private=False,
         )
     assert not receiver.requests
 
@@ -106,6 +112,8 @@ def test_the_address_that_was_looked_at_is_the_one_that_is_used(
     """A name is resolved once; whoever would answer the next question otherwise is not asked."""
     asked = resolving(monkeypatch, "127.0.0.1", "127.0.0.9")
     url = receiver.url.replace("127.0.0.1", "rebind.example")
-    assert webhook_post(url, b"{}", {}, timeout_s=5, allow_private=True) == 204
+    assert (
+        outgoing_request("POST", url, body=b"{}", headers={}, timeout_s=5, allow_private=True).status == 204
+    )
     assert asked == ["rebind.example"]
     assert receiver.requests[0][0]["host"].startswith("rebind.example:")
