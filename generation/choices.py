@@ -1,5 +1,7 @@
 """Fixed words of a generation's life."""
 
+from typing import Final
+
 from django.db import models
 
 
@@ -122,3 +124,7 @@ class CommandStatus(models.TextChoices):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+
+
+# OpenAI's `quality`, as a share of a model's own number of steps.
+QUALITY_STEPS: Final = {"low": 0.5, "medium": 1.0, "high": 1.5, "xhigh": 2.0, "max": 3.0}

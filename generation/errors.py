@@ -38,6 +38,14 @@ class InputNotFoundError(DomainError):
     title = "There is no such input picture"
 
 
+class FetchBusyError(DomainError):
+    """As many pictures are being fetched from elsewhere as this process does at once."""
+
+    code = "busy"
+    http_status = 503
+    title = "Too many pictures are being fetched"
+
+
 class InvalidImageError(DomainError):
     """An input picture that is not one, is broken, or is too large."""
 

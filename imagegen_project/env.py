@@ -206,6 +206,14 @@ HUB_GRACE_S: int = _env.int("HUB_GRACE_S", 900, validate=_AT_LEAST_ONE)
 # --- Models ---
 #: The model used when a request names none; empty: the registry's default.
 DEFAULT_MODEL_ID: str = _env.str("DEFAULT_MODEL_ID", "")
+#: Names that OpenAI's clients may use for models, as name=model, without a model for the default one; in a name *
+#: stands for anything.
+MODEL_ALIASES: list[str] = _env.list("MODEL_ALIASES", ["dall-e-*", "gpt-image-*", "chatgpt-image-latest"])
+#: Whether /v1/models lists those names too (`?aliases=true` does in any case).
+LIST_MODEL_ALIASES: bool = _env.bool("LIST_MODEL_ALIASES", False)
+#: Whether pictures that OpenAI's clients name by an address are fetched: off, public (https on the open internet only)
+#: or any (private addresses too).
+FETCH_PICTURES: str = _env.str("FETCH_PICTURES", "public", validate=validate.OneOf(("off", "public", "any")))
 #: Where model weights are kept; by default models in the data folder.
 MODEL_CACHE_DIR: Path = _env.path("MODEL_CACHE_DIR", DATA_DIR / "models")
 #: Where LoRA are kept; by default loras in MODEL_CACHE_DIR.

@@ -50,7 +50,7 @@ class CheckpointAdmin(admin.ModelAdmin[Checkpoint]):
     actions = ("download", "check_files")
 
     fieldsets = (
-        (None, {"fields": ("id", "name", "enabled", "is_default")}),
+        (None, {"fields": ("id", "name", "enabled", "is_default", "aliases")}),
         ("Source", {"fields": ("repository", "revision", "variant", "family", "dtype", "licence", "gated")}),
         (
             "Files",

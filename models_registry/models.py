@@ -1,5 +1,6 @@
 """The registry of checkpoints."""
 
+from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
@@ -49,6 +50,13 @@ class Checkpoint(models.Model):
         default=False, help_text="Its licence must be accepted on the Hub, by the account of HF_TOKEN."
     )
     enabled = models.BooleanField(default=True)
+    aliases = ArrayField(
+        models.CharField(max_length=64),
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text="Names that OpenAI's clients may use for it, separated by commas; * stands for anything.",
+    )
     is_default = models.BooleanField(default=False, help_text="Used when a request names no model.")
 
     default_width = models.PositiveIntegerField(default=512)

@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from generation.choices import Kind, OutputFormat
+from generation.choices import QUALITY_STEPS, Kind, OutputFormat
 from generation.pictures.reading import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, PICTURE_FORMATS
 from generation.requests.serializers import (
     MAX_GUIDANCE_SCALE,
@@ -52,6 +52,10 @@ class CapabilitiesOut(serializers.Serializer[Any]):
     models = serializers.ListField(child=serializers.CharField(), help_text="Ids; details at `models`.")
     families = serializers.DictField(child=FamilyOut())
     output_formats = serializers.ListField(child=serializers.CharField())
+    quality_steps = serializers.DictField(
+        child=serializers.FloatField(),
+        help_text="OpenAI's `quality`: so many times the model's own number of steps.",
+    )
     device_classes = serializers.ListField(
         child=serializers.CharField(), help_text="What a generation may name in `device_class`."
     )
@@ -66,6 +70,7 @@ def _capabilities() -> dict[str, Any]:
         "models": checkpoints_enabled().values_list("id", flat=True),
         "families": FAMILY_FACTS,
         "output_formats": OutputFormat.values,
+        "quality_steps": QUALITY_STEPS,
         "device_classes": settings.DEVICE_CLASSES,
         "limits": {
             "max_body_bytes": settings.MAX_BODY_BYTES,

@@ -61,6 +61,13 @@ class Params:
         """A parameter's name as errors give it."""
         return self._below + name
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
+    def names(self, prefix: str) -> list[str]:
+        """The names of what nobody has taken so far that begin so."""
+        return [name for name in self._left if name.startswith(prefix)]
+
     def rest(self) -> dict[str, Any]:
         """What nobody has taken so far, taken."""
         rest, self._left = self._left, {}

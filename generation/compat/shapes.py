@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from generation.choices import ErrorCode
+
 Shape = Callable[[dict[str, Any]], dict[str, Any]]
 
 _OPENAI_TYPES = {
@@ -17,6 +19,8 @@ _OPENAI_TYPES = {
 def openai_shape(problem: dict[str, Any]) -> dict[str, Any]:
     """OpenAI's: always all four keys, `code` a string, `param` a string or null."""
     blamed = problem["errors"][0] if problem["errors"] else {}
+    if problem["code"] == ErrorCode.UNSAFE:
+        return _moderation_blocked(problem)
     invalid = problem["code"] == "invalid_request"
     kind = "server_error" if problem["status"] >= 500 else "invalid_request_error"
     return {
@@ -25,6 +29,18 @@ def openai_shape(problem: dict[str, Any]) -> dict[str, Any]:
             "type": _OPENAI_TYPES.get(problem["status"], kind),
             "param": blamed.get("param") or None,
             "code": blamed.get("code", problem["code"]) if invalid else problem["code"],
+        }
+    }
+
+
+def _moderation_blocked(problem: dict[str, Any]) -> dict[str, Any]:
+    """What OpenAI says of a picture that its filter does not let out."""
+    return {
+        "error": {
+            "message": problem["detail"],
+            "type": "image_generation_user_error",
+            "param": None,
+            "code": "moderation_blocked",
         }
     }
 

@@ -112,6 +112,7 @@ OTHERS: dict[str, Access] = {
     "POST sign-out/": "everyone",
     "POST v1/images/generations": "users",
     "POST v1/images/edits": "users",
+    "POST v1/images/variations": "users",
     "GET v1/images/results/{generation_id}": "owner",
     "GET v1/images/": "nobody",
     "POST hf/{name}": "users",

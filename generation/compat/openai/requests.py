@@ -3,23 +3,22 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, Final
 
-from django.core.files.uploadedfile import SimpleUploadedFile
 from django.utils.datastructures import MultiValueDict
-from PIL import Image
-from rest_framework.exceptions import ValidationError
 
-from generation.compat.dialect import Params, refuse
-from generation.pictures.reading import Picture
-from generation.requests.serializers import PictureField
+from generation.choices import QUALITY_STEPS, OutputFormat
+from generation.compat.dialect import Params, refuse, warning
+from generation.compat.openai.models import ModelMeant, model_read
+from generation.compat.openai.pictures import pictures_read
+from generation.pictures.fitting import size_follow
+from generation.requests.serializers import MAX_STEPS
+from models_registry.models import Checkpoint
 
 MAX_PARTIAL_IMAGES: Final = 3
 # OpenAI's names, then those that vLLM-Omni adds, to the native ones.
 FIELDS: Final[Mapping[str, str]] = {
     "prompt": "prompt",
-    "model": "model",
     "n": "num_images",
     "output_format": "output_format",
     "negative_prompt": "negative_prompt",
@@ -27,7 +26,14 @@ FIELDS: Final[Mapping[str, str]] = {
     "guidance_scale": "guidance_scale",
     "seed": "seed",
 }
+URL: Final = "url"
+B64: Final = "b64_json"
+# What OpenAI answers as `quality`; its other words, and what they come to.
+QUALITIES: Final = {"auto": "medium", "standard": "medium", "hd": "high"}
+# OpenAI's own sizes, which clients send whatever the model: where it cannot draw one, the nearest is drawn.
+_SIZES: Final = ("256x256", "512x512", "1024x1024", "1536x1024", "1024x1536", "1792x1024", "1024x1792")
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
+_WHOLE: Final = 100  # output_compression of a picture that loses nothing more
 # An adapter's name and strength, as vLLM-Omni's clients spell them.
 _LORA_NAMES: Final = ("name", "lora_name", "path", "lora_path")
 _LORA_SCALES: Final = ("scale", "lora_scale")
@@ -40,6 +46,7 @@ class ImagesRequest:
     data: dict[str, Any]
     warnings: list[dict[str, Any]]
     response_format: str
+    quality: str
     stream: bool
     partial_images: int
 
@@ -47,18 +54,26 @@ class ImagesRequest:
 def generation_read(body: Any) -> ImagesRequest:
     """`POST images/generations`. Raises ValidationError."""
     params = Params(body)
-    return _read(params, {})
+    return _read(params, {}, model_read(params))
 
 
 def edit_read(body: Any) -> ImagesRequest:
-    """`POST images/edits`, as a form or as JSON with data URLs. Raises ValidationError."""
+    """`POST images/edits`, a form, or JSON with data URLs and addresses. Raises ValidationError, FetchBusyError."""
     params = Params(_form(body) if isinstance(body, MultiValueDict) else body)
+    model = model_read(params)
     params.without_effect("input_fidelity", "`strength` says how much may change.")
-    data = params.rename({"strength": "strength"}) | {"image": _picture(params)}
-    mask = params.take("mask")
-    if mask is not None:
-        data["mask_image"] = _mask(_url_of(mask, "mask"))
-    return _read(params, data)
+    params.without_effect("markup", "Nothing reads what is marked in it; a mask says where to draw.")
+    return _read(
+        params, params.rename({"strength": "strength"}) | pictures_read(params, model.checkpoint), model
+    )
+
+
+def variation_read(body: Any) -> ImagesRequest:
+    """`POST images/variations`: a picture again, without a prompt, answered by address. As `edit_read`."""
+    params = Params(_form(body) if isinstance(body, MultiValueDict) else body)
+    model = model_read(params)
+    picture = {"image": pictures_read(params, model.checkpoint)["image"]}
+    return _read(params, params.rename({"strength": "strength"}) | picture, model, response_format=URL)
 
 
 def _form(form: MultiValueDict[str, Any]) -> dict[str, Any]:
@@ -74,75 +89,84 @@ def _form(form: MultiValueDict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _picture(params: Params) -> Any:
-    """The picture to edit: a form's file, a data URL, or an object that holds one."""
-    pictures = params.take("images")
-    name = "images"
-    if pictures is None:
-        pictures, name = params.take("image", []), "image"
-    if not isinstance(pictures, list):
-        pictures = [pictures]
-    if len(pictures) != 1:
-        refuse(name, "Exactly one picture is expected.", "required" if not pictures else "unsupported")
-    return _url_of(pictures[0], name)
-
-
-def _url_of(value: Any, param: str) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    if set(value) != {"image_url"}:
-        refuse(param, "An object with `image_url` alone is expected; files are not kept here.")
-    return value["image_url"]
-
-
-def _mask(value: Any) -> SimpleUploadedFile:
-    """The native mask, white where it is to be drawn anew: where OpenAI's is fully transparent."""
-    try:
-        picture: Picture = PictureField().run_validation(value)
-    except ValidationError as error:
-        raise ValidationError({"mask": error.detail}) from error
-    with picture.decoded() as image:
-        if image.mode != "RGBA":
-            refuse(
-                "mask",
-                "Needs an alpha channel; what is fully transparent in it is drawn anew.",
-                "invalid_image",
-            )
-        white: Image.Image = image.getchannel("A").point(lambda alpha: 0 if alpha else 255)
-    buffer = BytesIO()
-    white.save(buffer, format="PNG", compress_level=1)
-    return SimpleUploadedFile("mask.png", buffer.getvalue(), "image/png")
-
-
-def _read(params: Params, data: dict[str, Any]) -> ImagesRequest:
-    data |= params.rename(FIELDS) | _size(params) | _loras(params)
-    params.without_effect("quality", "num_inference_steps decides.", silent=("auto", "standard", "medium"))
+def _read(
+    params: Params, data: dict[str, Any], model: ModelMeant, *, response_format: str = ""
+) -> ImagesRequest:
+    """The rest. `response_format` is what it is when the request does not say."""
+    stream = params.flag("stream")
+    if not response_format:
+        response_format = URL if model.name.startswith("dall-e-") and not stream else B64
+    data |= model.data | params.rename(FIELDS) | _size(params, model.checkpoint) | _loras(params)
+    quality = _quality(params, data, model.checkpoint)
+    _compression(params, data)
     params.without_effect("style", "The prompt decides.")
     params.without_effect("moderation", "The server's own filter decides.", silent=("auto",))
-    params.without_effect("output_compression", "The server's own quality is used.", silent=(100, "100"))
+    params.without_effect("complexity", "`quality` or num_inference_steps decide.")
+    params.without_effect("prompt_rewriter", "The prompt is taken as it is.")
+    for name in params.names("frame_"):
+        params.without_effect(name, "No animation is made.")
     # Who a picture is for is known by the token; nothing is done with these names.
     params.take("user")
     params.take("safety_identifier")
-    params.choice("background", ("auto", "opaque"), "auto")
-    response_format = params.choice("response_format", ("b64_json", "url"), "b64_json")
-    stream = params.flag("stream")
+    if params.choice("background", ("auto", "opaque", "transparent"), "auto") == "transparent":
+        refuse("background", "Transparent background is not supported for this model.", "invalid_value")
+    response_format = params.choice("response_format", (B64, URL), response_format)
     partial_images = params.number("partial_images", low=0, high=MAX_PARTIAL_IMAGES, default=0)
     params.end()
-    if stream and response_format == "url":
+    if stream and response_format == URL:
         refuse("response_format", "A stream carries the pictures themselves: b64_json.", "unsupported")
     if stream and partial_images:
         data["preview_every"] = 1  # how many steps there will be is the model's to say
-    return ImagesRequest(data, params.warnings, response_format, stream, partial_images)
+    return ImagesRequest(data, params.warnings, response_format, quality, stream, partial_images)
 
 
-def _size(params: Params) -> dict[str, int]:
+def _quality(params: Params, data: dict[str, Any], checkpoint: Checkpoint | None) -> str:
+    """Sets the number of steps; returns the quality as answers name it."""
+    asked = params.choice("quality", (*QUALITY_STEPS, *QUALITIES), "auto")
+    quality = QUALITIES.get(asked, asked)
+    if QUALITY_STEPS[quality] == 1:
+        return quality
+    if "num_inference_steps" in data:
+        params.warnings.append(warning("quality", "num_inference_steps decides."))
+    elif checkpoint is not None:
+        steps = round(checkpoint.default_steps * QUALITY_STEPS[quality])
+        data["num_inference_steps"] = min(max(steps, 1), MAX_STEPS)
+    return quality
+
+
+def _compression(params: Params, data: dict[str, Any]) -> None:
+    if "output_compression" not in params:
+        return
+    value = params.number("output_compression", low=0, high=_WHOLE, default=_WHOLE)
+    if data.get("output_format", OutputFormat.PNG) != OutputFormat.PNG:
+        data["output_quality"] = value
+    elif value != _WHOLE:
+        params.warnings.append(warning("output_compression", "A PNG loses nothing.", _WHOLE))
+
+
+def _size(params: Params, checkpoint: Checkpoint | None) -> dict[str, int]:
     size = params.take("size", "auto")
     if size == "auto":
         return {}
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
     if match is None:
         refuse("size", "Must be `auto` or, for instance, `1024x1024`.")
-    return {"width": int(match[1]), "height": int(match[2])}
+    width, height = int(match[1]), int(match[2])
+    if size in _SIZES and checkpoint is not None:
+        near = size_follow(
+            (width, height),
+            width=None,
+            height=None,
+            low=checkpoint.min_size,
+            high=checkpoint.max_size,
+            multiple=checkpoint.size_multiple,
+        )
+        if near != (width, height):
+            used = "{}x{}".format(*near)
+            reason = f"{checkpoint.id} takes {checkpoint.min_size} to {checkpoint.max_size} pixels a side."
+            params.warnings.append(warning("size", reason, used))
+            width, height = near
+    return {"width": width, "height": height}
 
 
 def _loras(params: Params) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 import base64
 import contextlib
+import io
 import json
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from django.contrib.auth.models import User
+from PIL import Image
 
+from generation.choices import OutputFormat
+from generation.compat.openai.answers import USAGE, image_facts
 from generation.compat.shapes import openai_shape
 from generation.feed.following import follow
 from generation.models import Generation
@@ -22,29 +26,29 @@ from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.problems import problem_of
 from imagegen_project.common.shutdown import is_ending
 
-# Nothing is counted in tokens here; typed clients expect the fields.
-_USAGE = {
-    "input_tokens": 0,
-    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
-    "output_tokens": 0,
-    "total_tokens": 0,
-}
+
+def _in_format(preview: str, output_format: str) -> str:
+    """A preview of the feed, which is a small JPEG in base64, in the format that was asked for."""
+    if output_format == OutputFormat.JPEG:
+        return preview
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(preview)), formats=["JPEG"]) as image:
+        image.save(buffer, format=output_format.upper())
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 class ImageStream:
     """The ASGI application that answers one streaming request."""
 
-    def __init__(self, generation: Generation, *, user: User, name: str, partial_images: int) -> None:
+    def __init__(
+        self, generation: Generation, *, user: User, name: str, partial_images: int, quality: str
+    ) -> None:
         self.user = user
         self.generation_id = generation.id
         self.cancels = generation.cancel_on_disconnect
         self.name = name
         self.partial_images = partial_images
-        self.facts = {
-            "size": f"{generation.width}x{generation.height}",
-            "quality": "auto",
-            "background": "opaque",
-        }
+        self.facts = image_facts(generation, quality=quality)
         self.output_format = generation.output_format
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +66,8 @@ class ImageStream:
                 # Spread over the run: of k partial pictures, picture i comes once i+1 of k+1 parts are done.
                 due = 100 * (sent + 1) / (self.partial_images + 1)
                 if preview and sent < self.partial_images and event["percent"] >= due:
-                    yield self._event("partial_image", preview, "jpeg", partial_image_index=sent)
+                    shown = await run_in_socket_executor(_in_format, preview, self.output_format)
+                    yield self._event("partial_image", shown, self.output_format, partial_image_index=sent)
                     sent += 1
         for item in await run_in_socket_executor(self._finished):
             yield item
@@ -88,7 +93,7 @@ class ImageStream:
                     "completed",
                     base64.b64encode(image_read(image)).decode("ascii"),
                     self.output_format,
-                    usage=_USAGE,
+                    usage=USAGE,
                 )
                 for image in generation.images.all()
             ]

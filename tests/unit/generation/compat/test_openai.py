@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from openai.types import ImagesResponse
 from PIL import Image
 from rest_framework.test import APIClient
 
@@ -79,8 +80,16 @@ def test_partial_pictures_want_previews(api: APIClient) -> None:
 
 @pytest.mark.django_db
 def test_what_has_no_effect_is_said(api: APIClient) -> None:
-    body = REQUEST | {"quality": "hd", "style": "vivid", "moderation": "low", "output_compression": 50}
-    assert warned(made(api.post(URL, body))) == {"quality", "style", "moderation", "output_compression"}
+    body = REQUEST | {
+        "style": "vivid",
+        "moderation": "low",
+        "output_compression": 50,
+        "complexity": "high",
+        "prompt_rewriter": "auto",
+        "frame_count": 4,
+        "frame_anything": {"deep": 1},
+    }
+    assert warned(made(api.post(URL, body))) == body.keys() - {"prompt", "size"}
 
 
 @pytest.mark.django_db
@@ -95,7 +104,8 @@ def test_what_has_no_effect_is_said(api: APIClient) -> None:
         ({"size": "255x256"}, "size"),
         ({"size": ["256x256"]}, "size"),
         ({"size": "99999x99999"}, "size"),
-        ({"background": "transparent"}, "background"),
+        ({"quality": "ultra"}, "quality"),
+        ({"output_format": "webp", "output_compression": 101}, "output_compression"),
         ({"output_format": "gif"}, "output_format"),
         ({"response_format": "blob"}, "response_format"),
         ({"stream": "perhaps"}, "stream"),
@@ -119,8 +129,8 @@ def test_bad_parameters_are_named(api: APIClient, changes: dict[str, Any], param
 @pytest.mark.django_db
 def test_errors_have_their_shape(api: APIClient) -> None:
     """Unknown models and routes, bodies that are none, and callers who are nobody."""
-    assert error_of(api.post(URL, REQUEST | {"model": "gpt-image-1"}), 404)["param"] == "model"
-    assert error_of(api.post("/v1/images/variations", {}), 404)["code"] == "not_found"
+    assert error_of(api.post(URL, REQUEST | {"model": "gpt-4"}), 404)["param"] == "model"
+    assert error_of(api.post("/v1/images/inpainting", {}), 404)["code"] == "not_found"
     assert error_of(api.get("/v1/models/nothing"), 404)["code"] == "model_not_found"
     assert error_of(api.post(URL, [1]), 400)["param"] is None
     assert error_of(api.post(URL, b"{", content_type="application/json"), 400)["code"] == "parse_error"
@@ -146,8 +156,12 @@ def test_results_carry_the_pictures(api: APIClient, worker: Worker) -> None:
     assert response["X-Job-Id"] == str(generation.id)
     assert body["created"] == int(generation.created_at.timestamp())
     assert base64.b64decode(body["data"][0]["b64_json"]) == image_read(generation.images.get())
-    (entry,) = api.get(f"/v1/images/results/{generation.id}?response_format=url").json()["data"]
-    assert api.get(entry["url"]).content == image_read(generation.images.get())
+    assert (body["quality"], body["size"], body["background"]) == ("medium", "256x256", "opaque")
+    assert body["usage"]["total_tokens"] == 0
+    body = api.get(f"/v1/images/results/{generation.id}?response_format=url&quality=high").json()
+    assert APIClient().get(body["data"][0]["url"]).content == image_read(generation.images.get())
+    assert body["quality"] == "high"
+    ImagesResponse.model_validate(body, strict=True)
 
 
 @pytest.mark.django_db
@@ -206,13 +220,13 @@ def test_an_edit_without_a_mask_starts_from_the_picture(api: APIClient) -> None:
     [
         ({"image": []}, "image"),
         ({"image": [upload(PICTURE), upload(PICTURE)]}, "image"),
+        ({"image": [upload(PICTURE)] * 17}, "image"),
         ({"image": "no picture"}, "image"),
         ({"mask": upload(encoded(gradient(256, 256)))}, "mask"),
         ({"mask": "no picture"}, "mask"),
         ({"mask": upload(hole((128, 128)))}, "mask"),
         ({"prompt": ["a", "b"]}, "prompt"),
         ({"size": upload(PICTURE)}, "size"),
-        ({"markup": upload(PICTURE)}, "markup"),
     ],
 )
 def test_bad_edits_are_named(api: APIClient, changes: dict[str, Any], param: str) -> None:
@@ -251,10 +265,10 @@ async def test_a_stream_shows_partial_pictures_and_ends_with_the_finished_one(
 ) -> None:
     """As many as were asked for, spread over the run, from the previews in the feed."""
     generation = await run_in_socket_executor(make)
-    stream = ImageStream(generation, user=owner, name="image_generation", partial_images=2)
+    stream = ImageStream(generation, user=owner, name="image_generation", partial_images=2, quality="low")
     running = asyncio.create_task(streamed(stream))
     for percent in (10.0, 40.0, 60.0, 70.0, 90.0):
-        preview = text_of(f"{percent}".encode())
+        preview = text_of(encoded(Image.new("RGB", (int(percent), 8)), "JPEG"))
         event = await asyncio.to_thread(
             event_append, generation.id, "progress", attempt=1, percent=percent, preview=preview
         )
@@ -267,7 +281,9 @@ async def test_a_stream_shows_partial_pictures_and_ends_with_the_finished_one(
     events = await running
     assert [name for name, _ in events] == [data["type"] for _, data in events]
     partial, done = events[:-1], events[-1]
-    assert [base64.b64decode(data["b64_json"]) for _, data in partial] == [b"40.0", b"70.0"]
+    shown = [Image.open(BytesIO(base64.b64decode(data["b64_json"]))) for _, data in partial]
+    assert [(image.format, image.width) for image in shown] == [("PNG", 40), ("PNG", 70)]
+    assert {data["output_format"] for _, data in events} == {"png"}
     assert [data["partial_image_index"] for _, data in partial] == [0, 1]
     assert done[0] == "image_generation.completed"
     assert decoded(base64.b64decode(done[1]["b64_json"])).size == (16, 16)
@@ -278,7 +294,7 @@ async def test_a_stream_shows_partial_pictures_and_ends_with_the_finished_one(
 async def test_a_stream_of_a_canceled_job_ends_with_the_error(make: GenerationMaker, owner: User) -> None:
     generation: Generation = await run_in_socket_executor(make)
     await run_in_socket_executor(generation_cancel, generation=generation)
-    stream = ImageStream(generation, user=owner, name="image_edit", partial_images=0)
+    stream = ImageStream(generation, user=owner, name="image_edit", partial_images=0, quality="low")
     (event,) = await streamed(stream)
     assert (event[0], event[1]["error"]["code"]) == ("error", "canceled")
 
@@ -301,7 +317,7 @@ async def test_a_stream_that_is_hung_up_ends_its_job(
     """Where the row says so, and it was the client."""
     monkeypatch.setattr(openai_stream, "is_ending", lambda: ending)
     generation: Generation = await run_in_socket_executor(make, cancel_on_disconnect=cancels)
-    stream = ImageStream(generation, user=owner, name="image_generation", partial_images=0)
+    stream = ImageStream(generation, user=owner, name="image_generation", partial_images=0, quality="low")
 
     async def receive() -> Any:
         return {"type": "http.disconnect"}
