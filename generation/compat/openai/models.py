@@ -1,5 +1,6 @@
 """OpenAI's names of models: what they mean here, and how they are listed."""
 
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -23,6 +24,8 @@ _OPENAI_NAMES: Final = (
     "gpt-image-2.5-flare",
     "gpt-image-2.5-sunburst",
 )
+# What can be a model's name, or stand for one.
+_NAME: Final = re.compile(r"[ -~]{1,200}")
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ def model_read(params: Params) -> ModelMeant:
     name = params.take("model")
     if name is None:
         return ModelMeant("", {}, _default())
-    if not isinstance(name, str):
-        return ModelMeant("", {"model": name}, None)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        return ModelMeant("", {"model": name}, None)  # no name at all, which the native field says
     if (checkpoint := _named(name)) is not None:
         return ModelMeant(name, {"model": name}, checkpoint)
     if (checkpoint := alias_resolve(name)) is None:
