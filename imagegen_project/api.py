@@ -8,7 +8,8 @@ from rest_framework.reverse import reverse
 from rest_framework.views import APIView
 
 from generation.api import routes as generation_routes
-from imagegen_project.auth.api import TicketView
+from imagegen_project.auth.api import TicketView, TokensView, TokenView
+from imagegen_project.common.ids import UUID_REGEX
 from imagegen_project.common.routers import route
 from loras.api import routes as lora_routes
 
@@ -27,6 +28,9 @@ class RootView(APIView):
             "models",
             "lora-list",
             "tickets",
+            "tokens",
+            "me",
+            "usage",
         )
         return Response({name: reverse(f"api:{name}", request=request) for name in names})
 
@@ -36,4 +40,6 @@ routes = [
     *generation_routes.urlpatterns,
     *lora_routes.urlpatterns,
     route("tickets", TicketView.as_view(), "tickets"),
+    route("tokens", TokensView.as_view(), "tokens"),
+    route(rf"tokens/(?P<token_id>{UUID_REGEX})", TokenView.as_view(), "token"),
 ]

@@ -156,6 +156,9 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 LOGIN_URL = "/sign-in/"
 LOGIN_REDIRECT_URL = "/"
+KNOX_TOKEN_MODEL = (
+    "knox.AuthToken"  # knox does not say so itself, and a relation to it has to know  # noqa: S105 - a name
+)
 REST_KNOX = {"TOKEN_PREFIX": "img_", "TOKEN_TTL": timedelta(days=90), "AUTH_HEADER_PREFIX": "Bearer"}
 
 REST_FRAMEWORK = {

@@ -1,5 +1,6 @@
 """The job's routes."""
 
+from generation.api.account_views import MeView, UsageView
 from generation.api.capabilities import CapabilitiesView
 from generation.api.image_views import ImageView, InputImageView, MaskView
 from generation.api.lora_views import LoraLoadView, LoraUnloadView
@@ -45,6 +46,8 @@ urlpatterns = [
         ModelDetailView.as_view(),
         "model",
     ),
+    route("me", MeView.as_view(), "me"),
+    route("usage", UsageView.as_view(), "usage"),
     route("webhook-secret", WebhookSecretView.as_view(), "webhook-secret"),
     *router.urls,
 ]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -121,6 +122,26 @@ def _check_storage(generation: Generation) -> None:
         raise StorageQuotaError(
             f"Your pictures take {stored / MIB:.1f} of {quota / MIB:g} MiB (STORAGE_QUOTA_MB). Delete some generations."
         )
+
+
+def limits_left(owner: User) -> dict[str, dict[str, Any] | None]:
+    """What a user has used of each limit, and what is left of it; None for a limit that there is not."""
+    left: dict[str, dict[str, Any] | None] = {"work": None, "storage": None, "queued": None}
+    if settings.WORK_LIMIT:
+        began = timezone.now() - timedelta(seconds=settings.WORK_WINDOW_S)
+        recent = WorkEntry.objects.filter(owner=owner, created_at__gt=began)
+        used = (recent.aggregate(used=Sum("pixel_steps"))["used"] or 0) / MEGA
+        left["work"] = _left(settings.WORK_LIMIT, used) | {"window_s": settings.WORK_WINDOW_S}
+    if settings.STORAGE_QUOTA_BYTES:
+        left["storage"] = _left(settings.STORAGE_QUOTA_BYTES, bytes_stored(owner.pk))
+    if settings.MAX_QUEUED_PER_USER:
+        waiting = _count(owner.pk, settings.MAX_QUEUED_PER_USER)
+        left["queued"] = _left(settings.MAX_QUEUED_PER_USER, waiting)
+    return left
+
+
+def _left(limit: float, used: float) -> dict[str, Any]:
+    return {"limit": limit, "used": used, "left": max(0, limit - used)}
 
 
 def work_note(generation: Generation) -> None:

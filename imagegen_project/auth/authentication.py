@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from imagegen_project.auth.errors import InvalidTokenError, challenge
 from imagegen_project.auth.failures import address_of, failure_note, failures_check, success_note
 from imagegen_project.auth.identity import hub_identity
-from imagegen_project.auth.services import user_for_hub_identity
+from imagegen_project.auth.services import token_use_note, user_for_hub_identity
 from imagegen_project.common.context import username
 
 HUB_PREFIX = "hf_"
@@ -81,9 +81,10 @@ def token_kind(token: str) -> TokenKind:
 def local_user(token: str) -> User:
     """The user of a local token. Raises InvalidTokenError: unknown, expired, or its user is inactive."""
     try:
-        user, _ = TokenAuthentication().authenticate_credentials(token.encode())
+        user, row = TokenAuthentication().authenticate_credentials(token.encode())
     except AuthenticationFailed:
         raise InvalidTokenError(UNKNOWN_LOCAL) from None
+    token_use_note(row.digest)
     return cast("User", user)
 
 

@@ -69,6 +69,38 @@ class TicketStoreUnavailableError(DomainError):
         )
 
 
+class SessionRequiredError(DomainError):
+    """403: who holds a token could make others, which would outlive it."""
+
+    code = "session_required"
+    http_status = status.HTTP_403_FORBIDDEN
+    title = "Sign in on the page for this"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A token cannot make tokens: sign in on the page with a password, a Hugging Face token or a link."
+        )
+
+
+class TokenNotFoundError(DomainError):
+    """404: unknown, revoked, or somebody else's."""
+
+    code = "token_not_found"
+    http_status = status.HTTP_404_NOT_FOUND
+    title = "There is no such token"
+
+
+class TooManyTokensError(DomainError):
+    """409: the user has as many tokens as one may have."""
+
+    code = "too_many_tokens"
+    http_status = status.HTTP_409_CONFLICT
+    title = "You have too many tokens"
+
+    def __init__(self) -> None:
+        super().__init__("Revoke one that is not used any more.")
+
+
 def challenge(*, presented: bool) -> str:
     """The `WWW-Authenticate` value (RFC 6750, section 3): no error where no credential was presented."""
     realm = 'Bearer realm="imagegen"'

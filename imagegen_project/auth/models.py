@@ -1,9 +1,13 @@
-"""Who a Django user is on the Hugging Face Hub."""
+"""Who a Django user is on the Hugging Face Hub, and what is known of a local token beside its digest."""
 
 from typing import ClassVar
 
 from django.conf import settings
 from django.db import models
+from knox.models import AuthToken
+from uuid_utils.compat import uuid7
+
+MAX_TOKEN_NAME_CHARACTERS = 100
 
 
 class HubAccount(models.Model):
@@ -25,3 +29,15 @@ class HubAccount(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class LocalToken(models.Model):
+    """What its owner sees of a local token: never the digest, which is knox's key."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    token = models.OneToOneField(AuthToken, on_delete=models.CASCADE, related_name="note")
+    name = models.CharField(max_length=MAX_TOKEN_NAME_CHARACTERS, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True, help_text="To the minute.")
+
+    def __str__(self) -> str:
+        return self.name or str(self.id)

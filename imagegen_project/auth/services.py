@@ -1,25 +1,65 @@
 """Makes and finds the users behind tokens."""
 
+import math
+import time
 from datetime import timedelta
+from uuid import UUID
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 from knox.models import AuthToken
 
-from imagegen_project.auth.errors import InvalidTokenError
+from imagegen_project.auth.errors import InvalidTokenError, TokenNotFoundError, TooManyTokensError
 from imagegen_project.auth.hub import HubIdentity
-from imagegen_project.auth.models import HubAccount
+from imagegen_project.auth.models import HubAccount, LocalToken
 
 SEEN_EVERY = timedelta(minutes=1)
+MAX_TOKENS = 50
+# When this process noted a token's use last, by its digest.
+_noted: dict[str, float] = {}
+_MAX_NOTED = 10_000
 INACTIVE = "This user has been deactivated here."
 NO_USERNAME = "No username is free for this Hugging Face account; ask the operator."
 
 
-def token_create(*, user: User, expires_in: timedelta | None) -> str:
+def token_create(*, user: User, expires_in: timedelta | None, name: str = "") -> str:
     """Makes a local token and returns it, the only time it is readable; None: it never expires."""
-    _, token = AuthToken.objects.create(user=user, expiry=expires_in)
-    return str(token)
+    return token_issue(user=user, expires_in=expires_in, name=name)[1]
+
+
+def token_issue(*, user: User, expires_in: timedelta | None, name: str) -> tuple[LocalToken, str]:
+    """The same, with its row. Raises TooManyTokensError."""
+    with transaction.atomic():
+        # One after the other, so that the limit holds.
+        list(User.objects.select_for_update(no_key=True).filter(pk=user.pk).values_list("pk"))
+        if AuthToken.objects.filter(user=user).count() >= MAX_TOKENS:
+            raise TooManyTokensError
+        row, token = AuthToken.objects.create(user=user, expiry=expires_in)
+        return LocalToken.objects.create(token=row, name=name), str(token)
+
+
+def tokens_of(user: User) -> QuerySet[LocalToken]:
+    """A user's local tokens, the newest first, expired ones too."""
+    return LocalToken.objects.filter(token__user=user).select_related("token").order_by("-id")
+
+
+def token_revoke(*, user: User, token_id: UUID) -> None:
+    """Ends a user's local token, and sessions that it began. Raises TokenNotFoundError."""
+    if not AuthToken.objects.filter(user=user, note=token_id).delete()[0]:
+        raise TokenNotFoundError(f"You have no token {token_id}.")
+
+
+def token_use_note(digest: str) -> None:
+    """Notes that a local token has been used, for its owner to see."""
+    now = time.monotonic()
+    if now - _noted.get(digest, -math.inf) < SEEN_EVERY.total_seconds():
+        return
+    if len(_noted) >= _MAX_NOTED:
+        _noted.clear()
+    _noted[digest] = now
+    LocalToken.objects.filter(token=digest).update(last_used_at=timezone.now())
 
 
 def local_user_ensure(*, username: str = "local", password: str | None = None) -> User:

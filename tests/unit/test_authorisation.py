@@ -19,7 +19,7 @@ from django.urls.resolvers import URLPattern, URLResolver
 from generation.attempts import generation_claim
 from generation.choices import CommandKind
 from generation.models import Generation, Worker, WorkerCommand
-from imagegen_project.auth.services import token_create
+from imagegen_project.auth.services import token_create, token_issue
 from imagegen_project.auth.tickets import link_create
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, entries_push, entries_waiting
 from loras.choices import LoraState
@@ -30,7 +30,7 @@ from tests.support.factories import create_generation, make_worker
 
 pytestmark = pytest.mark.django_db
 
-Access = Literal["everyone", "users", "owner", "staff", "nobody", "not offered"]
+Access = Literal["everyone", "users", "owner", "staff", "nobody", "not offered", "session", "own"]
 Identity = Literal["anonymous", "owner", "other", "staff"]
 IDENTITIES: tuple[Identity, ...] = ("anonymous", "owner", "other", "staff")
 
@@ -40,6 +40,8 @@ EXPECTED: Mapping[Access, tuple[int | None, int | None, int | None, int | None]]
     "users": (401, None, None, None),
     "owner": (401, None, 404, None),
     "staff": (401, 403, 403, None),
+    "session": (401, 403, 403, 403),
+    "own": (401, None, 404, 404),
     "nobody": (404, 404, 404, 404),
     "not offered": (401, 501, 501, 501),
 }
@@ -79,6 +81,11 @@ NATIVE: dict[str, Access] = {
     "POST loras/upload": "users",
     "POST webhook-secret": "users",
     "POST tickets": "users",
+    "GET tokens": "users",
+    "POST tokens": "session",
+    "DELETE tokens/{token_id}": "own",
+    "GET me": "users",
+    "GET usage": "users",
 }
 A1111 = {
     "GET": (
@@ -199,6 +206,7 @@ class World:
             "lora_id": lambda: self.lora().id,
             "index": lambda: 0,
             "name": lambda: "builtin",
+            "token_id": lambda: token_issue(user=self.owner, expires_in=None, name="")[0].id,
             "nonce": lambda: link_create(user=self.owner),
         }
         return "/" + re.sub(r"\{(\w+)\}", lambda found: str(values[found[1]]()), template)
