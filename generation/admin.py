@@ -92,10 +92,9 @@ class GenerationAdmin(ReadOnlyAdmin):
 
     @admin.display(description="input pictures")
     def inputs(self, generation: Generation) -> SafeString | str:
-        """The picture and the mask it started from."""
+        """The pictures and the mask it started from."""
         base = generation.get_absolute_url()
-        given = {"input": generation.input_image, "mask": generation.mask_image}
-        pictures = [(_thumbnail(f"{base}/{name}", 160),) for name, file in given.items() if file]
+        pictures = [(_thumbnail(f"{base}/{part}", 160),) for part in generation.input_names]
         return format_html_join(" ", "{}", pictures) if pictures else "none"
 
     @admin.display(description="prompt", ordering="prompt")

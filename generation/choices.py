@@ -11,6 +11,7 @@ class Kind(models.TextChoices):
     TXT2IMG = "txt2img", "text to image"
     IMG2IMG = "img2img", "image to image"
     INPAINT = "inpaint", "inpainting"
+    EDIT = "edit", "edit by instruction"
 
 
 class OutputFormat(models.TextChoices):

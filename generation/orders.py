@@ -28,6 +28,7 @@ from loras.choices import PENDING, LoraState
 from loras.models import Lora
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
+from models_registry.selectors import checkpoint_check_supported
 from models_registry.services import checkpoint_request_download
 
 # One user's unfinished orders; each worker that is told counts.
@@ -41,9 +42,11 @@ def order_create(
 
     A load goes to the live worker with most free memory, an unload to one that holds the checkpoint, where there is
     one; `everywhere` means every live worker. Every worker that is told counts towards the user's work limit. Raises
-    NoWorkerError, OrdersLimitError, WorkLimitError, or ModelInUseError where an unload would take the model away from
-    other users' generations.
+    NoWorkerError, ModelUnsupportedError, OrdersLimitError, WorkLimitError, or ModelInUseError where an unload would
+    take the model away from other users' generations.
     """
+    if kind is CommandKind.LOAD:
+        checkpoint_check_supported(checkpoint)
     if kind is CommandKind.UNLOAD:
         _refuse_unload_from_others(checkpoint, requested_by)
     workers = Worker.objects.live().order_by("-memory_free_mb", "id")

@@ -113,7 +113,7 @@ def delete_picture_file(*, instance: GeneratedImage, **kwargs: Any) -> None:
 @receiver(post_delete, sender=Generation)
 def delete_input_files(*, instance: Generation, **kwargs: Any) -> None:
     """So do the pictures it was given, and what an Idempotency-Key remembers of its prompt."""
-    files_delete_on_commit([name for name in (instance.input_image, instance.mask_image) if name])
+    files_delete_on_commit(list(instance.input_names.values()))
     IdempotencyKey.objects.filter(generation_id=instance.pk).update(answer=None)
 
 

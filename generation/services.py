@@ -23,7 +23,7 @@ from generation.queue.turns import turn_next
 from generation.transitions import generation_announce, generation_end
 from imagegen_project.common.context import base_url, request_id
 from models_registry.choices import DiskState
-from models_registry.selectors import checkpoint_get
+from models_registry.selectors import checkpoint_check_supported, checkpoint_get
 from models_registry.services import checkpoint_request_download
 
 logger = logging.getLogger(__name__)
@@ -37,35 +37,45 @@ def generation_create(
     owner: User,
     request: GenerationRequest,
     pictures: Mapping[str, bytes] = MappingProxyType({}),
+    edited: Sequence[bytes] = (),
     loras: Sequence[LoraWish] = (),
     warnings: Sequence[dict[str, Any]] = (),
 ) -> Generation:
     """Stores a queued generation; once that is committed, a worker is woken and followers are told.
 
     Seed -1 is resolved to a random one now, so that every attempt and every replay uses the same. `pictures` are files
-    as `generation.pictures.fitting` prepares them, PNG of width x height, by the column that names them.
+    as `generation.pictures.fitting` prepares them, PNG of width x height, by the column that names them; `edited`
+    are those of an edit, PNG of any size.
     """
     if request.seed == -1:
         request = replace(request, seed=secrets.randbelow(MAX_SEED + 1))
     generation = Generation(owner=owner, warnings=list(warnings), **request.columns())
-    return _generation_store(generation, pictures, loras)
+    return _generation_store(generation, pictures, edited, loras)
 
 
 def _generation_store(
-    generation: Generation, pictures: Mapping[str, bytes], loras: Sequence[LoraWish]
+    generation: Generation,
+    pictures: Mapping[str, bytes],
+    edited: Sequence[bytes],
+    loras: Sequence[LoraWish],
 ) -> Generation:
     """Writes the row, its input pictures (by the field that names the file) and its adapters, all or nothing."""
     generation.request_id = request_id.get()
     generation.base_url = base_url.get()
     unowned: list[str] = []
     committing = False
+
+    def keep(part: str, data: bytes) -> str:
+        name = input_name(generation.id, part)
+        unowned.append(name)
+        input_store(name, data)
+        generation.input_bytes += len(data)
+        return name
+
     try:
         for field, data in pictures.items():
-            name = input_name(generation.id, _INPUTS[field])
-            unowned.append(name)
-            input_store(name, data)
-            setattr(generation, field, name)
-            generation.input_bytes += len(data)
+            setattr(generation, field, keep(_INPUTS[field], data))
+        generation.input_images = [keep(f"image-{index}", data) for index, data in enumerate(edited)]
         with transaction.atomic():
             _admit(generation)
             generation.save(force_insert=True)
@@ -95,7 +105,7 @@ def _admit(generation: Generation) -> None:
 
 
 def _generation_again(original: Generation, *, owner: User, reproducible: bool, **links: Any) -> Generation:
-    checkpoint_get(name=original.checkpoint_id)  # unless it has been disabled
+    checkpoint_check_supported(checkpoint_get(name=original.checkpoint_id))  # unless it has been disabled
     request = replace(
         original.request,
         reproducible=reproducible,
@@ -107,8 +117,12 @@ def _generation_again(original: Generation, *, owner: User, reproducible: bool, 
         request = replace(request, webhook_url="", webhook_events=[])
     # Copies, so that either generation can be deleted.
     pictures = {field: input_read(name) for field in _INPUTS if (name := getattr(original, field))}
+    edited = [input_read(name) for name in original.input_images]
     return _generation_store(
-        Generation(owner=owner, **request.columns(), **links), pictures, adapters_again(original, owner=owner)
+        Generation(owner=owner, **request.columns(), **links),
+        pictures,
+        edited,
+        adapters_again(original, owner=owner),
     )
 
 
@@ -117,7 +131,7 @@ def generation_retry(*, generation: Generation, owner: User) -> Generation:
 
     Raises GenerationActiveError, InputNotFoundError when the storage has lost an input picture, or
     LoraUnavailableError when one of its adapters has been deleted or withdrawn, and
-    ModelNotFoundError when its checkpoint is disabled.
+    ModelNotFoundError when its checkpoint is disabled, ModelUnsupportedError when it turned out to be of no use.
     """
     if not generation.is_terminal:
         raise GenerationActiveError("Only a generation that has ended can be retried; cancel it first.")
@@ -131,7 +145,7 @@ def generation_replay(*, generation: Generation, owner: User) -> Generation:
 
     Raises NoReceiptError unless the original succeeded, InputNotFoundError when the storage has lost an input picture,
     or LoraUnavailableError when one of its adapters has been deleted or withdrawn, and
-    ModelNotFoundError when its checkpoint is disabled.
+    ModelNotFoundError when its checkpoint is disabled, ModelUnsupportedError when it turned out to be of no use.
     """
     if generation.receipt is None:
         raise NoReceiptError("Only a generation that succeeded can be replayed.")

@@ -43,6 +43,8 @@ class CheckpointAdmin(admin.ModelAdmin[Checkpoint]):
         "error_code",
         "error_detail",
         "gated",
+        "pipeline",
+        "distilled",
         "download_requested_at",
         "created_at",
         "updated_at",
@@ -51,7 +53,22 @@ class CheckpointAdmin(admin.ModelAdmin[Checkpoint]):
 
     fieldsets = (
         (None, {"fields": ("id", "name", "enabled", "is_default", "aliases")}),
-        ("Source", {"fields": ("repository", "revision", "variant", "family", "dtype", "licence", "gated")}),
+        (
+            "Source",
+            {
+                "fields": (
+                    "repository",
+                    "revision",
+                    "variant",
+                    "family",
+                    "pipeline",
+                    "distilled",
+                    "dtype",
+                    "licence",
+                    "gated",
+                )
+            },
+        ),
         (
             "Files",
             {

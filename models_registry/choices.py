@@ -16,11 +16,21 @@ class Family(models.TextChoices):
     SDXL = "sdxl", "Stable Diffusion XL"
     SD3 = "sd3", "Stable Diffusion 3.x"
     FLUX = "flux", "FLUX.1"
-    OTHER = "other", "another that diffusers' AutoPipeline can load"
+    FLUX2 = "flux2", "FLUX.2"
+    QWEN_IMAGE = "qwen-image", "Qwen-Image"
+    Z_IMAGE = "z-image", "Z-Image"
+    CHROMA = "chroma", "Chroma"
+    SANA = "sana", "Sana"
+    PIXART = "pixart", "PixArt"
+    LUMINA2 = "lumina2", "Lumina 2"
+    OTHER = "other", "another"
 
 
 class Dtype(models.TextChoices):
-    """The number format of the weights while they run; `auto` is half precision on a GPU, single on a CPU."""
+    """The number format of the weights while they run.
+
+    `auto` is single precision on a CPU, and on a GPU the half precision that the weights were made for.
+    """
 
     AUTO = "auto"
     FLOAT16 = "float16"

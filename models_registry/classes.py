@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from models_registry.pipeline_facts import PIPELINES
+
 MAX_CONFIG_BYTES: Final = 8 << 20
 PAIR: Final = 2  # a component's library and class
 
@@ -48,10 +50,13 @@ _PROCESSORS: Final = frozenset(
     {
         *(
             f"{name}{kind}"
-            for name in ("CLIPImageProcessor", "SiglipImageProcessor", "ViTImageProcessor")
+            for name in (
+                *("CLIPImageProcessor", "SiglipImageProcessor", "ViTImageProcessor"),
+                *("Qwen2VLImageProcessor", "PixtralImageProcessor"),
+            )
             for kind in ("", "Fast", "Pil")
         ),
-        *("CLIPFeatureExtractor", "ViTFeatureExtractor"),
+        *("CLIPFeatureExtractor", "ViTFeatureExtractor", "Qwen2VLProcessor", "PixtralProcessor"),
     }
 )
 _ENCODERS: Final = frozenset(
@@ -104,6 +109,8 @@ def pipeline_check(class_name: Any) -> None:
     """Whether an index may name this pipeline. Raises ClassRefusedError."""
     if not isinstance(class_name, str) or not _PIPELINE.fullmatch(class_name):
         raise ClassRefusedError("its pipeline is code of its own, which is never run")
+    if class_name not in PIPELINES:
+        raise ClassRefusedError(f"its pipeline is of a class that is not supported ({class_name})")
 
 
 def folder_check(folder: Path) -> None:

@@ -18,7 +18,7 @@ from django.db import DatabaseError, close_old_connections
 from psycopg_pool import PoolTimeout
 
 from imagegen_project.common.lanes import Lane, lane_wake
-from models_registry.choices import DiskState, DownloadProblem
+from models_registry.choices import DiskState, DownloadProblem, Family
 from models_registry.classes import ClassRefusedError, configs_check
 from models_registry.errors import (
     DownloadFailedError,
@@ -28,7 +28,15 @@ from models_registry.errors import (
 )
 from models_registry.hub import Repository, file_fetch, file_verify, repository_read
 from models_registry.models import Checkpoint
-from models_registry.selection import CHECKER, INDEX, RemoteFile, files_select, index_read
+from models_registry.pipeline_facts import pipeline_facts
+from models_registry.selection import (
+    CHECKER,
+    INDEX,
+    RemoteFile,
+    files_select,
+    index_read,
+    pipeline_read,
+)
 from models_registry.selectors import checkpoint_folder
 from models_registry.services import (
     QUARANTINE,
@@ -301,6 +309,7 @@ class _Download:
             raise DownloadFailedError(
                 DownloadProblem.UNSUPPORTED, f"The repository cannot be used: {error}."
             ) from error
+        self._note_pipeline(staging)
         _put_in_place(staging, final, manifest)
         return manifest
 
@@ -313,12 +322,22 @@ class _Download:
             )
         self._bring(repository, index, staging)
         self._whole = 0
+        components = index_read((staging / INDEX).read_text(encoding="utf-8"))
+        self._note_pipeline(staging)
         return files_select(
-            index_read((staging / INDEX).read_text(encoding="utf-8")),
+            components,
             repository.files,
             variant=self.checkpoint.variant,
             with_checker=settings.SAFETY_FILTER != "off",
         )
+
+    def _note_pipeline(self, staging: Path) -> None:
+        """Writes on the row what can be drawn with it; its family too, where the class has one and nobody named it."""
+        found = pipeline_read(staging)
+        family = pipeline_facts(pipeline=found["pipeline"], family="").family
+        if self.checkpoint.family == Family.OTHER and family:
+            found["family"] = family
+        self._note(**found)
 
     def _bring(self, repository: Repository, file: RemoteFile, staging: Path) -> dict[str, Any]:
         """One file for the manifest."""

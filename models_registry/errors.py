@@ -14,6 +14,14 @@ class ModelNotFoundError(DomainError):
     title = "There is no such model"
 
 
+class ModelUnsupportedError(DomainError):
+    """The model's files, as its repository has them, cannot be used here: asking again would change nothing."""
+
+    code = "model_unsupported"
+    http_status = 422
+    title = "The model is not supported"
+
+
 class DownloadFailedError(Exception):
     """A file or a whole checkpoint did not come, or is not what it should be; `detail` is a sentence for people."""
 

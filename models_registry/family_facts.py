@@ -7,7 +7,7 @@ from models_registry import schedulers
 from models_registry.choices import Family
 
 # Their pipelines start at a moment of the flow; the others at a whole step.
-_FLOW_FAMILIES = (Family.SD3, Family.FLUX)
+_FLOW_FAMILIES = (Family.SD3, Family.FLUX, Family.QWEN_IMAGE, Family.Z_IMAGE)
 
 
 def steps_to_run(*, family: str, scheduler: str, num_inference_steps: int, strength: float | None) -> int:
@@ -46,6 +46,12 @@ FAMILY_FACTS: Final[dict[str, FamilyFacts]] = {
     Family.SDXL: FamilyFacts(schedulers.DIFFUSION, max_clip_skip=10),
     Family.SD3: FamilyFacts(schedulers.FLOW, max_clip_skip=0),
     Family.FLUX: FamilyFacts(schedulers.FLOW, max_clip_skip=0),
+    **dict.fromkeys(
+        (Family.FLUX2, Family.QWEN_IMAGE, Family.Z_IMAGE, Family.CHROMA, Family.LUMINA2),
+        FamilyFacts(schedulers.FLOW, max_clip_skip=0),
+    ),
+    Family.PIXART: FamilyFacts(schedulers.DIFFUSION, max_clip_skip=0),
+    Family.SANA: FamilyFacts((), max_clip_skip=0),
     Family.OTHER: FamilyFacts((), max_clip_skip=0),
 }
 

@@ -1,11 +1,14 @@
 """The registry of checkpoints."""
 
+import math
+
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
 
 from models_registry.choices import BUILTIN_ID, DiskState, DownloadProblem, Dtype, Family
+from models_registry.pipeline_facts import PipelineFacts, pipeline_facts
 
 # Both become parts of a path: no slash, no leading dot.
 ID_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
@@ -15,7 +18,7 @@ COMMIT_PATTERN = r"^[0-9a-f]{40}$"
 class Checkpoint(models.Model):
     """One model that generations can name, with what it allows and what it does when nothing is asked for.
 
-    Any repository that diffusers' AutoPipelineForText2Image can load becomes usable by one row. Its files:
+    Any repository of a pipeline class that `pipeline_facts` lists becomes usable by one row. Its files:
     absent -> downloading -> present | broken | absent; a broken one may be asked for again, and a present one may turn
     out to be broken. `error_code` says why it is broken, or what kept an absent one from coming. A download is pending
     while `download_requested_at` is set and nobody has it in hand.
@@ -44,6 +47,16 @@ class Checkpoint(models.Model):
         help_text="Weights files to prefer where the repository has several, such as fp16.",
     )
     family = models.CharField(max_length=16, choices=Family.choices)
+    pipeline = models.CharField(
+        max_length=64,
+        blank=True,
+        db_default="",
+        default="",
+        help_text="diffusers' class, as its index names it; empty until that has been read.",
+    )
+    distilled = models.BooleanField(
+        default=False, db_default=False, help_text="It was distilled to draw without guidance."
+    )
     dtype = models.CharField(max_length=16, choices=Dtype.choices, default=Dtype.AUTO)
     licence = models.CharField(max_length=64, help_text="SPDX-like name of the weights' licence.")
     gated = models.BooleanField(
@@ -65,7 +78,7 @@ class Checkpoint(models.Model):
         default=30, validators=[MinValueValidator(1), MaxValueValidator(100)]
     )
     default_guidance_scale = models.FloatField(
-        default=7.5, validators=[MinValueValidator(1.0), MaxValueValidator(20.0)]
+        default=7.5, validators=[MinValueValidator(0.0), MaxValueValidator(20.0)]
     )
     min_size = models.PositiveIntegerField(default=512, help_text="Smallest width and height, pixels.")
     max_size = models.PositiveIntegerField(default=1024, help_text="Largest width and height, pixels.")
@@ -125,7 +138,7 @@ class Checkpoint(models.Model):
             models.CheckConstraint(
                 condition=Q(default_steps__gte=1)
                 & Q(default_steps__lte=100)
-                & Q(default_guidance_scale__gte=1.0)
+                & Q(default_guidance_scale__gte=0.0)
                 & Q(default_guidance_scale__lte=20.0),
                 name="checkpoint_default_values",
             ),
@@ -138,6 +151,16 @@ class Checkpoint(models.Model):
     def is_builtin(self) -> bool:
         """Whether this is the model that ships with the project."""
         return self.id == BUILTIN_ID
+
+    @property
+    def facts(self) -> PipelineFacts:
+        """What its pipeline draws, and takes."""
+        return pipeline_facts(pipeline=self.pipeline, family=self.family, distilled=self.distilled)
+
+    @property
+    def side_multiple(self) -> int:
+        """What width and height are multiples of: the row's, and what its pipeline would round to."""
+        return math.lcm(self.size_multiple, self.facts.size_multiple)
 
     @property
     def percent(self) -> float:

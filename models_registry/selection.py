@@ -1,14 +1,17 @@
 """Which of a repository's files a checkpoint needs: safetensors, configuration, vocabulary; nothing that runs."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from models_registry.choices import DownloadProblem
 from models_registry.classes import ClassRefusedError, component_check, pipeline_check
 from models_registry.errors import DownloadFailedError
+from models_registry.pipeline_facts import EMBEDDED, pipeline_facts
 
 INDEX: Final = "model_index.json"
 # Libraries whose classes may appear in the index: the two that hold models, and the diffusers packages with small
@@ -75,6 +78,21 @@ def index_read(text: str) -> dict[str, tuple[str, str]]:
     except ClassRefusedError as error:
         raise _unsupported(str(error)) from error
     return components
+
+
+def pipeline_read(folder: Path) -> dict[str, Any]:
+    """What a checkpoint's row says of its pipeline, as far as the files in its folder tell: class, and `distilled`.
+
+    The index has been checked. Raises OSError.
+    """
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    denoiser: dict[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError):
+        denoiser = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+    pipeline = str(index["_class_name"])
+    embeds = pipeline_facts(pipeline=pipeline, family="").guidance == EMBEDDED
+    without = index.get("is_distilled") is True or (embeds and denoiser.get("guidance_embeds") is False)
+    return {"pipeline": pipeline, "distilled": without}
 
 
 def _is_component(name: str, value: Any) -> bool:

@@ -10,8 +10,8 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from models_registry import builtin
-from models_registry.choices import BUILTIN_ID, DiskState
-from models_registry.errors import ModelNotFoundError
+from models_registry.choices import BUILTIN_ID, DiskState, DownloadProblem
+from models_registry.errors import ModelNotFoundError, ModelUnsupportedError
 from models_registry.models import Checkpoint
 
 # A download gives a sign of life every few seconds; this much silence means that its process is gone.
@@ -42,6 +42,12 @@ def checkpoint_default() -> Checkpoint:
         return checkpoint_get(name=settings.DEFAULT_MODEL_ID)
     chosen = checkpoints_enabled().filter(is_default=True).first()
     return chosen or checkpoint_get(name=BUILTIN_ID)
+
+
+def checkpoint_check_supported(checkpoint: Checkpoint) -> None:
+    """Raises ModelUnsupportedError where a look at the checkpoint's repository has shown that it cannot be used."""
+    if checkpoint.state == DiskState.BROKEN and checkpoint.error_code == DownloadProblem.UNSUPPORTED:
+        raise ModelUnsupportedError(f"{checkpoint.id}: {checkpoint.error_detail}", param="model")
 
 
 def checkpoint_folder(checkpoint: Checkpoint) -> Path:

@@ -28,11 +28,12 @@ QUARANTINE: Final = ".quarantine"
 def checkpoint_request_download(*, checkpoint: Checkpoint) -> bool:
     """Asks for a checkpoint that is absent or broken; True when that was not asked before.
 
-    A task worker hears of it once this is committed; when Redis is away, a sweep tells one later.
+    One that is not supported stays so until its row names another source. A task worker hears of it once this is
+    committed; when Redis is away, a sweep tells one later.
     """
     wanted = Checkpoint.objects.filter(
         pk=checkpoint.pk, state__in=(DiskState.ABSENT, DiskState.BROKEN), download_requested_at__isnull=True
-    )
+    ).exclude(error_code=DownloadProblem.UNSUPPORTED)
     asked = wanted.update(download_requested_at=Now()) == 1
     if asked:
         transaction.on_commit(partial(entries_push, DOWNLOADS_QUEUE, DOWNLOAD_NEXT))
@@ -160,6 +161,8 @@ def checkpoint_forget_files(*, checkpoint: Checkpoint) -> None:
         downloaded_bytes=0,
         error_code="",
         error_detail="",
+        pipeline="",
+        distilled=False,
         download_requested_at=None,
         download_alive_at=None,
         download_attempt=F("download_attempt") + 1,

@@ -19,6 +19,7 @@ from generation.requests.serializers import (
     MIN_GUIDANCE_SCALE,
 )
 from models_registry.family_facts import FAMILY_FACTS
+from models_registry.pipeline_facts import PIPELINES
 from models_registry.selectors import checkpoints_enabled
 
 
@@ -45,12 +46,28 @@ class FamilyOut(serializers.Serializer[Any]):
     max_clip_skip = serializers.IntegerField(help_text="0: `clip_skip` has no effect.")
 
 
+class PipelineOut(serializers.Serializer[Any]):
+    """What models of one pipeline class do."""
+
+    family = serializers.CharField(help_text="Empty where the model says it.")
+    kinds = serializers.ListField(child=serializers.CharField())
+    guidance = serializers.CharField()
+    negative_prompt = serializers.BooleanField()
+    true_cfg_scale = serializers.BooleanField()
+    guidance_rescale = serializers.BooleanField()
+    loras = serializers.BooleanField()
+    max_images = serializers.IntegerField(help_text="Of an edit.")
+    size_multiple = serializers.IntegerField()
+    max_prompt_tokens = serializers.IntegerField()
+
+
 class CapabilitiesOut(serializers.Serializer[Any]):
     """Kinds, models, families, formats, limits, features and dialects."""
 
     kinds = serializers.ListField(child=serializers.CharField())
     models = serializers.ListField(child=serializers.CharField(), help_text="Ids; details at `models`.")
     families = serializers.DictField(child=FamilyOut())
+    pipelines = serializers.DictField(child=PipelineOut(), help_text="diffusers' classes that can be loaded.")
     output_formats = serializers.ListField(child=serializers.CharField())
     quality_steps = serializers.DictField(
         child=serializers.FloatField(),
@@ -69,6 +86,7 @@ def _capabilities() -> dict[str, Any]:
         "kinds": Kind.values,
         "models": checkpoints_enabled().values_list("id", flat=True),
         "families": FAMILY_FACTS,
+        "pipelines": PIPELINES,
         "output_formats": OutputFormat.values,
         "quality_steps": QUALITY_STEPS,
         "device_classes": settings.DEVICE_CLASSES,

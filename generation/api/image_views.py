@@ -131,14 +131,15 @@ class InputView(APIView):
     """An input picture's bytes."""
 
     renderer_classes = ImageView.renderer_classes
-    field: str
+    part: str
 
     @extend_schema(responses={(200, "image/png"): OpenApiResponse(OpenApiTypes.BINARY, "The file.")})
-    def get(self, request: Request, generation_id: UUID) -> HttpResponse:
-        """The picture as the pipeline takes it: upright, fitted to width x height."""
+    def get(self, request: Request, generation_id: UUID, index: str = "") -> HttpResponse:
+        """The picture as the pipeline takes it: upright, fitted to width x height (to be edited: in its own size)."""
         generation = generation_get(user=request.user, generation_id=generation_id)
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
-        data = input_read(getattr(generation, self.field))
+        part = f"{self.part}/{int(index)}" if index else self.part
+        data = input_read(generation.input_names.get(part, ""))
         return HttpResponse(data, content_type="image/png", headers=headers)
 
 
@@ -146,11 +147,18 @@ class InputView(APIView):
 class InputImageView(InputView):
     """The input picture of img2img and inpaint."""
 
-    field = "input_image"
+    part = "input"
 
 
 @extend_schema_view(get=extend_schema(operation_id="generations_mask"))
 class MaskView(InputView):
     """The mask of inpaint."""
 
-    field = "mask_image"
+    part = "mask"
+
+
+@extend_schema_view(get=extend_schema(operation_id="generations_inputs"))
+class EditedImageView(InputView):
+    """One of the pictures of an edit, from 0."""
+
+    part = "inputs"

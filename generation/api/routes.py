@@ -2,7 +2,7 @@
 
 from generation.api.account_views import MeView, UsageView
 from generation.api.capabilities import CapabilitiesView
-from generation.api.image_views import ImageView, InputImageView, MaskView
+from generation.api.image_views import EditedImageView, ImageView, InputImageView, MaskView
 from generation.api.lora_views import LoraLoadView, LoraUnloadView
 from generation.api.model_views import (
     ModelDetailView,
@@ -34,6 +34,11 @@ urlpatterns = [
         rf"generations/(?P<generation_id>{UUID_REGEX})/input", InputImageView.as_view(), "generation-input"
     ),
     route(rf"generations/(?P<generation_id>{UUID_REGEX})/mask", MaskView.as_view(), "generation-mask"),
+    route(
+        rf"generations/(?P<generation_id>{UUID_REGEX})/inputs/(?P<index>[0-9]{{1,2}})",
+        EditedImageView.as_view(),
+        "generation-edited",
+    ),
     route("models/load", ModelLoadView.as_view(), "models-load"),
     route("models/unload", ModelUnloadView.as_view(), "models-unload"),
     route(rf"models/orders/(?P<order_id>{UUID_REGEX})", OrderView.as_view(), "models-order"),

@@ -142,15 +142,14 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
         return generation.cancel_requested_at is not None
 
     def get_urls(self, generation: Generation) -> dict[str, str]:
-        """Where to go from here; `input` and `mask` where it was given them."""
+        """Where to go from here; `input`, `mask` and `inputs/0` where it was given them."""
         base = generation.get_absolute_url()
-        inputs = {"input": generation.input_image, "mask": generation.mask_image}
         return {
             "self": base,
             "cancel": f"{base}/cancel",
             "receipt": f"{base}/receipt",
             "feed": f"/ws/generations/{generation.id}/",
-            **{name: f"{base}/{name}" for name, file in inputs.items() if file},
+            **{part: f"{base}/{part}" for part in generation.input_names},
         }
 
 

@@ -153,9 +153,9 @@ class Txt2ImgView(GenerateView):
 
 @extend_schema_view(post=extend_schema(operation_id="generate_img2img"))
 class Img2ImgView(GenerateView):
-    """Image to image; with a mask, inpainting."""
+    """Image to image; with a mask, inpainting; with a model that edits, editing."""
 
-    kinds = (Kind.IMG2IMG, Kind.INPAINT)
+    kinds = (Kind.IMG2IMG, Kind.INPAINT, Kind.EDIT)
 
 
 def _fields_wanted(request: Request) -> list[str] | None:

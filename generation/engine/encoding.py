@@ -56,6 +56,7 @@ _TOLD_OTHERWISE: Final = (
     "model",
     "image",
     "mask",
+    "images",
     "adapters",
     "strict",
     "preview_every",
@@ -72,6 +73,7 @@ def request_of(batch: Batch) -> dict[str, Any]:
         },
         "image_sha256": batch.image and hashlib.sha256(batch.image).hexdigest(),
         "mask_sha256": batch.mask and hashlib.sha256(batch.mask).hexdigest(),
+        "images_sha256": [hashlib.sha256(image).hexdigest() for image in batch.images],
         "loras": [{"lora": use.name, "sha256": use.sha256, "scale": use.scale} for use in batch.adapters],
     }
 

@@ -7,6 +7,7 @@
 One thread, the pipeline thread, calls everything but `load_beside`, `prefetch`, `models` and `resident`.
 """
 
+import contextlib
 import dataclasses
 import platform
 from collections.abc import Callable
@@ -35,7 +36,10 @@ from generation.engine.pipelines import (
     in_tiles,
     old_text_encoder_name,
     outside_kept,
+    pictures_of,
     pipeline_for,
+    step_callback,
+    steps_of,
 )
 from generation.engine.previews import Preview, colours_fit
 from generation.engine.prompts import prompt_warnings
@@ -179,7 +183,7 @@ class Engine:
         before the first and after each. Out of memory, it frees what is idle and tries once more, one picture at a time
         and in tiles. Raises EngineStopped with its reason, EngineRefused, EngineUnsafe, EngineModelUnavailable,
         EngineAdapterUnusable, EngineOutOfMemory or EngineError; after an unexpected error the model is dropped, since
-        nobody knows what state it is in.
+        nobody knows what state it is in, but not where the pipeline only refused what it was asked for.
         """
         stop_if_asked = _stopper(should_stop)
         with self.cache.borrow(batch.model, while_waiting=stop_if_asked) as entry:
@@ -199,6 +203,9 @@ class Engine:
                 ) from error
             except torch.AcceleratorError as error:
                 raise EngineDeviceLost(f"The device failed: {error}") from error
+            except (ValueError, TypeError) as error:
+                # So pipelines refuse what they are asked for; the model is as it was.
+                raise EngineError(f"The pipeline refused it: {error}") from error
             except Exception as error:
                 entry.broken = True
                 raise EngineError(f"{type(error).__name__} in the pipeline") from error
@@ -362,9 +369,10 @@ class _Drawing:
         # On the CPU in either case: a seed then means the same noise on every device.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         self.listeners.on_drawing()
-        with torch.inference_mode(), old_text_encoder_name(self.pipeline):
-            output = self.pipeline(**arguments, generator=generators, callback_on_step_end=self._after_step)
-        return outside_kept(output.images, batch)
+        with torch.inference_mode(), old_text_encoder_name(self.pipeline), memory.allocations_told():
+            told = step_callback(self.pipeline, self._after_step)
+            output = self.pipeline(**arguments, generator=generators, **told)
+        return outside_kept(pictures_of(output.images), batch)
 
     def _preview(self, latents: torch.Tensor) -> None:
         """Of the first picture; transformers that work on sequences have no latents that could be shown."""
@@ -378,7 +386,9 @@ class _Drawing:
         # Raising is the way out: the pipeline's own interrupt flag would still decode the picture.
         self.stop_if_asked()
         if self.batch.preview_every and step % self.batch.preview_every == 0:
-            self._preview(tensors["latents"])
-        self.listeners.on_step(step + 1, pipeline.num_timesteps)
+            # A preview may fail; it may not end the job.
+            with contextlib.suppress(Exception):
+                self._preview(tensors["latents"])
+        self.listeners.on_step(step + 1, steps_of(pipeline))
         self.engine.cache.advance()
         return tensors

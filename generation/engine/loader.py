@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,13 +19,13 @@ import diffusers
 import torch
 import transformers
 from accelerate import init_empty_weights
-from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from generation.engine.errors import EngineModelBroken, EngineModelUnavailable
+from generation.engine.processors import PictureProcessor
 from generation.engine.specs import ModelRef
 
 # A worker's standard error is its log: bars of the libraries do not belong there.
@@ -48,6 +48,8 @@ _BROKEN: Final = (
 _OF_THE_HOST: Final = (torch.OutOfMemoryError, torch.AcceleratorError)
 _HOST_ERRNOS: Final = (errno.ENOMEM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE)
 _NO_HOST_MEMORY: Final = "DefaultCPUAllocator"
+# What older indexes call by a name that transformers has given up.
+_RENAMED: Final = {"CLIPFeatureExtractor": "CLIPImageProcessor", "ViTFeatureExtractor": "ViTImageProcessor"}
 _CHECKER: Final = ("safety_checker", "feature_extractor")
 _WEIGHTS_NAME: Final = re.compile(
     r"^(?P<stem>[^.]+?)(-\d{5}-of-\d{5})?(\.(?P<variant>[A-Za-z0-9_]+))?(-\d{5}-of-\d{5})?\.safetensors$"
@@ -63,12 +65,19 @@ def device_of_choice() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def dtype_for(name: str, device: torch.device) -> torch.dtype:
-    """The number format: `auto` is half precision on CUDA; a CPU always runs in single, since half is slow there."""
+def dtype_for(name: str, device: torch.device, *, components: Collection[str] = ()) -> torch.dtype:
+    """The number format that a pipeline of these components runs in; a CPU always runs in single precision.
+
+    `auto` is what such weights were made for: float16 with a U-Net, else bfloat16, which they need for its range. A
+    card that only emulates that gets float16, and a picture that comes out as no number then fails its job.
+    """
     if device.type == "cpu":
         return torch.float32
     formats = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-    return formats.get(name, torch.float16)
+    if name in formats:
+        return formats[name]
+    ranged = "transformer" in components and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if ranged else torch.float16
 
 
 @dataclass
@@ -139,8 +148,8 @@ def _failed(error: Exception, model: ModelRef, sentence: str) -> EngineModelUnav
 
 def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool) -> HostModel:
     index: dict[str, Any] = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
-    pipeline_type = _get_task_class(AUTO_TEXT2IMAGE_PIPELINES_MAPPING, index["_class_name"])
-    dtype = dtype_for(model.dtype, device)
+    pipeline_type = _pipeline_type(index["_class_name"])
+    dtype = dtype_for(model.dtype, device, components=index.keys())
     signature = pipeline_type._get_signature_keys  # noqa: SLF001 - diffusers' own way to ask for the parts
     expected, optional = signature(pipeline_type)
     modules: dict[str, HostModule] = {}
@@ -167,6 +176,14 @@ def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool) -> 
     return HostModel(model, dtype, pipeline_type, modules, parts, options, digest.hexdigest())
 
 
+def _pipeline_type(name: str) -> Any:
+    """diffusers' class of that name. Raises EngineModelBroken."""
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
+        raise EngineModelBroken(f"{name} is no pipeline of diffusers.")
+    return kind
+
+
 def _type_of(pipeline_type: Any, named: Any) -> Any:
     """The class that an entry of the index names; None for an empty one. Only the two libraries are looked into."""
     if not isinstance(named, list) or len(named) != 2 or None in named:
@@ -175,7 +192,8 @@ def _type_of(pipeline_type: Any, named: Any) -> Any:
     rooms = {"diffusers": diffusers, "transformers": transformers}
     # A pipeline's own classes, such as Stable Diffusion's safety checker, are named by their package.
     room = rooms.get(library) or importlib.import_module(f"diffusers.pipelines.{_plain(library)}")
-    kind = getattr(room, name, None)
+    kind = getattr(room, _RENAMED.get(name) or name, None)
+    kind = PictureProcessor if kind is transformers.Qwen2VLProcessor else kind
     if not isinstance(kind, type):
         raise EngineModelBroken(
             f"{pipeline_type.__name__} asks for {library}.{name}, which is not known here."
@@ -200,7 +218,7 @@ def _module_read(
 ) -> HostModule:
     diffusers_model = issubclass(kind, diffusers.ModelMixin)
     config = kind.load_config(folder) if diffusers_model else kind.config_class.from_pretrained(folder)
-    kept = tuple(getattr(kind, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else ()
+    kept = _kept_single(kind, dtype)
     tensors: dict[str, torch.Tensor] = {}
     for path in weights_files(folder, variant=variant):
         hash_more(f"{folder.name}/{path.name}".encode())
@@ -212,6 +230,16 @@ def _module_read(
             tensor = mapped.to(wanted if mapped.is_floating_point() else mapped.dtype, copy=True).contiguous()
             tensors[key] = tensor.pin_memory() if pin else tensor
     return HostModule(kind, config, tensors)
+
+
+def _kept_single(kind: Any, dtype: torch.dtype) -> tuple[str, ...]:
+    """Parts of a module that its library keeps in single precision beside that format."""
+    halves = (torch.float16, torch.bfloat16)
+    # transformers means float16 alone by this name.
+    always = halves if issubclass(kind, diffusers.ModelMixin) else halves[:1]
+    usual = getattr(kind, "_keep_in_fp32_modules", None) or () if dtype in always else ()
+    strict = getattr(kind, "_keep_in_fp32_modules_strict", None) or () if dtype in halves else ()
+    return (*usual, *strict)
 
 
 def weights_files(folder: Path, *, variant: str) -> list[Path]:

@@ -1,6 +1,8 @@
 """How much memory there is, how much a run took, and whether a swap left something behind."""
 
-from contextlib import suppress
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +10,23 @@ import psutil
 import torch
 
 MIB = 1024 * 1024
+_NO_MEMORY = re.compile(r"CU[A-Z]+_STATUS_ALLOC_FAILED|out of memory")
 # A container's limit, as the kernel's control groups tell it (version 2, version 1).
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
+
+
+@contextmanager
+def allocations_told() -> Iterator[None]:
+    """Raises OutOfMemoryError where a library of the device could not allocate, which torch calls by another name."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not _NO_MEMORY.search(str(error)):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from error
 
 
 def peak_reset(device: torch.device) -> None:

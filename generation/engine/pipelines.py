@@ -1,12 +1,14 @@
-"""One set of weights, several kinds of work: text to image, image to image, inpainting."""
+"""One set of weights, several kinds of work: text to image, image to image, inpainting, editing."""
 
 import contextlib
 import inspect
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+import numpy as np
 from diffusers import AutoencoderKL, AutoencoderTiny, AutoPipelineForImage2Image, AutoPipelineForInpainting
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageChops, ImageFilter
 
 from generation.engine.cache import CacheEntry
@@ -19,10 +21,13 @@ _FEATHER_PIXELS: Final = 4
 _TILE_SIZES: Final = ("tile_sample_min_size", "tile_latent_min_size")
 _LEAST_TILE_PIXELS: Final = 256
 
+# What diffusers calls after each step, with pipeline, step, timestep and tensors.
+AfterStep = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+
 
 def pipeline_for(entry: CacheEntry, kind: str) -> Any:
     """The entry's pipeline for a kind; kinds share all weights. Raises EngineError where the model has no such kind."""
-    if kind == "txt2img":
+    if kind in ("txt2img", "edit"):
         return entry.pipeline
     if kind not in entry.kinds:
         try:
@@ -46,27 +51,75 @@ def call_arguments(pipeline: Any, batch: Batch) -> tuple[dict[str, Any], list[di
         "width": batch.width,
         "height": batch.height,
         "num_inference_steps": batch.num_inference_steps,
-        "guidance_scale": batch.guidance_scale,
+        # Kontext draws as many pixels as this says, in the shape that width and height have.
+        "max_area": batch.width * batch.height,
         "num_images_per_prompt": batch.num_images,
-        "output_type": "pil",
+        "output_type": "np",  # what the libraries make pictures of, before what is no number turns black
     }
-    if batch.negative_prompt:
-        arguments["negative_prompt"] = batch.negative_prompt
+    taken = inspect.signature(pipeline.__call__).parameters
+    arguments |= _guidance(batch, taken)
     if batch.clip_skip is not None:
         arguments["clip_skip"] = batch.clip_skip
-    if batch.kind != "txt2img":
+    if batch.kind in _KINDS:
         arguments["image"] = _opened(batch.image, "RGB")
         arguments["strength"] = batch.strength
+    if batch.kind == "edit":
+        pictures = [_opened(image, "RGB") for image in batch.images]
+        arguments["image"] = pictures if len(pictures) > 1 else pictures[0]
     if batch.kind == "inpaint":
         arguments["mask_image"] = _opened(batch.mask, "L")
-    taken = inspect.signature(pipeline.__call__).parameters
     warnings = [
         {"param": name, "reason": "Has no effect with this model.", "used": None}
-        for name in ("negative_prompt", "clip_skip")
+        for name in ("negative_prompt", "clip_skip", "guidance_rescale")
         if name in arguments and name not in taken
     ]
     # Width and height follow the picture where a pipeline does not ask for them.
     return {name: value for name, value in arguments.items() if name in taken}, warnings
+
+
+def _guidance(batch: Batch, taken: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """What guidance and the negative prompt become in a call with these parameters."""
+    arguments: dict[str, Any] = {"guidance_scale": batch.guidance_scale}
+    if batch.guidance_rescale:
+        arguments["guidance_rescale"] = batch.guidance_rescale
+    if "true_cfg_scale" not in taken:
+        return arguments | ({"negative_prompt": batch.negative_prompt} if batch.negative_prompt else {})
+    scale = batch.true_cfg_scale
+    if taken["guidance_scale"].default is None:  # not what this one weighs predictions by
+        scale = arguments.pop("guidance_scale")
+    if scale is None or scale <= 1:
+        return arguments | {"true_cfg_scale": 1.0}
+    # Without a negative prompt the scale would have no effect; the models were taught with a space in its place.
+    return arguments | {"true_cfg_scale": scale, "negative_prompt": batch.negative_prompt or " "}
+
+
+def step_callback(pipeline: Any, after_step: AfterStep) -> dict[str, Any]:
+    """The arguments that have a call tell of its steps; older pipelines only have the older way."""
+    taken = inspect.signature(pipeline.__call__).parameters
+    if "callback_on_step_end" in taken:
+        return {"callback_on_step_end": after_step}
+
+    def callback(step: int, timestep: Any, latents: Any) -> None:
+        after_step(pipeline, step, timestep, {"latents": latents})
+
+    return {"callback": callback}
+
+
+def steps_of(pipeline: Any) -> int:
+    """How many steps the call in progress has."""
+    told: int | None = getattr(pipeline, "num_timesteps", None)
+    return len(pipeline.scheduler.timesteps) if told is None else told
+
+
+def pictures_of(pixels: Any) -> list[Image.Image]:
+    """Decoded pixels (pictures x height x width x 3, 0 to 1) as pictures. Raises EngineError for what is no number."""
+    if not np.isfinite(pixels).all():
+        raise EngineError(
+            "The picture came out as something that is no number: the model overflows in this number format. "
+            "Another dtype on its row may help: bfloat16, or float32."
+        )
+    pictures: list[Image.Image] = VaeImageProcessor.numpy_to_pil(pixels)
+    return pictures
 
 
 @contextlib.contextmanager

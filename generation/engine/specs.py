@@ -41,11 +41,12 @@ class AdapterUse:
 class Batch:
     """One request's pictures, drawn together. Picture i uses `seed + i`, wrapping at 2**32.
 
-    `image` and `mask` are files (PNG) of width x height. `scheduler` is one of `SAMPLERS`, with or without one of
-    `SCHEDULES` behind it, or "" for the checkpoint's own. `drawn_size` is the width and height at which the pictures
-    are drawn, before they are enlarged. `strict` refuses what would have to be adjusted. `preview_every` so many steps
-    there is a preview; 0: none. `output_quality` is that of JPEG and WebP, 0 to 100. `software` is what pictures'
-    metadata say that they were made with.
+    `image` and `mask` are files (PNG) of width x height, `images` those to edit, of any size. `true_cfg_scale` counts
+    the negative prompt where `guidance_scale` is an input of the model. `scheduler` is one of `SAMPLERS`, with or
+    without one of `SCHEDULES` behind it, or "" for the checkpoint's own. `drawn_size` is the width and height at which
+    the pictures are drawn, before they are enlarged. `strict` refuses what would have to be adjusted. `preview_every`
+    so many steps there is a preview; 0: none. `output_quality` is that of JPEG and WebP, 0 to 100. `software` is what
+    pictures' metadata say that they were made with.
     """
 
     model: ModelRef
@@ -60,9 +61,12 @@ class Batch:
     kind: str = "txt2img"
     scheduler: str = ""
     clip_skip: int | None = None
+    true_cfg_scale: float | None = None
+    guidance_rescale: float = 0.0
     strength: float | None = None
     image: bytes | None = field(default=None, repr=False)
     mask: bytes | None = field(default=None, repr=False)
+    images: tuple[bytes, ...] = field(default=(), repr=False)
     adapters: tuple[AdapterUse, ...] = ()
     output_format: str = "png"
     output_quality: int = 95

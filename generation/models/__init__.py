@@ -2,6 +2,7 @@
 
 from generation.models.a1111 import A1111Options
 from generation.models.generations import (
+    MAX_EDIT_IMAGES,
     MAX_PRIORITY,
     MAX_SEED,
     PROMPT_WORDS,
@@ -17,6 +18,7 @@ from generation.models.workers import Worker, WorkerCommand
 
 __all__ = [
     "DEFAULT_OUTPUT_QUALITY",
+    "MAX_EDIT_IMAGES",
     "MAX_IDEMPOTENCY_KEY_CHARACTERS",
     "MAX_PRIORITY",
     "MAX_SEED",

@@ -33,6 +33,7 @@ from models_registry.models import Checkpoint
 
 MAX_SEED = 2**32 - 1
 MAX_PRIORITY = 10
+MAX_EDIT_IMAGES = 16
 
 
 # Prompts are of any language: words as they are, neither stems nor stop words.
@@ -70,6 +71,14 @@ class Generation(models.Model):
     height = models.PositiveIntegerField()
     num_inference_steps = models.PositiveIntegerField()
     guidance_scale = models.FloatField()
+    true_cfg_scale = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="How strongly the negative prompt counts where guidance_scale is an input of the model.",
+    )
+    guidance_rescale = models.FloatField(
+        default=0.0, db_default=0.0, help_text="How far guidance's gain in contrast is taken back, 0 to 1."
+    )
     seed = models.BigIntegerField()
     num_images = models.PositiveIntegerField(default=1)
     scheduler = models.CharField(max_length=32, blank=True, help_text="Empty: the model's own.")
@@ -84,6 +93,13 @@ class Generation(models.Model):
     )
     mask_image = models.CharField(
         max_length=200, blank=True, help_text="Mask in Django's storage: PNG, grey, white is drawn anew."
+    )
+    input_images = ArrayField(
+        models.CharField(max_length=200),
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text="Pictures to edit, in Django's storage: PNG, RGB.",
     )
     output_format = models.CharField(max_length=8, choices=OutputFormat.choices, default=OutputFormat.PNG)
     output_quality = models.PositiveSmallIntegerField(
@@ -219,7 +235,9 @@ class Generation(models.Model):
                 name="generation_steps_range",
             ),
             models.CheckConstraint(
-                condition=Q(guidance_scale__gte=1.0, guidance_scale__lte=20.0),
+                condition=Q(guidance_scale__gte=0.0, guidance_scale__lte=20.0)
+                & (Q(true_cfg_scale__isnull=True) | Q(true_cfg_scale__gte=1.0, true_cfg_scale__lte=20.0))
+                & Q(guidance_rescale__gte=0.0, guidance_rescale__lte=1.0),
                 name="generation_guidance_range",
             ),
             models.CheckConstraint(
@@ -233,12 +251,21 @@ class Generation(models.Model):
                 condition=Q(step__lte=F("total_steps")), name="generation_step_within_total"
             ),
             models.CheckConstraint(
-                condition=Q(kind=Kind.TXT2IMG, input_image="", mask_image="", strength__isnull=True)
-                | (Q(kind=Kind.IMG2IMG, mask_image="", strength__gt=0, strength__lte=1) & ~Q(input_image=""))
+                condition=Q(
+                    kind=Kind.TXT2IMG, input_image="", mask_image="", input_images=[], strength__isnull=True
+                )
                 | (
-                    Q(kind=Kind.INPAINT, strength__gt=0, strength__lte=1)
+                    Q(kind=Kind.IMG2IMG, mask_image="", input_images=[], strength__gt=0, strength__lte=1)
+                    & ~Q(input_image="")
+                )
+                | (
+                    Q(kind=Kind.INPAINT, input_images=[], strength__gt=0, strength__lte=1)
                     & ~Q(input_image="")
                     & ~Q(mask_image="")
+                )
+                | (
+                    Q(kind=Kind.EDIT, input_image="", mask_image="", strength__isnull=True)
+                    & Q(input_images__len__gte=1, input_images__len__lte=MAX_EDIT_IMAGES)
                 ),
                 name="generation_inputs_by_kind",
             ),
@@ -276,6 +303,13 @@ class Generation(models.Model):
             case Status.RUNNING:
                 return Phase(self.worker_phase or Phase.LOADING)
         return None
+
+    @property
+    def input_names(self) -> dict[str, str]:
+        """The files of the pictures that it was given, by where the API serves them: input, mask, inputs/0."""
+        names = {"input": self.input_image, "mask": self.mask_image}
+        names |= {f"inputs/{index}": name for index, name in enumerate(self.input_images)}
+        return {part: name for part, name in names.items() if name}
 
     @property
     def error(self) -> dict[str, str] | None:

@@ -28,6 +28,8 @@ class GenerationRequest:
     height: int
     num_inference_steps: int
     guidance_scale: float
+    true_cfg_scale: float | None = None
+    guidance_rescale: float = 0.0
     scheduler: str = ""
     clip_skip: int | None = None
     strength: float | None = None

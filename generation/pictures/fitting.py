@@ -52,9 +52,11 @@ def _warning(param: str, reason: str, used: str | None) -> dict[str, str | None]
     return {"param": param, "reason": reason, "used": used}
 
 
-def image_prepare(picture: Picture, size: Size) -> tuple[bytes, list[dict[str, str | None]]]:
+def image_prepare(
+    picture: Picture, size: Size, *, param: str = "image"
+) -> tuple[bytes, list[dict[str, str | None]]]:
     """The input picture as the engine takes it, an RGB PNG of `size`, and a warning for whatever was changed."""
-    warnings = _animation_warning("image", picture)
+    warnings = _animation_warning(param, picture)
     with picture.decoded(at_least=_enough(picture.size, size)) as image:
         see_through = image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
         fitted = _fit(image, size, Image.Resampling.LANCZOS)
@@ -62,13 +64,20 @@ def image_prepare(picture: Picture, size: Size) -> tuple[bytes, list[dict[str, s
             fitted = Image.alpha_composite(Image.new("RGBA", size, "white"), fitted).convert("RGB")
         png = _png(fitted)
     if see_through:
-        warnings.append(_warning("image", "Its transparent parts were filled.", "white"))
+        warnings.append(_warning(param, "Its transparent parts were filled.", "white"))
     if picture.size != size:
         was, used = "{}x{}".format(*picture.size), "{}x{}".format(*size)
         same_shape = picture.size[0] * size[1] == picture.size[1] * size[0]
         done = "Resized" if same_shape else "Scaled to cover and cropped around its centre"
-        warnings.append(_warning("image", f"{done}, from {was}.", used))
+        warnings.append(_warning(param, f"{done}, from {was}.", used))
     return png, warnings
+
+
+def edited_prepare(picture: Picture, *, most: int, param: str) -> tuple[bytes, list[dict[str, str | None]]]:
+    """A picture to edit, an RGB PNG: in its own size, or smaller where its longer side has more than `most` pixels."""
+    scale = min(1.0, most / max(picture.size))
+    wide, tall = picture.size
+    return image_prepare(picture, (max(1, round(wide * scale)), max(1, round(tall * scale))), param=param)
 
 
 def _enough(source: Size, size: Size) -> Size:

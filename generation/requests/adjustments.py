@@ -6,8 +6,9 @@ from django.conf import settings
 
 from generation.choices import Kind
 from generation.errors import AdjustedError
-from generation.pictures.fitting import image_prepare, mask_prepare
+from generation.pictures.fitting import edited_prepare, image_prepare, mask_prepare
 from models_registry.family_facts import FAMILY_FACTS, drawn_size
+from models_registry.pipeline_facts import ADDED, WITHOUT
 
 
 def request_adjust(values: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -21,9 +22,7 @@ def request_adjust(values: dict[str, Any]) -> tuple[dict[str, Any], list[dict[st
         used["timeout_s"] = settings.MAX_TIMEOUT_S
         reason = f"This server allows {settings.MAX_TIMEOUT_S} s at most."
         warnings.append({"param": "timeout_s", "reason": reason, "used": settings.MAX_TIMEOUT_S})
-    if used["negative_prompt"] and used["guidance_scale"] == 1.0:
-        reason = "Has no effect at guidance_scale 1.0, which turns guidance off."
-        warnings.append({"param": "negative_prompt", "reason": reason, "used": None})
+    warnings += _guidance_warnings(used)
     if used["clip_skip"] is not None and not FAMILY_FACTS[used["checkpoint"].family].max_clip_skip:
         used["clip_skip"] = None
         reason = f"Has no effect with {used['checkpoint'].id}."
@@ -35,13 +34,40 @@ def request_adjust(values: dict[str, Any]) -> tuple[dict[str, Any], list[dict[st
     return used, warnings
 
 
+def _guidance_warnings(used: dict[str, Any]) -> list[dict[str, Any]]:
+    """Says what of guidance has no effect with this model, or at this scale; takes it out of what is used."""
+    checkpoint = used["checkpoint"]
+    facts = checkpoint.facts
+    reasons: dict[str, str] = {}
+    elsewhere = f"Has no effect with {checkpoint.id}."
+    if facts.guidance == WITHOUT and used["guidance_scale"] != checkpoint.default_guidance_scale:
+        reasons["guidance_scale"] = f"Has no effect with {checkpoint.id}, which draws without guidance."
+        used["guidance_scale"] = checkpoint.default_guidance_scale
+    if used["true_cfg_scale"] is not None and not facts.true_cfg_scale:
+        reasons["true_cfg_scale"] = elsewhere
+        used["true_cfg_scale"] = None
+    if used["guidance_rescale"] and not facts.guidance_rescale:
+        reasons["guidance_rescale"] = elsewhere
+        used["guidance_rescale"] = 0.0
+    off = 0.0 if facts.guidance == ADDED else 1.0
+    if used["guidance_rescale"] and used["guidance_scale"] <= off:
+        reasons["guidance_rescale"] = f"Has no effect at guidance_scale {off}, which turns guidance off."
+    if used["negative_prompt"] and not facts.negative_prompt:
+        reasons["negative_prompt"] = elsewhere
+    elif used["negative_prompt"] and facts.true_cfg_scale and (used["true_cfg_scale"] or 1.0) == 1.0:
+        reasons["negative_prompt"] = f"Has no effect with {checkpoint.id} unless true_cfg_scale is above 1."
+    elif used["negative_prompt"] and not facts.true_cfg_scale and used["guidance_scale"] <= off:
+        reasons["negative_prompt"] = f"Has no effect at guidance_scale {off}, which turns guidance off."
+    return [{"param": name, "reason": reason, "used": None} for name, reason in reasons.items()]
+
+
 def _size_warnings(used: dict[str, Any]) -> list[dict[str, Any]]:
     """Says where a picture is drawn smaller than it was asked for, and enlarged."""
     checkpoint, size = used["checkpoint"], (used["width"], used["height"])
     drawn = drawn_size(
         family=checkpoint.family,
         size=size,
-        multiple=checkpoint.size_multiple,
+        multiple=checkpoint.side_multiple,
         from_text=used["kind"] == Kind.TXT2IMG,
     )
     if drawn is None:
@@ -60,5 +86,9 @@ def _pictures_prepare(used: dict[str, Any]) -> list[dict[str, Any]]:
         warnings += said
     if mask := used.pop("mask_image", None):
         used["mask_image"], said = mask_prepare(mask, size)
+        warnings += said
+    for index, edited in enumerate(used.get("images", ())):
+        most = used["checkpoint"].max_size
+        used["images"][index], said = edited_prepare(edited, most=most, param=f"images.{index}")
         warnings += said
     return warnings

@@ -33,10 +33,12 @@ def generation_submit(
     pictures: dict[str, bytes] = {
         name: values.pop(name) for name in ("input_image", "mask_image") if name in values
     }
+    edited: list[bytes] = values.pop("images", [])
     return generation_create(
         owner=owner,
         request=GenerationRequest(**values),
         pictures=pictures,
+        edited=edited,
         loras=loras,
         warnings=[*warnings, *adjusted],
     )

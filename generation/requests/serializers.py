@@ -12,22 +12,24 @@ from rest_framework import serializers
 
 from generation.choices import Kind, OutputFormat
 from generation.errors import InvalidImageError
-from generation.models import DEFAULT_OUTPUT_QUALITY, MAX_PRIORITY, MAX_SEED
+from generation.models import DEFAULT_OUTPUT_QUALITY, MAX_EDIT_IMAGES, MAX_PRIORITY, MAX_SEED
 from generation.pictures.fitting import size_follow
 from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read
 from generation.requests.job_options import WebhookEventsField, WebhookUrlField, job_options_check
 from generation.requests.loras import MAX_LORAS, MAX_NAME, MAX_SCALE, MIN_SCALE, LoraUseIn, wishes_read
 from imagegen_project.common.errors import DomainError
-from imagegen_project.common.serializers import FormListField, StrictSerializer, TextField
-from models_registry.errors import ModelNotFoundError
+from imagegen_project.common.serializers import BoundedListField, FormListField, StrictSerializer, TextField
+from models_registry.errors import ModelNotFoundError, ModelUnsupportedError
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
+from models_registry.pipeline_facts import TRUE_CFG
 from models_registry.schedulers import SCHEDULERS, step_limits
-from models_registry.selectors import checkpoint_default, checkpoint_get
+from models_registry.selectors import checkpoint_check_supported, checkpoint_default, checkpoint_get
 
 MAX_PROMPT_CHARACTERS = 32_000
 MAX_STEPS = 100
-MIN_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE = 1.0, 20.0
+MIN_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE = 0.0, 20.0
+MIN_TRUE_CFG_SCALE = 1.0
 MAX_IMAGES = 10
 DEFAULT_STRENGTH = {Kind.IMG2IMG: 0.8, Kind.INPAINT: 1.0}
 
@@ -35,15 +37,17 @@ _PICTURES: dict[Kind, tuple[str, ...]] = {
     Kind.TXT2IMG: (),
     Kind.IMG2IMG: ("image",),
     Kind.INPAINT: ("image", "mask_image"),
+    Kind.EDIT: ("images",),
 }
 
 
 # An error that means nothing where one of these could not be read.
 _HANGS_ON: dict[str, set[str]] = {
-    "kind": {"image", "mask_image"},
-    "image": {"kind", "mask_image"},
+    "kind": {"image", "mask_image", "images"},
+    "image": {"kind", "mask_image", "images", "model", "model_id"},
+    "images": {"kind", "image", "model", "model_id"},
     "mask_image": {"kind", "image"},
-    "strength": {"kind", "image", "mask_image", "num_inference_steps", "steps"},
+    "strength": {"kind", "image", "mask_image", "images", "num_inference_steps", "steps"},
     "webhook_events": {"webhook_url"},
     "lora_scale": {"lora_path"},
 }
@@ -95,6 +99,18 @@ class PictureFileField(PictureField):
     """The same, documented as the file that a multipart form holds."""
 
 
+class PicturesField(BoundedListField):
+    """Some pictures: a list of base64 texts and data URIs, or the files that a form holds under this name."""
+
+    child = PictureField()
+
+
+class PictureFilesField(PicturesField):
+    """The same, documented as the files that a multipart form holds."""
+
+    child = PictureFileField()
+
+
 class GenerationCreateIn(StrictSerializer):
     """What a generation can ask for. Everything but the prompt has a default, most of them the model's own.
 
@@ -113,13 +129,22 @@ class GenerationCreateIn(StrictSerializer):
     model = serializers.CharField(max_length=200, required=False, help_text="Registry id or repository name.")
     model_id = serializers.CharField(max_length=200, required=False, help_text="The same as `model`.")
     kind = serializers.ChoiceField(
-        Kind.choices, required=False, help_text="Inferred: with `mask_image` inpaint, with `image` img2img."
+        Kind.choices,
+        required=False,
+        help_text="Inferred: with `mask_image` inpaint, with `image` img2img (edit where the model does nothing else "
+        "with it), with `images` edit.",
     )
     image = PictureField(
         required=False, help_text="PNG, JPEG or WebP to start from: base64, data URI or a form's file."
     )
     mask_image = PictureField(
         required=False, help_text="As large as `image`; what is white in it is drawn anew, the rest is kept."
+    )
+    images = PicturesField(
+        required=False,
+        min_length=1,
+        max_length=MAX_EDIT_IMAGES,
+        help_text="What to edit, as the prompt says: as many as the model takes. One may stand in `image`.",
     )
     strength = serializers.FloatField(
         max_value=1.0,
@@ -134,6 +159,21 @@ class GenerationCreateIn(StrictSerializer):
     )
     guidance_scale = serializers.FloatField(
         min_value=MIN_GUIDANCE_SCALE, max_value=MAX_GUIDANCE_SCALE, required=False
+    )
+    true_cfg_scale = serializers.FloatField(
+        min_value=MIN_TRUE_CFG_SCALE,
+        max_value=MAX_GUIDANCE_SCALE,
+        required=False,
+        default=None,
+        help_text="How strongly `negative_prompt` counts where `guidance_scale` is an input of the model (FLUX.1); "
+        "1 is off. For Qwen-Image the same as `guidance_scale`.",
+    )
+    guidance_rescale = serializers.FloatField(
+        min_value=0.0,
+        max_value=1.0,
+        required=False,
+        default=0.0,
+        help_text="How far to take back what guidance adds in contrast.",
     )
     scheduler = serializers.ChoiceField(
         list(SCHEDULERS.items()),
@@ -264,11 +304,15 @@ class GenerationCreateIn(StrictSerializer):
             merge_alias(attrs, name="num_inference_steps", alias="steps")
         with _noted(errors):
             job_options_check(attrs, owner=self.context["owner"])
-        with _noted(errors):
-            attrs["kind"] = self._kind(attrs)
+        checkpoint = None
         if {"model", "model_id"}.isdisjoint(failed):
             with _noted(errors):
-                self._complete_for(self._checkpoint(attrs.pop("model", None)), attrs, errors, failed)
+                checkpoint = self._checkpoint(attrs.pop("model", None))
+        with _noted(errors):
+            attrs["kind"] = self._kind(attrs, checkpoint)
+        if checkpoint is not None:
+            with _noted(errors):
+                self._complete_for(checkpoint, attrs, errors, failed)
         return errors
 
     def _complete_for(
@@ -276,11 +320,15 @@ class GenerationCreateIn(StrictSerializer):
     ) -> None:
         """What hangs on the checkpoint: its defaults and limits, and the adapters that fit it."""
         attrs["checkpoint"] = checkpoint
+        if checkpoint.facts.guidance == TRUE_CFG and attrs["true_cfg_scale"] is not None:
+            merge_alias(attrs, name="guidance_scale", alias="true_cfg_scale")
+            attrs["true_cfg_scale"] = None
         attrs.setdefault("num_inference_steps", checkpoint.default_steps)
         attrs.setdefault("guidance_scale", checkpoint.default_guidance_scale)
         attrs.setdefault("timeout_s", min(settings.DEFAULT_TIMEOUT_S, settings.MAX_TIMEOUT_S))
         attrs.setdefault("strength", DEFAULT_STRENGTH.get(attrs["kind"]) if "kind" in attrs else None)
-        for name, error in (_limit_errors(checkpoint, attrs) | _picture_errors(attrs)).items():
+        errors_here = self._kind_errors(checkpoint, attrs) | _limit_errors(checkpoint, attrs)
+        for name, error in (errors_here | _picture_errors(attrs)).items():
             errors.setdefault(name, error)
         try:
             attrs["loras"] = wishes_read(attrs, owner=self.context["owner"], checkpoint=checkpoint)
@@ -293,8 +341,9 @@ class GenerationCreateIn(StrictSerializer):
 
     def _checkpoint(self, name: str | None) -> Checkpoint:
         try:
-            return checkpoint_get(name=name) if name is not None else checkpoint_default()
-        except ModelNotFoundError as error:
+            checkpoint = checkpoint_get(name=name) if name is not None else checkpoint_default()
+            checkpoint_check_supported(checkpoint)
+        except (ModelNotFoundError, ModelUnsupportedError) as error:
             field = (
                 "model_id"
                 if "model_id" in self.initial_data and "model" not in self.initial_data
@@ -303,20 +352,39 @@ class GenerationCreateIn(StrictSerializer):
             raise serializers.ValidationError(
                 {field: serializers.ErrorDetail(error.detail, error.code)}
             ) from error
+        return checkpoint
 
-    def _kind(self, attrs: dict[str, Any]) -> Kind:
+    def _kind(self, attrs: dict[str, Any], checkpoint: Checkpoint | None) -> Kind:
         """The kind that was asked for, or the one that the pictures mean. Raises ValidationError where they clash."""
         kinds: tuple[Kind, ...] = self.context.get("kinds", tuple(Kind))
-        kind = Kind(attrs["kind"]) if "kind" in attrs else _kind_meant(kinds, attrs)
+        makes = tuple(map(Kind, checkpoint.facts.kinds)) if checkpoint else tuple(Kind)
+        kind = Kind(attrs["kind"]) if "kind" in attrs else _kind_meant(kinds, makes, attrs)
         if kind not in kinds:
             raise serializers.ValidationError({"kind": f"This route makes {' or '.join(kinds)}."})
+        if kind is Kind.EDIT and "images" not in attrs and "image" in attrs:
+            attrs["images"] = [attrs.pop("image")]
         pictures = _PICTURES[kind]
-        takes = {*pictures, "strength"} if pictures else set()
+        takes = {*pictures, *(("strength",) if kind in DEFAULT_STRENGTH else ())}
         missing = {name: f"Required for {kind}." for name in pictures if name not in attrs}
-        surplus = {"image", "mask_image", "strength"} & attrs.keys() - takes
+        if kind is Kind.EDIT and attrs.get("prompt") == "":
+            missing["prompt"] = "Required for edit: it says what to change."
+        surplus = {"image", "mask_image", "images", "strength"} & attrs.keys() - takes
         if missing or surplus:
             raise serializers.ValidationError(missing | dict.fromkeys(surplus, f"Has no place in {kind}."))
         return kind
+
+    def _kind_errors(self, checkpoint: Checkpoint, attrs: dict[str, Any]) -> dict[str, str]:
+        """What of the kind and its pictures the checkpoint cannot do, under the field that asked for it."""
+        kind, facts = attrs.get("kind"), checkpoint.facts
+        if kind is None:
+            return {}
+        if kind not in facts.kinds:
+            given = ("kind", *_PICTURES[kind][::-1], "image", "prompt")
+            field = next(name for name in given if name in self.initial_data or name == "prompt")
+            return {field: f"{checkpoint.id} makes {facts.makes}, and no {kind}."}
+        if len(attrs.get("images", ())) > facts.max_images:
+            return {"images": f"{checkpoint.id} edits {facts.max_images} at most."}
+        return {}
 
 
 class GenerationFormIn(GenerationCreateIn):
@@ -326,13 +394,25 @@ class GenerationFormIn(GenerationCreateIn):
     mask_image = PictureFileField(
         required=False, help_text="As large as `image`; what is white in it is drawn anew, the rest is kept."
     )
+    images = PictureFilesField(
+        required=False,
+        min_length=1,
+        max_length=MAX_EDIT_IMAGES,
+        help_text="What to edit, as the prompt says: as many as the model takes. One may stand in `image`.",
+    )
 
 
-def _kind_meant(kinds: tuple[Kind, ...], attrs: dict[str, Any]) -> Kind:
+def _kind_meant(kinds: tuple[Kind, ...], makes: tuple[Kind, ...], attrs: dict[str, Any]) -> Kind:
+    """What a request's pictures ask of a route of these kinds, and of a model that makes those."""
     if kinds == (Kind.TXT2IMG,):
         return Kind.TXT2IMG
     if "mask_image" in attrs:
         return Kind.INPAINT
+    edits = Kind.EDIT in kinds and Kind.EDIT in makes
+    if "images" in attrs or (edits and Kind.IMG2IMG not in makes and "image" in attrs):
+        return Kind.EDIT
+    if edits and Kind.TXT2IMG not in makes:
+        return Kind.EDIT
     return Kind.IMG2IMG if "image" in attrs or Kind.TXT2IMG not in kinds else Kind.TXT2IMG
 
 
@@ -347,11 +427,16 @@ def _limit_errors(checkpoint: Checkpoint, attrs: dict[str, Any]) -> dict[str, st
     if attrs["scheduler"] and attrs["scheduler"] not in facts.schedulers:
         fitting = ", ".join(facts.schedulers) or "only its own: leave this out"
         errors["scheduler"] = f"{attrs['scheduler']} does not fit {checkpoint.id}. Fitting: {fitting}."
+    low, high = checkpoint.facts.min_guidance_scale, checkpoint.facts.max_guidance_scale
+    if not low <= attrs["guidance_scale"] <= high:
+        errors["guidance_scale"] = f"{checkpoint.id} takes {low:g} to {high:g}."
+    if not checkpoint.facts.loras and (attrs.get("loras") or attrs.get("lora_path")):
+        errors["loras" if attrs.get("loras") else "lora_path"] = f"{checkpoint.id} takes no LoRA."
     if facts.max_clip_skip and (attrs["clip_skip"] or 0) > facts.max_clip_skip:
         errors["clip_skip"] = f"{checkpoint.id} can leave out {facts.max_clip_skip} layers at most."
-    low, high = step_limits(attrs["scheduler"], most=MAX_STEPS)
-    if not low <= attrs["num_inference_steps"] <= high:
-        errors["num_inference_steps"] = f"The scheduler {attrs['scheduler']} takes {low} to {high} steps."
+    fewest, most = step_limits(attrs["scheduler"], most=MAX_STEPS)
+    if not fewest <= attrs["num_inference_steps"] <= most:
+        errors["num_inference_steps"] = f"The scheduler {attrs['scheduler']} takes {fewest} to {most} steps."
     return errors
 
 
@@ -359,11 +444,12 @@ def _size_error(checkpoint: Checkpoint, pixels: int) -> str | None:
     low, high = checkpoint.min_size, checkpoint.max_size
     if not low <= pixels <= high:
         return f"{checkpoint.id} takes {low} to {high} pixels."
-    if pixels % checkpoint.size_multiple:
-        lower = pixels - pixels % checkpoint.size_multiple
-        near = [side for side in (lower, lower + checkpoint.size_multiple) if low <= side <= high]
+    multiple = checkpoint.side_multiple
+    if pixels % multiple:
+        lower = pixels - pixels % multiple
+        near = [side for side in (lower, lower + multiple) if low <= side <= high]
         fitting = " or ".join(map(str, near))
-        return f"{checkpoint.id} takes multiples of {checkpoint.size_multiple} pixels: {fitting}."
+        return f"{checkpoint.id} takes multiples of {multiple} pixels: {fitting}."
     return None
 
 
@@ -383,13 +469,14 @@ def _picture_errors(attrs: dict[str, Any]) -> dict[str, str]:
 def _size(checkpoint: Checkpoint, attrs: dict[str, Any]) -> tuple[int, int]:
     """Width and height: as asked for, else the input picture's within the model's limits, else the model's."""
     width, height = attrs.get("width"), attrs.get("height")
-    if "image" not in attrs or (width and height):
+    first = attrs["image"] if "image" in attrs else next(iter(attrs.get("images", ())), None)
+    if first is None or (width and height):
         return width or checkpoint.default_width, height or checkpoint.default_height
     return size_follow(
-        attrs["image"].size,
+        first.size,
         width=width,
         height=height,
         low=checkpoint.min_size,
         high=checkpoint.max_size,
-        multiple=checkpoint.size_multiple,
+        multiple=checkpoint.side_multiple,
     )

@@ -161,9 +161,9 @@ class Txt2ImgConsumer(StreamConsumer):
 
 
 class Img2ImgConsumer(StreamConsumer):
-    """`/stream/generate/img2img`; with a mask, inpainting."""
+    """`/stream/generate/img2img`; with a mask, inpainting; with a model that edits, editing."""
 
-    kinds = (Kind.IMG2IMG, Kind.INPAINT)
+    kinds = (Kind.IMG2IMG, Kind.INPAINT, Kind.EDIT)
 
 
 def _sized(text: str | None, limit: int) -> str:

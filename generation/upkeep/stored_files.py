@@ -131,6 +131,9 @@ def _known(root: str, day: str) -> set[str]:
     for field in ("input_image", "mask_image"):
         rows = Generation.objects.filter(**{f"{field}__startswith": f"{day}/"})
         known |= set(rows.values_list(field, flat=True))
+    # Those of one generation lie in one folder.
+    edits = Generation.objects.filter(input_images__0__startswith=f"{day}/")
+    known |= {name for names in edits.values_list("input_images", flat=True) for name in names}
     return known
 
 
@@ -146,8 +149,10 @@ def _images_without_file(since: datetime | None) -> tuple[tuple[str, ...], list[
 
 
 def _inputs_without_file(since: datetime | None) -> Iterator[str]:
-    rows = Generation.objects.exclude(input_image="")
+    rows = Generation.objects.exclude(input_image="", input_images=[])
     if since:
         rows = rows.filter(created_at__gte=since)
-    for names in rows.order_by("pk").values_list("input_image", "mask_image").iterator():
-        yield from (name for name in names if name and not default_storage.exists(name))
+    for image, mask, images in (
+        rows.order_by("pk").values_list("input_image", "mask_image", "input_images").iterator()
+    ):
+        yield from (name for name in (image, mask, *images) if name and not default_storage.exists(name))

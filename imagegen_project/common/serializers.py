@@ -99,10 +99,15 @@ class StrictSerializer(serializers.Serializer[Any]):
 
     def _form_error(self, values: list[Any], name: str) -> serializers.ErrorDetail | None:
         """What only a form can do wrong: DRF takes the last of several values, and a file's name for its text."""
-        if len(values) > 1 and not isinstance(self.fields[name], FormListField):
+        field = self.fields[name]
+        holds_files = isinstance(getattr(field, "child", field), serializers.FileField)
+        is_list = isinstance(field, FormListField) or (
+            holds_files and isinstance(field, serializers.ListField)
+        )
+        if len(values) > 1 and not is_list:
             return serializers.ErrorDetail("Given more than once.", "repeated")
         is_file = bool(values) and isinstance(values[0], UploadedFile)
-        if is_file and not isinstance(self.fields[name], serializers.FileField):
+        if is_file and not holds_files:
             return serializers.ErrorDetail("A file, where text is expected.", "unexpected_file")
         return None
 

@@ -8,6 +8,7 @@ from rest_framework import serializers
 from models_registry.choices import DownloadProblem
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
+from models_registry.pipeline_facts import GUIDANCE_WORDS
 
 
 class ModelLimitsOut(serializers.Serializer[Any]):
@@ -15,9 +16,13 @@ class ModelLimitsOut(serializers.Serializer[Any]):
 
     min_size = serializers.IntegerField()
     max_size = serializers.IntegerField()
-    size_multiple = serializers.IntegerField()
+    size_multiple = serializers.IntegerField(source="side_multiple")
     max_clip_skip = serializers.SerializerMethodField(help_text="0 where clip_skip has no effect.")
     schedulers = serializers.SerializerMethodField(help_text="Beside the model's own, which is the default.")
+    min_guidance_scale = serializers.FloatField(source="facts.min_guidance_scale")
+    max_guidance_scale = serializers.FloatField(source="facts.max_guidance_scale")
+    max_edit_images = serializers.IntegerField(source="facts.max_images", help_text="0: it edits none.")
+    max_prompt_tokens = serializers.IntegerField(source="facts.max_prompt_tokens")
 
     def get_max_clip_skip(self, checkpoint: Checkpoint) -> int:
         """Its family's."""
@@ -27,6 +32,20 @@ class ModelLimitsOut(serializers.Serializer[Any]):
     def get_schedulers(self, checkpoint: Checkpoint) -> list[str]:
         """Its family's."""
         return list(FAMILY_FACTS[checkpoint.family].schedulers)
+
+
+class ModelTakesOut(serializers.Serializer[Any]):
+    """Which fields of a request have an effect with a model."""
+
+    guidance = serializers.ChoiceField(
+        choices=GUIDANCE_WORDS,
+        help_text="What `guidance_scale` is. `classifier_free`, `true_cfg`: off at 1. `added`: off at 0. "
+        "`embedded`: an input of the model. `none`: of no effect.",
+    )
+    negative_prompt = serializers.BooleanField()
+    true_cfg_scale = serializers.BooleanField()
+    guidance_rescale = serializers.BooleanField()
+    loras = serializers.BooleanField()
 
 
 class ModelDefaultsOut(serializers.Serializer[Any]):
@@ -51,6 +70,8 @@ class ModelOut(serializers.ModelSerializer[Checkpoint]):
     object = serializers.CharField(default="model", read_only=True)
     created = serializers.SerializerMethodField()
     owned_by = serializers.SerializerMethodField()
+    kinds = serializers.ListField(child=serializers.CharField(), source="facts.kinds", read_only=True)
+    takes = ModelTakesOut(source="facts", read_only=True)
     limits = ModelLimitsOut(source="*", read_only=True)
     defaults = ModelDefaultsOut(source="*", read_only=True)
     percent = serializers.FloatField(read_only=True, help_text="How much of it is on disk.")
@@ -68,6 +89,9 @@ class ModelOut(serializers.ModelSerializer[Checkpoint]):
             "revision",
             "variant",
             "family",
+            "pipeline",
+            "kinds",
+            "takes",
             "licence",
             "gated",
             "is_default",

@@ -3,13 +3,13 @@
 They load and run like the real ones, at 64 to 128 pixels and milliseconds a step, and draw noise.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
@@ -18,91 +18,34 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-)
 
-from models_registry.builtin.vocabulary import BOS, COMMON_WORDS, EOS, build_vocabulary
+from tests.support import tiny_transformers
+from tests.support.tiny_parts import t5_encoder, t5_tokenizer, text_encoder, tokenizer, vae
 
 TINY_FAMILIES = ("sd1", "sd2", "sdxl", "sd3")
+# The others, by the name of what they are checkpoints of.
+TINY_MODELS = ("sdxl-inpaint", *tiny_transformers.BUILDERS)
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def make_tiny_checkpoint(family: str, folder: Path, *, seed: int = 0) -> Path:
-    """Writes a checkpoint of the family (one of `TINY_FAMILIES`) to the folder; weights depend on the seed alone."""
+    """Writes a checkpoint of the family (of `TINY_FAMILIES` or `TINY_MODELS`) to the folder.
+
+    Its weights depend on the seed alone.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = _BUILDERS[family]()
     pipeline.save_pretrained(folder, safe_serialization=True)
+    index = json.loads((folder / "model_index.json").read_text())
+    if "processor" in index:  # as it is called in the repositories
+        index["processor"] = ["transformers", "Qwen2VLProcessor"]
+        (folder / "model_index.json").write_text(json.dumps(index))
     return folder
-
-
-def _tokenizer() -> CLIPTokenizer:
-    vocabulary, merges = build_vocabulary()
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
-
-
-def _text_encoder(
-    tokenizer: CLIPTokenizer, *, width: int = 32, layers: int = 3, projected: bool = False
-) -> CLIPTextModel | CLIPTextModelWithProjection:
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        projection_dim=width,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        max_position_embeddings=77,
-        hidden_act="quick_gelu",
-        bos_token_id=tokenizer.convert_tokens_to_ids(BOS),
-        eos_token_id=tokenizer.convert_tokens_to_ids(EOS),
-        pad_token_id=tokenizer.convert_tokens_to_ids(EOS),
-    )
-    return CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
-
-
-def _t5_tokenizer() -> T5Tokenizer:
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,"
-    pieces = ["\u2581", *letters, *(f"\u2581{word}" for word in dict.fromkeys(COMMON_WORDS))]
-    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    return T5Tokenizer(vocab=special + [(piece, -2.0) for piece in pieces], extra_ids=0, model_max_length=256)
-
-
-def _t5_encoder(tokenizer: T5Tokenizer) -> T5EncoderModel:
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=64,
-            d_kv=8,
-            d_ff=64,
-            num_layers=2,
-            num_heads=4,
-            dense_act_fn="gelu",
-        )
-    )
-
-
-def _vae(*, channels: int = 4, **values: Any) -> AutoencoderKL:
-    blocks = 4  # one latent cell covers 8x8 pixels, as in the real ones
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * blocks,
-        up_block_types=("UpDecoderBlock2D",) * blocks,
-        block_out_channels=(8,) * blocks,
-        layers_per_block=1,
-        latent_channels=channels,
-        norm_num_groups=4,
-        sample_size=128,
-        **values,
-    )
 
 
 def _unet(*, cross_attention_dim: int, **values: Any) -> UNet2DConditionModel:
@@ -120,11 +63,11 @@ def _unet(*, cross_attention_dim: int, **values: Any) -> UNet2DConditionModel:
 
 
 def _stable_diffusion(scheduler: Any, *, linear: bool, layers: int) -> StableDiffusionPipeline:
-    tokenizer = _tokenizer()
+    reader = tokenizer()
     return StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=_text_encoder(tokenizer, layers=layers),
-        tokenizer=tokenizer,
+        vae=vae(),
+        text_encoder=text_encoder(reader, layers=layers),
+        tokenizer=reader,
         unet=_unet(cross_attention_dim=32, use_linear_projection=linear),
         scheduler=scheduler,
         safety_checker=None,
@@ -145,38 +88,49 @@ def _sd2() -> StableDiffusionPipeline:
     return _stable_diffusion(scheduler, linear=True, layers=23)
 
 
+def _sdxl_unet(**values: Any) -> UNet2DConditionModel:
+    return _unet(
+        cross_attention_dim=64,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=32 + 6 * 8,  # the pooled text, and six numbers about sizes
+        **values,
+    )
+
+
 def _sdxl() -> StableDiffusionXLPipeline:
-    first, second = _tokenizer(), _tokenizer()
+    first, second = tokenizer(), tokenizer()
     return StableDiffusionXLPipeline(
-        vae=_vae(scaling_factor=0.13025, force_upcast=False),
-        text_encoder=_text_encoder(first, layers=12),
-        text_encoder_2=_text_encoder(second, layers=12, projected=True),
+        vae=vae(scaling_factor=0.13025, force_upcast=False),
+        text_encoder=text_encoder(first, layers=12),
+        text_encoder_2=text_encoder(second, layers=12, projected=True),
         tokenizer=first,
         tokenizer_2=second,
-        unet=_unet(
-            cross_attention_dim=64,
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=32 + 6 * 8,  # the pooled text, and six numbers about sizes
-        ),
+        unet=_sdxl_unet(),
         scheduler=EulerDiscreteScheduler(**NOISE, steps_offset=1, timestep_spacing="leading"),
     )
 
 
+def _sdxl_inpaint() -> StableDiffusionXLInpaintPipeline:
+    parts = dict(_sdxl().components)
+    parts |= {"unet": _sdxl_unet(in_channels=9), "image_encoder": None, "feature_extractor": None}
+    return StableDiffusionXLInpaintPipeline(**parts)
+
+
 def _sd3() -> StableDiffusion3Pipeline:
-    first, second, third = _tokenizer(), _tokenizer(), _t5_tokenizer()
+    first, second, third = tokenizer(), tokenizer(), t5_tokenizer()
     return StableDiffusion3Pipeline(
-        vae=_vae(
+        vae=vae(
             channels=16,
             scaling_factor=1.5305,
             shift_factor=0.0609,
             use_quant_conv=False,
             use_post_quant_conv=False,
         ),
-        text_encoder=_text_encoder(first, projected=True),
-        text_encoder_2=_text_encoder(second, projected=True),
-        text_encoder_3=_t5_encoder(third),
+        text_encoder=text_encoder(first, projected=True),
+        text_encoder_2=text_encoder(second, projected=True),
+        text_encoder_3=t5_encoder(third),
         tokenizer=first,
         tokenizer_2=second,
         tokenizer_3=third,
@@ -202,4 +156,6 @@ _BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd2": _sd2,
     "sdxl": _sdxl,
     "sd3": _sd3,
+    "sdxl-inpaint": _sdxl_inpaint,
+    **tiny_transformers.BUILDERS,
 }

@@ -67,6 +67,7 @@ NATIVE: dict[str, Access] = {
     "GET generations/{generation_id}/images/{index}": "owner",
     "GET generations/{generation_id}/input": "owner",
     "GET generations/{generation_id}/mask": "owner",
+    "GET generations/{generation_id}/inputs/{index}": "owner",
     "GET models": "everyone",
     "GET models/{name}": "everyone",
     "POST models/load": "users",
@@ -269,7 +270,9 @@ def test_who_may_call(world: World, endpoint: str) -> None:
         if expected is None:
             allowed = response.status_code not in (401, 403) and response.status_code < 500
             # What the owner's object or the empty request has none of (an input picture) is missing for all.
-            missing = response.status_code == 404 and not endpoint.endswith(("/input", "/mask", "1/img2img"))
+            missing = response.status_code == 404 and not endpoint.endswith(
+                ("/input", "/mask", "/inputs/{index}", "1/img2img")
+            )
             assert allowed, (identity, response.content)
             assert not missing, (identity, response.content)
         else:

@@ -196,7 +196,7 @@ def _size(
     given = [params.within(side, low=1, high=_MAX_SIDE, whole=True) for side in ("width", "height")]
     if picture and factor:
         given = [round(side * factor) for side in picture.size]
-    limits = {"low": checkpoint.min_size, "high": checkpoint.max_size, "multiple": checkpoint.size_multiple}
+    limits = {"low": checkpoint.min_size, "high": checkpoint.max_size, "multiple": checkpoint.side_multiple}
     if picture and None in given:
         wide, tall = size_follow(picture.size, width=given[0], height=given[1], **limits)
     else:

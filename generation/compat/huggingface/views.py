@@ -65,7 +65,7 @@ class InferenceView(HuggingFaceView):
         body: Any = request.data
         data, params = _picture(body) if isinstance(body, bytes) else _read(body)
         data |= {"model": name, "output_format": output_format}
-        kinds = (Kind.IMG2IMG, Kind.INPAINT) if "image" in data else (Kind.TXT2IMG,)
+        kinds = (Kind.IMG2IMG, Kind.INPAINT, Kind.EDIT) if "image" in data else (Kind.TXT2IMG,)
 
         def wait(generation: Generation) -> Wait:
             return result_wait(request, generation, f"/hf/results/{generation.id}")

@@ -67,7 +67,7 @@ def test_the_built_in_row_is_what_the_model_is() -> None:
         {"default_width": 100},
         {"default_height": 5000},
         {"default_steps": 0},
-        {"default_guidance_scale": 0.5},
+        {"default_guidance_scale": -0.5},
         {"size_multiple": 0},
         {"state": "present"},
         {"state": "broken"},

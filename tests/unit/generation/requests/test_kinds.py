@@ -263,7 +263,7 @@ def test_capabilities_say_what_can_be_asked_for(api: APIClient, settings: Any) -
     assert APIClient().get("/api/v1/capabilities").status_code == 401
     settings.MAX_TIMEOUT_S = 77
     answer = api.get("/v1/capabilities/").json()
-    assert answer["kinds"] == ["txt2img", "img2img", "inpaint"]
+    assert answer["kinds"] == ["txt2img", "img2img", "inpaint", "edit"]
     assert answer["families"]["sd3"] == {
         "schedulers": list(FAMILY_FACTS["sd3"].schedulers),
         "max_clip_skip": 0,

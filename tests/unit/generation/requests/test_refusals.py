@@ -59,7 +59,7 @@ def test_a_wrong_event_lists_the_right_ones(api: APIClient) -> None:
     ("query", "said"),
     [
         ("generations?status=done", "done is none of queued, running, succeeded, failed, canceled."),
-        ("generations?kind=photo", "photo is none of txt2img, img2img, inpaint."),
+        ("generations?kind=photo", "photo is none of txt2img, img2img, inpaint, edit."),
         ("loras?family=sd9", "sd9 is none of "),
         ("loras?state=gone", "gone is none of "),
     ],
