@@ -2,8 +2,9 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,14 +84,26 @@ def write_shards(
 
 
 class LatentPool:
-    """The shards of one size and style; `refresh` takes in those that were written since."""
+    """The shards of one size and style; `refresh` takes in those that were written since.
 
-    def __init__(self, folder: Path, *, size: int, style: str = "filled") -> None:
+    `odds` says how often a scene is sampled, compared with others; without it all are sampled alike.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        size: int,
+        style: str = "filled",
+        odds: Callable[[Scene], float] | None = None,
+    ) -> None:
         self._folder = folder
         self._pattern = f"{style}-{size}-*.safetensors"
         self._seen: set[str] = set()
         self._latents: list[torch.Tensor] = []
         self.scenes: list[Scene] = []
+        self._odds = odds
+        self._summed: list[float] | None = None
         self.refresh()
 
     def __len__(self) -> int:
@@ -109,10 +122,12 @@ class LatentPool:
             self._seen.add(path.name)
             self._latents.extend(load_file(path)["latents"])
             self.scenes += [scene_from_json(data) for data in _metadata(path)]
+        if self._odds:
+            self._summed = list(accumulate(map(self._odds, self.scenes)))
 
     def sample(self, rng: random.Random, count: int) -> tuple[torch.Tensor, list[Scene]]:
         """Return `count` random latents (float32) and their scenes."""
-        picks = [rng.randrange(len(self.scenes)) for _ in range(count)]
+        picks = rng.choices(range(len(self.scenes)), cum_weights=self._summed, k=count)
         return torch.stack([self._latents[pick] for pick in picks]).float(), [
             self.scenes[pick] for pick in picks
         ]

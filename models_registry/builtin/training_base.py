@@ -1,6 +1,7 @@
 """Third training stage: the denoiser, on encoded scenes, small ones first."""
 
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +27,8 @@ PEAK_RATE: Final = 1.5e-3
 UNCONDITIONAL: Final = 0.1  # share of captions replaced by the empty one, for classifier-free guidance
 SNR_CAP: Final = 5.0  # almost clean pictures count less above this ratio (https://arxiv.org/abs/2303.09556)
 WORKERS: Final = 2  # threads that share the batch
-EMPHASIS: Final = 6.0  # how much more an object's cells count at the start
-EMPHASIS_ENDS: Final = 0.9  # share of the time after which all cells count alike: nothing stays biased
+EMPHASIS_ENDS: Final = 0.9  # share of the time after which the emphasis on objects stays at its end
+EMPHASIS_RADIUS: Final = 0.17  # of a medium shape: smaller ones have more emphasis per cell, so that all count alike
 SIZES: Final = (256, 512)
 BATCH: Final[dict[int, int]] = {256: 128, 512: 64}
 # What a picture shows is decided at high noise, so late timesteps are drawn more often; in larger pictures even more.
@@ -78,9 +79,10 @@ def velocity_loss(
 
 
 def object_emphasis(scenes: list[Scene], cells: int, *, extra: float) -> torch.Tensor:
-    """Return weights for latents of `cells` x `cells`: 1, and 1 + `extra` in a box around every shape.
+    """Return weights for latents of `cells` x `cells`: 1, and more in a box around every shape.
 
-    Shapes cover a small part of a picture and would be learned long after the backgrounds.
+    Shapes cover a small part of a picture and would be learned long after the backgrounds, small ones last. `extra` is
+    what a medium shape's cells count more; it grows as a shape's area falls.
     """
     weights = torch.ones(len(scenes), 1, cells, cells)
     for index, scene in enumerate(scenes):
@@ -90,8 +92,14 @@ def object_emphasis(scenes: list[Scene], cells: int, *, extra: float) -> torch.T
                 min(cells, max(0, round(edge * cells)))
                 for edge in (item.x - reach, item.x + reach, item.y - reach, item.y + reach)
             )
-            weights[index, :, top:bottom, left:right] = 1 + extra
+            box = weights[index, :, top:bottom, left:right]
+            box.clamp_(min=1 + extra * (EMPHASIS_RADIUS / item.radius) ** 2)
     return weights
+
+
+def scene_odds(scene: Scene) -> float:
+    """Return how often a scene is learned from, compared with one that is easy: small shapes and stars come more often."""
+    return 1.0 + sum((item.size == "small") + 2 * (item.shape == "star") for item in scene.items)
 
 
 @dataclass(frozen=True)
@@ -135,14 +143,17 @@ class Recipe:
 
     peak_rate: float
     average: float  # decay of the averaged weights
-    emphasis: float  # how much more an object's cells count at the start
+    emphasis: tuple[float, float]  # how much more an object's cells count, at the start and at the end
     shift: dict[int, float]
     # Up to a share of the time, steps have these sizes with these odds.
     curriculum: tuple[tuple[float, dict[int, float]], ...]
+    odds: Callable[[Scene], float] | None = None  # how often scenes are drawn; None draws all alike
 
 
-FROM_NOTHING: Final = Recipe(PEAK_RATE, 0.998, EMPHASIS, TIME_SHIFT, CURRICULUM)
-FURTHER: Final = Recipe(1e-3, 0.998, 4.0, OUTLINE_SHIFT, ((1.01, {256: 0.1, 512: 0.9}),))
+FROM_NOTHING: Final = Recipe(PEAK_RATE, 0.998, (6.0, 0.0), TIME_SHIFT, CURRICULUM)
+FURTHER: Final = Recipe(
+    1e-3, 0.998, (4.0, 1.0), OUTLINE_SHIFT, ((1.01, {256: 0.06, 512: 0.94}),), odds=scene_odds
+)
 
 
 def choose_size(recipe: Recipe, share: float, rng: random.Random, there: list[int]) -> int:
@@ -185,7 +196,7 @@ def train_base(
         average=recipe.average,
     )
     rng = stage.generator(seed)
-    pools = {size: LatentPool(run / "scenes", size=size) for size in SIZES}
+    pools = {size: LatentPool(run / "scenes", size=size, odds=recipe.odds) for size in SIZES}
     scheduler = build_scheduler()
 
     def learn(_: int, share: float) -> dict[str, float]:
@@ -193,7 +204,8 @@ def train_base(
         latents, scenes = pools[size].sample(rng, BATCH[size])
         latents = latents.to(device, memory_format=torch.channels_last)
         captions = ["" if rng.random() < UNCONDITIONAL else sample_caption(scene, rng) for scene in scenes]
-        extra = recipe.emphasis * max(0.0, 1 - share / EMPHASIS_ENDS)
+        first, last = recipe.emphasis
+        extra = first + (last - first) * min(1.0, share / EMPHASIS_ENDS)
         emphasis = object_emphasis(scenes, latents.shape[-1], extra=extra).to(device)
         batch = Batch(latents, captions, emphasis, recipe.shift[size])
         shares = partial(_learn, parts, scheduler, batch, precision)
