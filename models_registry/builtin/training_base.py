@@ -19,7 +19,7 @@ from models_registry.builtin.checkpoints import load_named_state
 from models_registry.builtin.latents import LatentPool
 from models_registry.builtin.optimizer import Muon, split_parameters
 from models_registry.builtin.precision import autocast, prepare_unet
-from models_registry.builtin.scenes import Scene, sample_scene
+from models_registry.builtin.scenes import Item, Scene, sample_scene
 from models_registry.builtin.training_loop import Stage, train_stage
 from models_registry.builtin.training_text import tokenize
 
@@ -28,7 +28,9 @@ UNCONDITIONAL: Final = 0.1  # share of captions replaced by the empty one, for c
 SNR_CAP: Final = 5.0  # almost clean pictures count less above this ratio (https://arxiv.org/abs/2303.09556)
 WORKERS: Final = 2  # threads that share the batch
 EMPHASIS_ENDS: Final = 0.9  # share of the time after which the emphasis on objects stays at its end
-EMPHASIS_RADIUS: Final = 0.17  # of a medium shape: smaller ones have more emphasis per cell, so that all count alike
+EMPHASIS_RADIUS: Final = (
+    0.17  # of a medium shape: smaller ones have more emphasis per cell, so that all count alike
+)
 SIZES: Final = (256, 512)
 BATCH: Final[dict[int, int]] = {256: 128, 512: 64}
 # What a picture shows is decided at high noise, so late timesteps are drawn more often; in larger pictures even more.
@@ -97,9 +99,14 @@ def object_emphasis(scenes: list[Scene], cells: int, *, extra: float) -> torch.T
     return weights
 
 
+def item_odds(item: Item) -> float:
+    """Return how often a shape is learned from, compared with an easy one: small ones and stars come more often."""
+    return 1.0 + (item.size == "small") + 2 * (item.shape == "star")
+
+
 def scene_odds(scene: Scene) -> float:
-    """Return how often a scene is learned from, compared with one that is easy: small shapes and stars come more often."""
-    return 1.0 + sum((item.size == "small") + 2 * (item.shape == "star") for item in scene.items)
+    """Return how often a scene is learned from, compared with one whose shapes are easy."""
+    return 1.0 + sum(item_odds(item) - 1 for item in scene.items)
 
 
 @dataclass(frozen=True)

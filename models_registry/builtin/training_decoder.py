@@ -24,11 +24,11 @@ from models_registry.builtin.latents import LatentPool
 from models_registry.builtin.optimizer import Muon, split_parameters
 from models_registry.builtin.precision import autocast
 from models_registry.builtin.scenes import Scene
-from models_registry.builtin.training_base import worker_threads
+from models_registry.builtin.training_base import item_odds, scene_odds, worker_threads
 from models_registry.builtin.training_half import draw_pool, recolour, save_reconstructions
 from models_registry.builtin.training_loop import Stage, train_stage
 
-POOL: Final = 1500  # drawn scenes
+POOL: Final = 2000  # drawn scenes
 PICTURES_PER_STEP: Final = 10
 CROPS: Final = 2  # per picture: its latents pass the first blocks but once
 WINDOW: Final = 18  # side of a crop in cells of the second stage, which are half as wide as latent cells
@@ -71,7 +71,7 @@ class Crop:
 def drawn_examples(vae: AutoencoderTiny, rng: random.Random, device: str) -> list[Example]:
     """Draw and encode scenes in all styles, some in colours outside the palette."""
     examples = []
-    for picture in draw_pool(rng, POOL, sizes=(NATIVE_SIZE,)):
+    for picture in draw_pool(rng, POOL, sizes=(NATIVE_SIZE,), odds=scene_odds):
         pixels = recolour(torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1, rng)
         latents = vae.encode(pixels[None].to(device, memory_format=torch.channels_last)).latents[0].cpu()
         examples.append(Example(((pixels + 1) * 127.5).round().byte(), latents, picture.scene))
@@ -121,7 +121,8 @@ def sample_crops(examples: list[Example], rng: random.Random) -> Iterator[Crop]:
     for index, example in enumerate(examples):
         cells = example.pixels.shape[-1] // CELL
         for _ in range(CROPS):
-            item = rng.choice(example.scene.items)
+            items = example.scene.items
+            item = rng.choices(items, weights=[item_odds(item) for item in items])[0]
             reach = 1.05 * item.radius
             x, y = item.x + rng.uniform(-reach, reach), item.y + rng.uniform(-reach, reach)
             if rng.random() < ANYWHERE:

@@ -1,6 +1,7 @@
 """Second training stage: the autoencoder for half-size pictures, on small crops of drawn scenes."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ from models_registry.builtin.training_loop import Stage, train_stage
 CROP: Final = 64
 CROPS_PER_STEP: Final = 24
 POOL: Final = 1600  # scenes drawn once; crops are cut from them all the time
+CHOICE: Final = 8  # scenes of which one is taken where some come more often than others
 PEAK_RATE: Final = 1.5e-3
 SPREAD: Final = 0.35  # of the channels of a picture in [0, 1], about
 MOMENTS: Final = 0.02  # weight of the loss that makes latents white: zero mean, unit variance, uncorrelated
@@ -79,12 +81,19 @@ def start_as_thumbnail(vae: AutoencoderTiny) -> None:
 
 
 def draw_pool(
-    rng: random.Random, count: int, *, sizes: tuple[int, ...] = (256, 256, 256, 512)
+    rng: random.Random,
+    count: int,
+    *,
+    sizes: tuple[int, ...] = (256, 256, 256, 512),
+    odds: Callable[[Scene], float] | None = None,
 ) -> list[Picture]:
-    """Draw training scenes in all styles, at these sizes in turn."""
+    """Draw training scenes in all styles, at these sizes in turn; `odds` says how often a scene is taken."""
     pool = []
     for index in tqdm(range(count), desc="drawing", mininterval=5):
-        scene = sample_scene(rng, held_out=False, pairs=0.6, splits=0.3)
+        scenes = [
+            sample_scene(rng, held_out=False, pairs=0.6, splits=0.3) for _ in range(CHOICE if odds else 1)
+        ]
+        scene = rng.choices(scenes, weights=[odds(scene) for scene in scenes] if odds else None)[0]
         styles: list[Style] = ["filled", "filled", "filled", "outline", "pastel"]
         picture = draw_scene(scene, sizes[index % len(sizes)], style=rng.choice(styles), rng=rng)
         pool.append(Picture(np.asarray(picture), scene))

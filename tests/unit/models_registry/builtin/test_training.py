@@ -5,14 +5,16 @@ import os
 # Spinning threads slow every step by an order of magnitude beside a busy neighbour; read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from models_registry.builtin import (
     latents as latent_shards,
@@ -39,8 +41,13 @@ from models_registry.builtin.evaluate import load_pipeline
 from models_registry.builtin.generated import generate_latents, write_generated
 from models_registry.builtin.latents import LatentPool, encode_scenes
 from models_registry.builtin.precision import prepare_unet
-from models_registry.builtin.scenes import sample_scene
-from models_registry.builtin.training_base import velocity_loss
+from models_registry.builtin.scenes import Item, Scene, sample_scene
+from models_registry.builtin.training_base import (
+    item_odds,
+    object_emphasis,
+    scene_odds,
+    velocity_loss,
+)
 from models_registry.builtin.training_decoder import (
     CELL,
     MARGIN,
@@ -51,7 +58,7 @@ from models_registry.builtin.training_decoder import (
     sample_crops,
     warp,
 )
-from models_registry.builtin.training_half import start_as_thumbnail
+from models_registry.builtin.training_half import draw_pool, start_as_thumbnail
 from models_registry.builtin.training_loop import Stage, train_stage
 from models_registry.builtin.training_vae import decoder_stages, deepen, extend
 
@@ -135,6 +142,38 @@ def test_bf16_training_takes_nearly_the_gradients_of_fp32() -> None:
         gradients.append(torch.cat(found))
         assert gradients[-1].dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
+
+
+def one_shape(shape: str, size: str, radius: float) -> Scene:
+    return Scene((Item(shape, "red", size, 0.5, 0.5, radius),), ("white",), "plain", "centre")
+
+
+def test_small_shapes_count_as_much_as_large_ones() -> None:
+    small, large = one_shape("square", "small", 0.11), one_shape("square", "large", 0.26)
+    weights = object_emphasis([small, large], 32, extra=4.0)
+    assert weights.min() == 1
+    extra = (weights - 1).sum((1, 2, 3))
+    assert float(extra[0]) == pytest.approx(float(extra[1]), rel=0.2)
+    assert torch.equal(object_emphasis([small], 32, extra=0.0), torch.ones(1, 1, 32, 32))
+
+
+def test_hard_scenes_are_sampled_more_often(tmp_path: Path) -> None:
+    star, disc = one_shape("star", "small", 0.11), one_shape("circle", "large", 0.26)
+    described = json.dumps([asdict(scene) for scene in (star, disc)])
+    latents = {"latents": torch.zeros(2, 4, 16, 16)}
+    save_file(latents, tmp_path / "filled-256-0000.safetensors", metadata={"scenes": described})
+    rng = random.Random(0)
+    for odds, wanted in ((None, 0.5), (scene_odds, 0.8)):
+        _, scenes = LatentPool(tmp_path, size=256, odds=odds).sample(rng, 2000)
+        assert scenes.count(star) / len(scenes) == pytest.approx(wanted, abs=0.05)
+
+
+def test_pools_hold_more_hard_scenes_where_they_are_asked_for() -> None:
+    def hardness(odds: Any) -> float:
+        pool = draw_pool(random.Random(3), 60, sizes=(64,), odds=odds)
+        return sum(item_odds(item) for picture in pool for item in picture.scene.items)
+
+    assert hardness(scene_odds) > 1.2 * hardness(None)
 
 
 @pytest.fixture(scope="module")
