@@ -54,7 +54,8 @@ async def streamed(http: httpx2.AsyncClient, job: str, opened: asyncio.Event) ->
     async with http.stream("GET", f"/api/v1/generations/{job}/events") as response:
         async for line in response.aiter_lines():
             lines.append(line)
-            opened.set()
+            if line.startswith("event:"):  # a comment comes first, to open the way
+                opened.set()
     return lines
 
 
