@@ -63,7 +63,14 @@ def run(found: Target) -> list[str]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder, target(Path(folder)) as found:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        target(Path(folder)) as found,
+        found.limited() as is_group,
+    ):
+        say(
+            f"{MEMORY_LIMIT_BYTES >> 20} MiB for the web process, kept by {'a cgroup' if is_group else 'a watcher'}"
+        )
         wrong = run(found)
     say("\n".join(wrong) or "Nothing got through.")
     sys.exit(bool(wrong))

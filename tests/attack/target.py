@@ -20,6 +20,11 @@ from tests.support.service import REPOSITORY, SAFETY_S, Service, environment, wa
 # What the deployment gives to a web process.
 MEMORY_LIMIT_BYTES = 1024**3
 LOOK_EVERY_S = 0.02
+# Where Linux keeps groups with a memory limit: version 1 in a tree of its own, version 2 in the only one.
+GROUPS = (
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+    (Path("/sys/fs/cgroup"), "memory.max"),
+)
 MAKE_TOKENS = """
 from django.contrib.auth.models import User
 from imagegen_project.auth.services import token_create
@@ -81,6 +86,33 @@ class Target:
     def resident(self) -> int:
         """Bytes of memory that the web process has now."""
         return int(self.web.memory_info().rss)
+
+    @contextlib.contextmanager
+    def limited(self) -> Iterator[bool]:
+        """Puts the web process into a group of its own that gets no more than the limit; whether that was allowed.
+
+        Pages that it has already stay counted elsewhere, so the group's limit is what is left. Where no group can be
+        made, the watcher (`watched`) is what ends a process over the limit.
+        """
+        group = home = None
+        for folder, limit in GROUPS:
+            with contextlib.suppress(OSError):
+                made = folder / f"imagegen-attack-{self.web.pid}"
+                made.mkdir()
+                group, home = made, folder
+                (made / limit).write_text(str(MEMORY_LIMIT_BYTES - self.resident()))
+                (made / "cgroup.procs").write_text(str(self.web.pid))
+                break
+            if group:
+                group.rmdir()
+                group = None
+        try:
+            yield group is not None
+        finally:
+            if group and home:
+                with contextlib.suppress(OSError):  # the process may have ended, and then the group is empty
+                    (home / "cgroup.procs").write_text(str(self.web.pid))
+                group.rmdir()
 
     def lives(self) -> bool:
         """Whether the web process is still the one that was started."""

@@ -11,7 +11,7 @@ from tests.attack.target import MEMORY_LIMIT_BYTES, Target, target
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A service of its own."""
-    with target(tmp_path_factory.mktemp("attacked")) as found:
+    with target(tmp_path_factory.mktemp("attacked")) as found, found.limited():
         yield found
 
 
