@@ -55,6 +55,7 @@ def states(owner: User) -> list[str]:
     return list(Lora.objects.filter(owner=owner).order_by("id").values_list("state", flat=True))
 
 
+@pytest.mark.slow
 def test_a_source_that_drips_keeps_only_its_owner_waiting(
     users: dict[str, User], repositories: dict[str, HubRepository], hub_double: HubDouble, lanes: None
 ) -> None:

@@ -233,6 +233,7 @@ def test_the_queues_entry_point_takes_the_oldest_wish(row: Checkpoint, repositor
     assert (other.state, other.error_code) == (DiskState.BROKEN, "not_found")
 
 
+@pytest.mark.slow
 def test_a_check_finds_what_the_disk_has_changed(
     row: Checkpoint, repository: HubRepository, settings: Settings
 ) -> None:

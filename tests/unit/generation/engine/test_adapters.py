@@ -83,6 +83,7 @@ def draw(engine: Engine, batch: BatchMaker, tiny: TinyModel) -> Callable[..., st
     return hashed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sd3"])
 def test_an_adapter_changes_the_picture_and_leaves_no_trace(
     draw: Callable[..., str], adapter: AdapterMaker, engine: Engine, family: str
@@ -104,6 +105,7 @@ def test_an_adapter_changes_the_picture_and_leaves_no_trace(
     assert draw(family, one) == with_one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_kohya_s_names_and_the_text_encoder_count_too(
     draw: Callable[..., str], adapter: AdapterMaker, family: str
@@ -117,6 +119,7 @@ def test_kohya_s_names_and_the_text_encoder_count_too(
     assert draw(family) == bare
 
 
+@pytest.mark.slow
 def test_every_kind_draws_with_adapters(draw: Callable[..., str], adapter: AdapterMaker) -> None:
     """They sit on the weights that all kinds share."""
     import io
@@ -129,6 +132,7 @@ def test_every_kind_draws_with_adapters(draw: Callable[..., str], adapter: Adapt
     assert draw("sd1", adapter("sd1", seed=1), **changes) != draw("sd1", **changes)
 
 
+@pytest.mark.slow
 def test_the_least_recently_used_is_taken_off(
     draw: Callable[..., str], adapter: AdapterMaker, engine: Engine, tiny: TinyModel
 ) -> None:
@@ -214,6 +218,7 @@ def test_what_would_take_gigabytes_is_refused_before_peft_sees_it(
     assert draw("sd1") == bare
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3"])
 def test_attaching_keeps_to_the_job_s_deadline_and_cancel(
     draw: Callable[..., str],

@@ -45,6 +45,7 @@ def small(batch: Batch, model: ModelRef) -> Batch:
     return dataclasses.replace(batch, model=model, width=64, height=64)
 
 
+@pytest.mark.slow
 def test_a_model_loads_while_another_draws(fresh: Engine, batch: BatchMaker, tiny: TinyModel) -> None:
     """Its files are read by a thread and its modules made between steps; the picture is that of an undisturbed run."""
     undisturbed = fresh.run(batch(num_inference_steps=30)).pictures[0].data
@@ -77,6 +78,7 @@ def test_an_idle_engine_builds_what_is_waited_for(fresh: Engine, tiny: TinyModel
     assert fresh.load_beside(tiny("sd1")).done(), "already there"
 
 
+@pytest.mark.slow
 def test_the_least_recently_used_gives_way(fresh: Engine, tiny: TinyModel) -> None:
     """From the device to host memory, and from there to nowhere."""
     sizes = {}
@@ -98,6 +100,7 @@ def test_the_least_recently_used_gives_way(fresh: Engine, tiny: TinyModel) -> No
     )
 
 
+@pytest.mark.slow
 def test_it_says_how_long_a_swap_took_and_from_where(fresh: Engine, tiny: TinyModel) -> None:
     """Once a swap: from the disk first, then from host memory; none while it stays."""
     swaps: list[tuple[str, str]] = []
@@ -108,6 +111,7 @@ def test_it_says_how_long_a_swap_took_and_from_where(fresh: Engine, tiny: TinyMo
     assert swaps == [("tiny-sd1", "disk"), ("tiny-sdxl", "disk"), ("tiny-sd1", "memory")]
 
 
+@pytest.mark.slow
 def test_a_model_in_use_is_never_evicted(fresh: Engine, tiny: TinyModel) -> None:
     """What does not fit beside it waits until it is done."""
     fresh.cache.resident_bytes = 1

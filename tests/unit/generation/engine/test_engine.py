@@ -35,6 +35,7 @@ from generation.engine.encoding import picture_encode
 BatchMaker = Callable[..., Batch]
 
 
+@pytest.mark.slow
 def test_equal_requests_give_equal_bytes(engine: Engine, batch: BatchMaker) -> None:
     """And another seed other ones."""
     first, again = (engine.run(batch()).pictures[0] for _ in range(2))
@@ -43,6 +44,7 @@ def test_equal_requests_give_equal_bytes(engine: Engine, batch: BatchMaker) -> N
     assert first.pixel_sha256 != other.pixel_sha256
 
 
+@pytest.mark.slow
 def test_reloading_the_model_changes_nothing(engine: Engine, batch: BatchMaker) -> None:
     """No state is left from earlier runs."""
     before = engine.run(batch()).pictures[0].data
@@ -165,6 +167,7 @@ def starving(pipeline_type: type, monkeypatch: pytest.MonkeyPatch, *, room: int)
     return sizes
 
 
+@pytest.mark.slow
 def test_an_out_of_memory_is_tried_again_sparingly(
     engine: Engine, batch: BatchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +183,7 @@ def test_an_out_of_memory_is_tried_again_sparingly(
     assert [warning["param"] for warning in warned] == ["num_images"] == [w["param"] for w in result.warnings]
 
 
+@pytest.mark.slow
 def test_the_second_try_has_its_number_format_back(
     engine: Engine, batch: BatchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +241,7 @@ def test_a_host_out_of_order_does_not_make_files_broken(
     assert not isinstance(raised.value, EngineModelBroken)
 
 
+@pytest.mark.slow
 def test_an_out_of_memory_that_lasts_is_named_and_survived(
     engine: Engine, batch: BatchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,6 +336,7 @@ def test_a_prompt_that_is_too_long_is_said_to_be(engine: Engine, batch: BatchMak
         engine.run(batch(prompt=prompt, strict=True))
 
 
+@pytest.mark.slow
 def test_an_unexpected_error_drops_the_pipeline(engine: Engine, batch: BatchMaker) -> None:
     """Nobody knows what state it is in."""
 

@@ -158,6 +158,7 @@ FLOW_SIGMAS = {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "f
 LINSPACE = {"timestep_spacing": "linspace"}
 
 
+@pytest.mark.slow
 @OF_DIFFUSERS
 @pytest.mark.parametrize(
     ("family", "name", "class_name", "options"),

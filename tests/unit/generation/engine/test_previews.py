@@ -83,6 +83,7 @@ def test_the_map_shows_colours() -> None:
     assert max(pixel[1:]) < 15
 
 
+@pytest.mark.slow
 def test_an_autoencoder_that_is_too_narrow_in_half_precision_is_widened(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -101,6 +102,7 @@ def test_an_autoencoder_that_is_too_narrow_in_half_precision_is_widened(
     assert next(vae.parameters()).dtype == torch.float16
 
 
+@pytest.mark.slow
 def test_numbers_that_overflow_spoil_only_the_preview(monkeypatch: pytest.MonkeyPatch) -> None:
     vae = AutoencoderKL(block_out_channels=(32,))
     with torch.no_grad():

@@ -89,6 +89,7 @@ def test_a_classifier_that_is_broken_or_knows_no_such_label_is_named(
         guarded("flag", tmp_path).run(batch())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_s_own_checker_is_asked(
     batch: BatchMaker, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

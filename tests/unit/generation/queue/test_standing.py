@@ -43,6 +43,7 @@ def owners(worker: Worker, count: int) -> str:
     return "".join(claimed(worker).owner.username[0] for _ in range(count))
 
 
+@pytest.mark.slow
 def test_a_users_first_job_does_not_wait_behind_another_users_thousand(
     make: GenerationMaker, worker: Worker, owner: User, stranger: User
 ) -> None:

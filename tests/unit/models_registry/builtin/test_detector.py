@@ -34,6 +34,7 @@ def test_every_colour_is_recognised_as_shape_and_as_background(colour: str) -> N
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixels", [256, 512, 640])
 def test_sampled_scenes_are_read_in_full(pixels: int) -> None:
     rng = random.Random(pixels)

@@ -127,6 +127,7 @@ def test_a_finished_stage_holds_its_averaged_weights_and_learns_no_more(tmp_path
     assert torch.equal(line.weight.detach(), stage.ema.shadow["line.weight"])
 
 
+@pytest.mark.slow
 def test_bf16_training_takes_nearly_the_gradients_of_fp32() -> None:
     captions = ["a large red circle on a white background", "", "a small star", "blue"]
     gradients = []
@@ -222,6 +223,7 @@ def test_warped_latents_keep_their_middle_where_nothing_moves_them() -> None:
     assert 0.05 < (moved - latents).abs().mean() < 2
 
 
+@pytest.mark.slow
 def test_cropped_decoding_equals_whole_decoding_where_the_crop_counts() -> None:
     torch.manual_seed(2)
     vae = build_vae().eval()
@@ -254,6 +256,7 @@ def test_edges_are_found_at_outlines_only() -> None:
     assert edges[30, 30] == edges[5, 5] == 0
 
 
+@pytest.mark.slow
 def test_generated_shards_hold_latents_and_the_scenes_that_they_mean(tmp_path: Path) -> None:
     """On the shipped weights, which draw training captions well enough for most of them to be kept."""
     pipeline = load_pipeline()
@@ -270,6 +273,7 @@ def test_generated_shards_hold_latents_and_the_scenes_that_they_mean(tmp_path: P
         assert np.abs(seen - drawn).mean() < 12
 
 
+@pytest.mark.slow
 def test_a_model_that_draws_nothing_yet_is_told_apart(tmp_path: Path) -> None:
     parts = build_parts()
     with torch.no_grad():
@@ -278,6 +282,7 @@ def test_a_model_that_draws_nothing_yet_is_told_apart(tmp_path: Path) -> None:
         write_generated(parts, tmp_path, count=1, shard=1, seed=0, device="cpu", precision="bf16")
 
 
+@pytest.mark.slow
 def test_the_stages_lead_from_nothing_to_a_pipeline_with_adapters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,6 +339,7 @@ def test_the_stages_lead_from_nothing_to_a_pipeline_with_adapters(
     assert min(load_progress(further / name).step for name in ("base", "decoder")) >= 1
 
 
+@pytest.mark.slow
 def test_latents_are_sampled_as_the_stock_pipeline_samples_them() -> None:
     pipeline = load_pipeline()
     parts = Parts(pipeline.tokenizer, pipeline.text_encoder, pipeline.unet, pipeline.vae)
