@@ -51,8 +51,8 @@ application = ProtocolTypeRouter(
     }
 )
 
-# A request and what it carried refer to each other, so only the full garbage collection takes a picture's bytes back. Of a
-# heap that is mostly code it comes too rarely: what there is now stays for ever, and is looked at no more.
+# A request and what it carried refer to each other: only the full garbage collection takes a picture's bytes back. It
+# comes too rarely where the heap is mostly code: what there is now stays for ever, and is looked at no more.
 _ = get_resolver().url_patterns  # reads them, and with them every view
 gc.collect()
 gc.freeze()
