@@ -172,6 +172,30 @@ class IdempotencyConflictError(DomainError):
     title = "This Idempotency-Key belongs to another request"
 
 
+class NothingToShareError(DomainError):
+    """The generation has no pictures."""
+
+    code = "nothing_to_share"
+    http_status = 409
+    title = "There is nothing to share"
+
+
+class TooManySharesError(DomainError):
+    """The generation has as many links as one may have."""
+
+    code = "too_many_shares"
+    http_status = 409
+    title = "There are too many links to this generation"
+
+
+class ShareNotFoundError(DomainError):
+    """No such link: unknown, revoked, or the generation is gone."""
+
+    code = "share_not_found"
+    http_status = 404
+    title = "There is no such link"
+
+
 class UnfinishedError(DomainError):
     """The wait ended before the generation did; it goes on."""
 

@@ -19,9 +19,10 @@ from generation.errors import (
     GenerationNotFoundError,
     ImageNotFoundError,
     NoReceiptError,
+    ShareNotFoundError,
     UnfinishedError,
 )
-from generation.models import PROMPT_WORDS, GeneratedImage, Generation
+from generation.models import PROMPT_WORDS, GeneratedImage, Generation, Share, share_id
 
 MOST_FOUND: Final = 10_000
 
@@ -109,6 +110,16 @@ def _image_of(generation: Generation, index: int) -> GeneratedImage:
     if image is None:
         raise ImageNotFoundError(f"The generation is {generation.status} and has no picture {index}.")
     return image
+
+
+def share_get(token: str) -> Share:
+    """The link with this token, whoever has it. Raises ShareNotFoundError."""
+    pk = share_id(token)
+    rows = Share.objects.select_related("generation").prefetch_related("generation__images")
+    share = rows.filter(pk=pk).first() if pk else None
+    if share is None:
+        raise ShareNotFoundError("It was revoked, or what it led to is gone.")
+    return share
 
 
 def generation_result(generation: Generation, *, waited: bool) -> Generation:

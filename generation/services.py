@@ -14,9 +14,16 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.db.models.functions import Now
 
 from generation.choices import ACTIVE, Status
-from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
+from generation.errors import (
+    GenerationActiveError,
+    GenerationEndedError,
+    NoReceiptError,
+    NothingToShareError,
+    ShareNotFoundError,
+    TooManySharesError,
+)
 from generation.lora_uses import LoraWish, adapters_again, adapters_store
-from generation.models import MAX_SEED, Generation, GenerationRequest, IdempotencyKey
+from generation.models import MAX_SEED, Generation, GenerationRequest, IdempotencyKey, Share
 from generation.pictures.files import files_delete, input_name, input_read, input_store
 from generation.queue.limits import limits_check, owner_lock, work_note
 from generation.queue.turns import turn_next
@@ -28,6 +35,7 @@ from models_registry.services import checkpoint_request_download
 
 logger = logging.getLogger(__name__)
 
+MAX_SHARES = 20
 # Input pictures, by the field that names their file.
 _INPUTS = {"input_image": "image", "mask_image": "mask"}
 
@@ -201,6 +209,24 @@ def generation_mark(*, generation: Generation, favorite: bool) -> None:
     """Makes a generation a favorite, or none any more."""
     Generation.objects.filter(pk=generation.pk).update(favorite=favorite)
     generation.favorite = favorite
+
+
+def share_create(*, generation: Generation, show_prompt: bool) -> Share:
+    """A link under which anybody may see the pictures. Raises NothingToShareError, TooManySharesError."""
+    if generation.status != Status.SUCCEEDED:
+        raise NothingToShareError(f"The generation is {generation.status}.")
+    if Share.objects.filter(generation=generation).count() >= MAX_SHARES:
+        raise TooManySharesError(f"A generation has {MAX_SHARES} links at most: revoke one.")
+    return Share.objects.create(generation=generation, show_prompt=show_prompt)
+
+
+def shares_revoke(*, generation: Generation, share_id: UUID | None = None) -> None:
+    """Ends a link to a generation, or all of them. Raises ShareNotFoundError."""
+    rows = Share.objects.filter(generation=generation)
+    if share_id is None:
+        rows.delete()
+    elif not rows.filter(pk=share_id).delete()[0]:
+        raise ShareNotFoundError(f"The generation has no link {share_id}.")
 
 
 def generations_abandon(*, ids: Iterable[UUID]) -> None:

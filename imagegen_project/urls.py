@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from generation.api import share_views
 from generation.compat.a1111 import views as a1111
 from generation.compat.dialect import NothingHereView
 from generation.compat.huggingface import views as huggingface
@@ -32,6 +33,7 @@ urlpatterns = [
     path("sdapi/v1/", include((a1111.urlpatterns, "a1111"))),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(), name="schema"),
     re_path(r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    *share_views.page_urlpatterns,
     *sign_in.urlpatterns,  # before the admin's own door
     path("admin/", admin.site.urls),
     path("accounts/", include("rest_framework.urls")),

@@ -86,7 +86,7 @@ class ImageView(APIView):
     )
     def get(self, request: Request, generation_id: UUID, index: str) -> HttpResponse:
         """The file as it was stored, its ETag being its SHA-256; or with `width` a thumbnail, made once and kept."""
-        width = _width_wanted(request)
+        width = width_wanted(request)
         if self.seconds_left:
             image = image_get_signed(generation_id=generation_id, index=int(index))
         else:
@@ -94,7 +94,7 @@ class ImageView(APIView):
         return picture_response(request, image, width=width, max_age_s=self.seconds_left or YEAR_S)
 
 
-def _width_wanted(request: Request) -> int | None:
+def width_wanted(request: Request) -> int | None:
     """The width of the thumbnail that is asked for. Raises ValidationError."""
     given = request.query_params.getlist("width")
     if not given:

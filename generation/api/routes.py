@@ -11,6 +11,7 @@ from generation.api.model_views import (
     ModelUnloadView,
     OrderView,
 )
+from generation.api.share_views import SharesView, ShareView
 from generation.api.views import GenerationViewSet, Img2ImgView, Txt2ImgView
 from generation.api.webhook_views import WebhookSecretView
 from imagegen_project.common.ids import UUID_REGEX
@@ -38,6 +39,12 @@ urlpatterns = [
         rf"generations/(?P<generation_id>{UUID_REGEX})/inputs/(?P<index>[0-9]{{1,2}})",
         EditedImageView.as_view(),
         "generation-edited",
+    ),
+    route(rf"generations/(?P<generation_id>{UUID_REGEX})/shares", SharesView.as_view(), "generation-shares"),
+    route(
+        rf"generations/(?P<generation_id>{UUID_REGEX})/shares/(?P<share_id>{UUID_REGEX})",
+        ShareView.as_view(),
+        "generation-share",
     ),
     route("models/load", ModelLoadView.as_view(), "models-load"),
     route("models/unload", ModelUnloadView.as_view(), "models-unload"),

@@ -7,7 +7,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from generation.choices import Phase
+from generation.choices import Phase, Status
 from generation.models import REQUEST_FIELDS, GeneratedImage, Generation, GenerationLora
 from generation.pictures.files import image_read
 from generation.queue.standing import queue_standing
@@ -69,6 +69,23 @@ class GenerationLoraOut(serializers.ModelSerializer[GenerationLora]):
         read_only_fields = fields
 
 
+class UrlsOut(serializers.Serializer[Any]):
+    """Absolute addresses, for requests with a token or a session; those that the state does not allow are left out."""
+
+    self = serializers.URLField()
+    events = serializers.URLField(help_text="Its feed as server-sent events.")
+    feed = serializers.URLField(help_text="Its feed as a WebSocket.")
+    input = serializers.URLField(required=False)
+    mask = serializers.URLField(required=False)
+    cancel = serializers.URLField(required=False, help_text="Until it has ended.")
+    retry = serializers.URLField(required=False, help_text="Once it has ended.")
+    replay = serializers.URLField(required=False, help_text="Once it succeeded, as the following.")
+    result = serializers.URLField(required=False)
+    receipt = serializers.URLField(required=False)
+    shares = serializers.URLField(required=False)
+    images = serializers.ListField(child=serializers.URLField(), required=False)
+
+
 class GenerationOut(serializers.ModelSerializer[Generation]):
     """A generation as it stands."""
 
@@ -84,7 +101,7 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
     error = serializers.SerializerMethodField()
     warnings = WarningOut(many=True, read_only=True)
     cancel_requested = serializers.SerializerMethodField()
-    urls = serializers.SerializerMethodField()
+    urls = serializers.SerializerMethodField(help_text="Where to go from here, as far as its state allows.")
 
     class Meta:
         model = Generation
@@ -141,16 +158,19 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
         """Whether a cancel has been asked for."""
         return generation.cancel_requested_at is not None
 
-    def get_urls(self, generation: Generation) -> dict[str, str]:
-        """Where to go from here; `input`, `mask` and `inputs/0` where it was given them."""
-        base = generation.get_absolute_url()
-        return {
-            "self": base,
-            "cancel": f"{base}/cancel",
-            "receipt": f"{base}/receipt",
-            "feed": f"/ws/generations/{generation.id}/",
-            **{part: f"{base}/{part}" for part in generation.input_names},
-        }
+    @extend_schema_field(UrlsOut)
+    def get_urls(self, generation: Generation) -> dict[str, Any]:
+        """Where to go from here, as far as its state allows."""
+        site = base_url.get()
+        base = f"{site}{generation.get_absolute_url()}"
+        socket = f"{site.replace('http', 'ws', 1)}/ws/generations/{generation.id}/"
+        urls: dict[str, Any] = {"self": base, "events": f"{base}/events", "feed": socket}
+        urls |= {part: f"{base}/{part}" for part in generation.input_names}
+        ways = ["retry" if generation.is_terminal else "cancel"]
+        if generation.status == Status.SUCCEEDED:
+            ways += ["replay", "result", "receipt", "shares"]
+            urls["images"] = [f"{base}/images/{index}" for index in range(generation.num_images)]
+        return urls | {name: f"{base}/{name}" for name in ways}
 
 
 class GenerationMarkIn(StrictSerializer):

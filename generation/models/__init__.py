@@ -13,6 +13,7 @@ from generation.models.generations import (
 from generation.models.idempotency import MAX_IDEMPOTENCY_KEY_CHARACTERS, IdempotencyKey
 from generation.models.queue import QueueTurn, WorkEntry
 from generation.models.request import DEFAULT_OUTPUT_QUALITY, REQUEST_FIELDS, GenerationRequest
+from generation.models.shares import Share, share_id
 from generation.models.webhooks import MAX_WEBHOOK_URL_CHARACTERS, WebhookDelivery, WebhookGone, WebhookSecret
 from generation.models.workers import Worker, WorkerCommand
 
@@ -32,10 +33,12 @@ __all__ = [
     "GenerationRequest",
     "IdempotencyKey",
     "QueueTurn",
+    "Share",
     "WebhookDelivery",
     "WebhookGone",
     "WebhookSecret",
     "WorkEntry",
     "Worker",
     "WorkerCommand",
+    "share_id",
 ]

@@ -23,8 +23,8 @@ _PARAMETERS = re.compile(
     r"(?i)\b((?:[a-z]+[_-])?(?:ticket|token|password|passwd|secret|api_?key|signature|sessionid|csrftoken)"
     r"(?:=|\\?[\"']\s*:\s*\\?[\"']))[^&\s\"'\\,;]+"
 )
-# A link that signs in, until it is used.
-_LINKS = re.compile(r"(/sign-in/once/)[^/\s\"\\]+")
+# Links that sign in, until they are used, and links to shared pictures, until they are revoked.
+_LINKS = re.compile(r"(/sign-in/once/|/s/(?=[0-9a-f]{32}\.))[^/\s\"\\]+")
 _BASE64 = re.compile(rf"[A-Za-z0-9+/_-]{{{MIN_BASE64_CHARACTERS},}}={{0,2}}")
 
 

@@ -18,7 +18,7 @@ from django.urls.resolvers import URLPattern, URLResolver
 
 from generation.attempts import generation_claim
 from generation.choices import CommandKind
-from generation.models import Generation, Worker, WorkerCommand
+from generation.models import Generation, Share, Worker, WorkerCommand
 from imagegen_project.auth.services import token_create, token_issue
 from imagegen_project.auth.tickets import link_create
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, entries_push, entries_waiting
@@ -66,6 +66,10 @@ NATIVE: dict[str, Access] = {
     "GET generations/{generation_id}/result": "owner",
     "GET generations/{generation_id}/images/{index}": "owner",
     "GET generations/{generation_id}/input": "owner",
+    "GET generations/{generation_id}/shares": "owner",
+    "POST generations/{generation_id}/shares": "owner",
+    "DELETE generations/{generation_id}/shares": "owner",
+    "DELETE generations/{generation_id}/shares/{share_id}": "owner",
     "GET generations/{generation_id}/mask": "owner",
     "GET generations/{generation_id}/inputs/{index}": "owner",
     "GET models": "everyone",
@@ -118,6 +122,8 @@ OTHERS: dict[str, Access] = {
     "GET sign-in/once/{nonce}/": "everyone",
     "POST sign-in/once/{nonce}/": "everyone",
     "POST sign-out/": "everyone",
+    "GET s/{token}/": "everyone",
+    "GET s/{token}/{index}": "everyone",
     "POST v1/images/generations": "users",
     "POST v1/images/edits": "users",
     "POST v1/images/variations": "users",
@@ -201,8 +207,15 @@ class World:
 
     def address(self, template: str) -> str:
         """A template with the ids of fresh objects."""
+        share = (
+            Share.objects.create(generation=self.generation(), show_prompt=True)
+            if {"{share_id}", "{token}"} & set(template.split("/"))
+            else None
+        )
         values = {
-            "generation_id": lambda: self.generation().id,
+            "generation_id": lambda: (share.generation_id if share else self.generation().id),
+            "share_id": lambda: share and share.id,
+            "token": lambda: share and share.token,
             "order_id": lambda: self.order().order_id,
             "lora_id": lambda: self.lora().id,
             "index": lambda: 0,
