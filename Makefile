@@ -13,12 +13,14 @@ IMAGES ?= imagegen-web imagegen-worker
 # Writes the image that is named next, as an archive, to standard output.
 SAVE = $(if $(findstring buildah,$(DOCKER)),$(DOCKER) push --quiet $(1) docker-archive:/dev/stdout,$(DOCKER) save $(1))
 COMPOSE ?= $(DOCKER) compose
+# What checks the JSDoc types of the pages' modules; nothing of it runs.
+TYPESCRIPT := 5.9.3
 SOURCES := imagegen_project generation loras models_registry scripts
 STAMP := $(VENV)/.installed-$(TORCH)
 DEV_STAMP := $(VENV)/.installed-dev-$(TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo run stop logs test test-fast lint format typecheck audit check check-locks lock vendor pin-images sbom \
+.PHONY: help install dev demo run stop logs test test-fast lint lint-js format typecheck screenshots audit check check-locks lock vendor pin-images sbom \
         schema bench chaos attack soak fidelity build image-size secrets clean
 
 help:  ## Shows what can be made
@@ -64,7 +66,12 @@ lint: check-locks dev  ## Checks locks, style, formatting, types, import rules a
 	$(BIN)/black --check --quiet . || { $(BIN)/black --diff --quiet . ; exit 1; }
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory lint-js
 	$(BIN)/python -m pytest --quiet tests/integration/test_migrations.py
+
+lint-js:  ## Checks the types of the pages' modules, where npm is there
+	@if command -v npm >/dev/null; then npx --yes --package typescript@$(TYPESCRIPT) tsc -p tsconfig.json; \
+	    else echo "lint-js: skipped, npm is not on this machine"; fi
 
 format: dev  ## Formats the code
 	$(BIN)/ruff check --fix --select I .
@@ -72,6 +79,9 @@ format: dev  ## Formats the code
 
 typecheck: dev  ## Checks types only
 	$(BIN)/mypy $(SOURCES)
+
+screenshots: dev  ## Makes the pictures of the pages in docs/pictures anew, in Chromium
+	$(BIN)/python -m tests.browser.screenshots
 
 audit: dev  ## Looks for insecure code, and for packages with known holes (asks PyPI; says so where it cannot)
 	$(BIN)/bandit --quiet --recursive --severity-level medium --configfile pyproject.toml $(SOURCES)

@@ -1,0 +1,2 @@
+/** Only run for the element that it defines. */
+export {};
