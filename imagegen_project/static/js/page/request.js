@@ -1,0 +1,132 @@
+/** Between the form and what the API takes. */
+import { dataUri, pathOf } from "./ui.js";
+
+/**
+ * @typedef {import("./store.js").Form} Form
+ * @typedef {import("../client/client.js").Client} Client
+ */
+
+/** Width to height of each of the pictograms. @type {Record<string, number>} */
+export const SHAPES = { square: 1, landscape: 3 / 2, portrait: 2 / 3 };
+
+/**
+ * The size that a model draws well in a shape: as large an area as its own, within its limits.
+ * @param {any} model
+ * @param {string} shape
+ * @returns {{width: number, height: number}}
+ */
+export function sizeOf(model, shape) {
+  const { width, height } = model.defaults;
+  const { min_size: least, max_size: most, size_multiple: multiple } = model.limits;
+  const ratio = SHAPES[shape] ?? width / height;
+  const side = (/** @type {number} */ length) =>
+    Math.min(most, Math.max(least, Math.round(length / multiple) * multiple));
+  const area = width * height;
+  return { width: side(Math.sqrt(area * ratio)), height: side(Math.sqrt(area / ratio)) };
+}
+
+/**
+ * What the form asks for; what it leaves to the model is left out.
+ * @param {Form} form
+ * @param {any} model
+ */
+export function requestOf(form, model) {
+  const size = form.shape === "own" ? { width: form.width, height: form.height } : sizeOf(model, form.shape);
+  const steps = form.steps ?? model.defaults.num_inference_steps;
+  /** @type {Record<string, any>} */
+  const request = { prompt: form.prompt.trim(), model: model.id, ...size, preview_every: previewEvery(steps) };
+  if (form.negative_prompt.trim()) request.negative_prompt = form.negative_prompt.trim();
+  if (form.steps !== null) request.num_inference_steps = form.steps;
+  if (form.guidance_scale !== null) request.guidance_scale = form.guidance_scale;
+  if (form.seed !== null) request.seed = form.seed;
+  if (form.num_images > 1) request.num_images = form.num_images;
+  if (form.scheduler) request.scheduler = form.scheduler;
+  if (form.clip_skip) request.clip_skip = form.clip_skip;
+  if (form.output_format !== "png") request.output_format = form.output_format;
+  if (form.loras.length) request.loras = form.loras;
+  if (form.image) {
+    request.image = bare(form.image);
+    request.strength = form.strength;
+    if (form.mask) request.mask_image = bare(form.mask);
+    if (form.shape !== "own") {
+      delete request.width;
+      delete request.height;
+    }
+  }
+  return request;
+}
+
+/** About a dozen previews, however many steps. @param {number} steps */
+export function previewEvery(steps) {
+  return Math.max(1, Math.round(steps / 12));
+}
+
+/** @param {string} uri */
+function bare(uri) {
+  return uri.slice(uri.indexOf(",") + 1);
+}
+
+/**
+ * The form that asks for a generation again.
+ * @param {any} row
+ * @returns {Partial<Form>}
+ */
+export function formOf(row) {
+  return {
+    prompt: row.prompt ?? "",
+    negative_prompt: row.negative_prompt ?? "",
+    model: row.model ?? "",
+    width: row.width,
+    height: row.height,
+    shape: "own",
+    steps: row.num_inference_steps ?? null,
+    guidance_scale: row.guidance_scale ?? null,
+    seed: row.seed ?? null,
+    num_images: row.num_images ?? 1,
+    scheduler: row.scheduler ?? "",
+    clip_skip: row.clip_skip ?? 0,
+    output_format: row.output_format ?? "png",
+    loras: (row.loras ?? []).map((/** @type {any} */ one) => ({ lora: one.name ?? one.lora, scale: one.scale })),
+    strength: row.strength ?? 0.6,
+    image: null,
+    mask: null,
+  };
+}
+
+/**
+ * A stored generation's request, with its pictures.
+ * @param {Client} client
+ * @param {any} row
+ * @returns {Promise<Record<string, any>>}
+ */
+export async function requestAgain(client, row) {
+  /** @type {Record<string, any>} */
+  const request = {
+    kind: row.kind,
+    prompt: row.prompt,
+    negative_prompt: row.negative_prompt,
+    model: row.model,
+    width: row.width,
+    height: row.height,
+    num_inference_steps: row.num_inference_steps,
+    guidance_scale: row.guidance_scale,
+    seed: row.seed,
+    num_images: row.num_images,
+    clip_skip: row.clip_skip,
+    output_format: row.output_format,
+    loras: row.loras.map((/** @type {any} */ one) => ({ lora: one.lora, scale: one.scale })),
+    preview_every: previewEvery(row.num_inference_steps),
+  };
+  if (row.scheduler) request.scheduler = row.scheduler;
+  if (row.urls.input) {
+    request.image = bare(await pictureUri(client, row.urls.input));
+    request.strength = row.strength;
+  }
+  if (row.urls.mask) request.mask_image = bare(await pictureUri(client, row.urls.mask));
+  return request;
+}
+
+/** @param {Client} client @param {string} url @returns {Promise<string>} */
+export async function pictureUri(client, url) {
+  return dataUri(await (await client.fetch(pathOf(url))).blob());
+}
