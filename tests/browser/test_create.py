@@ -1,0 +1,190 @@
+"""The page at `/`: a prompt becomes a picture, whatever happens in between."""
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.browser.visits import PHONE, Visits, draw, drawn, newest, until, violations
+from tests.integration.test_live_feeds import web_process
+from tests.support.live import Live
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+LONG = 100
+
+
+@pytest.fixture(autouse=True)
+def _no_complaints(visits: Visits) -> None:
+    """Each test begins with none, and asks for none itself."""
+    visits.complaints.clear()
+
+
+def begun(page: "Page") -> str:
+    """Waits until some steps of the large picture are done; its words."""
+    page.wait_for_selector(".card.large.denoising")
+    until(page, "Number(document.querySelector('.card.large progress').value) > 2")
+    return page.inner_text(".card.large .status p")
+
+
+def test_a_prompt_becomes_a_picture_where_one_looks(visits: Visits) -> None:
+    """A preview sharpens, the title counts, and nothing jumps."""
+    with visits.opened("/") as page:
+        page.wait_for_selector(".examples button img")
+        assert page.evaluate("document.activeElement.id") == "prompt"
+        assert violations(page) == []
+        draw(page, "a red circle", steps=40, size=512)
+        assert re.match(r"Step \d+ of 40", begun(page))
+        page.wait_for_selector(".card.large .preview")
+        assert re.match(r"\d+ % · Create", page.title())
+        place = page.locator(".card.large .frame").bounding_box()
+        assert violations(page) == []
+        drawn(page)
+        assert page.locator(".card.large .frame").bounding_box() == place
+        assert page.title() == "Create · imagegen"
+        assert violations(page) == []
+    assert visits.complaints == []
+
+
+def test_an_example_is_one_click(visits: Visits) -> None:
+    with visits.opened("/") as page:
+        page.click(".examples li:first-child button")
+        prompt = page.input_value("#prompt")
+        page.wait_for_selector(".card.large")
+        page.keyboard.press("Escape")
+        page.wait_for_selector(".card.large.canceled")
+        assert prompt == newest(visits.live)["prompt"]
+    assert visits.complaints == []
+
+
+def test_five_queue_without_blocking_and_each_can_be_canceled(visits: Visits) -> None:
+    """By Escape the large one, by its ✕ any other."""
+    with visits.opened("/") as page:
+        draw(page, "a red circle 0", steps=LONG, size=512)
+        for number in range(1, 5):
+            page.fill("#prompt", f"a red circle {number}")
+            page.keyboard.press("Control+Enter")
+            assert page.is_enabled(".draw")
+        until(page, "document.querySelectorAll('.card.small').length === 5")
+        page.wait_for_selector(".card.large .status p:has-text('in the queue')")
+        page.keyboard.press("Escape")
+        page.wait_for_selector(".card.large.canceled")
+        for number in range(4):
+            page.click(f"[aria-label='Cancel a red circle {number}']")
+        until(page, "document.querySelectorAll('.card.small.canceled').length === 5")
+    assert visits.complaints == []
+
+
+def test_a_reload_in_the_middle_finds_the_job(visits: Visits) -> None:
+    with visits.opened("/") as page:
+        draw(page, "a blue square", steps=60, size=512)
+        begun(page)
+        page.reload()
+        page.wait_for_selector(".card.large:is(.denoising, .decoding, .loading)")
+        assert page.input_value("#prompt") == "a blue square"
+        drawn(page)
+    assert visits.complaints == []
+
+
+def test_a_killed_worker_is_told_and_the_same_seed_goes_on(visits: Visits, live: Live) -> None:
+    with visits.opened("/") as page:
+        draw(page, "a green star", steps=40, size=384)
+        begun(page)
+        seed = newest(live)["seed"]
+        next(one for one in live.service.family() if "gpu_worker" in one.cmdline()).kill()
+        page.wait_for_selector(".card.large .status p:has-text('starting again with the same seed')")
+        drawn(page)
+        assert newest(live)["seed"] == seed
+        assert newest(live)["attempt"] == 2
+    assert visits.complaints == []
+
+
+def test_a_restarted_server_is_waited_for(visits: Visits, live: Live) -> None:
+    with visits.opened("/") as page:
+        draw(page, "a yellow ring", steps=60, size=512)
+        begun(page)
+        web_process(live).kill()
+        drawn(page)
+    assert visits.complaints == []
+
+
+@pytest.mark.parametrize("blocked", ["sockets", "sockets and streams"])
+def test_where_no_socket_opens_it_goes_on_without(visits: Visits, blocked: str) -> None:
+    """By server-sent events, and where those are held back as well, by asking."""
+    with visits.opened() as page:
+        page.add_init_script(
+            "WebSocket = class extends EventTarget { constructor() { super();"
+            " setTimeout(() => this.onclose({ code: 1006 })); } close() {} }"
+        )
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        if "streams" in blocked:
+            page.route("**/events*", lambda route: route.fulfill(status=200, body=""))
+        page.goto("/")
+        draw(page, "a pink heart", steps=30, size=256)
+        drawn(page)
+        assert any("/events" in url for url in asked)
+    assert visits.complaints == []
+
+
+def test_offline_for_a_while(visits: Visits) -> None:
+    """What was drawn meanwhile is there when the network is back, and what was asked for is drawn then."""
+    with visits.opened("/") as page:
+        draw(page, "a cyan diamond", steps=30, size=256)
+        page.wait_for_selector(".card.large:is(.queued, .loading, .denoising)")
+        page.context.set_offline(True)
+        visits.live.wait(newest(visits.live)["id"])
+        page.fill("#prompt", "a gray cross")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector(".card.large.sending")
+        page.context.set_offline(False)
+        drawn(page)
+        page.wait_for_selector(".card.small.succeeded [aria-label^='a cyan diamond']")
+    assert visits.complaints == []
+
+
+def test_what_is_refused_is_said_at_its_field(visits: Visits) -> None:
+    with visits.opened("/") as page:
+        page.wait_for_selector(".draw:enabled")
+        page.click(".draw")
+        assert page.inner_text("#prompt-trouble") == "Say what to draw."
+        draw(page, "a red circle", size=250)
+        page.wait_for_selector(".extras .trouble")
+        assert page.locator(".card.large").count() == 0
+        assert violations(page) == []
+    assert visits.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone(visits: Visits, scheme: str) -> None:
+    """Nothing is wider than the screen."""
+    with visits.opened("/", viewport=PHONE, color_scheme=scheme, has_touch=True, is_mobile=True) as page:
+        page.wait_for_selector(".examples button img")
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        assert violations(page) == []
+        page.tap(".running button")
+        page.wait_for_selector("dialog .keys")
+        assert violations(page) == []
+    assert visits.complaints == []
+
+
+def test_by_keyboard_only(visits: Visits) -> None:
+    """Help, shape, model, drawing and canceling."""
+    with visits.opened("/") as page:
+        page.wait_for_selector(".draw:enabled")
+        page.keyboard.type("a purple cross")
+        page.keyboard.press("Tab")
+        page.keyboard.press("ArrowRight")
+        assert page.is_checked("input[value=landscape]")
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".card.large")
+        page.keyboard.press("?")
+        page.wait_for_selector("dialog .keys")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("dialog .keys", state="detached")
+        page.keyboard.press("Escape")
+        page.wait_for_selector(".card.large.canceled")
+    assert visits.complaints == []
