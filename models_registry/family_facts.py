@@ -24,6 +24,12 @@ def steps_to_run(*, family: str, scheduler: str, num_inference_steps: int, stren
     return schedulers.evaluations(scheduler, num_inference_steps=num_inference_steps, run=run)
 
 
+# Those that call the denoiser once per step: PixArt's pipeline tells of nothing in between.
+_ONCE: Final = tuple(
+    name for name in schedulers.DIFFUSION if schedulers.evaluations(name, num_inference_steps=2, run=2) == 2
+)
+
+
 @dataclass(frozen=True)
 class FamilyFacts:
     """What a request may ask of a family beside its checkpoint's own scheduler.
@@ -50,7 +56,7 @@ FAMILY_FACTS: Final[dict[str, FamilyFacts]] = {
         (Family.FLUX2, Family.QWEN_IMAGE, Family.Z_IMAGE, Family.CHROMA, Family.LUMINA2),
         FamilyFacts(schedulers.FLOW, max_clip_skip=0),
     ),
-    Family.PIXART: FamilyFacts(schedulers.DIFFUSION, max_clip_skip=0),
+    Family.PIXART: FamilyFacts(_ONCE, max_clip_skip=0),
     Family.SANA: FamilyFacts((), max_clip_skip=0),
     Family.OTHER: FamilyFacts((), max_clip_skip=0),
 }
