@@ -21,7 +21,7 @@ DEV_STAMP := $(VENV)/.installed-dev-$(TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev demo run stop logs test test-fast lint lint-js format typecheck screenshots audit check check-locks lock vendor pin-images sbom \
-        schema bench chaos attack soak fidelity build image-size secrets clean
+        schema bench clients chaos attack soak fidelity build image-size secrets clean
 
 help:  ## Shows what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -110,6 +110,9 @@ check: lint test audit schema  ## Everything that CI runs, the audit, and the lo
 
 bench: dev  ## Measures the running service on this machine
 	$(BIN)/python -m benchmarks.service
+
+clients: dev  ## Installs other services' client programs, runs them against a service, and prints what works; options in ARGS
+	$(BIN)/python -m scripts.clients $(ARGS)
 
 chaos: dev  ## Kills and cuts off parts of a running service, and looks for what got lost; options in ARGS
 	$(BIN)/python -m tests.chaos.storm $(ARGS) && $(BIN)/python -m tests.chaos.cancels
