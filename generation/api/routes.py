@@ -11,6 +11,7 @@ from generation.api.model_views import (
     ModelUnloadView,
     OrderView,
 )
+from generation.api.png_info_views import PngInfoView
 from generation.api.share_views import SharesView, ShareView
 from generation.api.views import GenerationViewSet, Img2ImgView, Txt2ImgView
 from generation.api.webhook_views import WebhookSecretView
@@ -58,6 +59,7 @@ urlpatterns = [
         ModelDetailView.as_view(),
         "model",
     ),
+    route("png-info", PngInfoView.as_view(), "png-info"),
     route("me", MeView.as_view(), "me"),
     route("usage", UsageView.as_view(), "usage"),
     route("webhook-secret", WebhookSecretView.as_view(), "webhook-secret"),

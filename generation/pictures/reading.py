@@ -60,13 +60,13 @@ class Picture:
     animated: bool = False
 
     @contextmanager
-    def decoded(self, at_least: Size | None = None) -> Iterator[Image.Image]:
+    def decoded(self, at_least: Size | None = None, *, beside: int = 0) -> Iterator[Image.Image]:
         """The decoded picture, upright, 8 bits, RGB or RGBA in sRGB, while it is needed.
 
         With `at_least` it may be smaller than it is, but not than that: a JPEG is then decoded at 1/2, 1/4 or 1/8.
-        Waits while others decode as many pixels as one process may.
+        `beside` is how many pixels will be made of it meanwhile. Waits while others hold as many as one process may.
         """
-        with _BUDGET.take(self.size[0] * self.size[1]):
+        with _BUDGET.take(min(self.size[0] * self.size[1] + beside, MAX_PICTURE_PIXELS)):
             image = _decode(self.data, at_least)
             try:
                 yield image
@@ -118,6 +118,17 @@ def picture_read(data: bytes) -> Picture:
         finally:
             image.close()
     return Picture(data, size[::-1] if turned else size, animated=animated)
+
+
+@contextmanager
+def picture_loaded(data: bytes) -> Iterator[Image.Image]:
+    """A picture with its pixels decoded as they are stored, for what its file says beside them.
+
+    Waits as `Picture.decoded` does. Raises InvalidImageError.
+    """
+    with picture_open(data) as image, _BUDGET.take(image.width * image.height):
+        _load(image, at_least=None)
+        yield image
 
 
 def picture_made(image: Image.Image, *, animated: bool = False) -> Picture:

@@ -42,7 +42,7 @@ UPLOAD_PATHS: Final = re.compile(r"/(?:api/)?v1/loras/upload/?|/admin/loras/lora
 FORM_BYTES: Final = 64 * 1024
 # Where pictures come, most of them in base64.
 PICTURE_PATHS: Final = re.compile(
-    r"/(?:api/)?v1/(?:generations|(?:generate/)?(?:txt2img|img2img))/?"
+    r"/(?:api/)?v1/(?:generations|png-info|(?:generate/)?(?:txt2img|img2img))/?"
     r"|/v1/images/(?:edits|variations)/?"
     r"|/hf/.+"
     r"|/sdapi/v1/(?:txt2img|img2img|png-info|interrogate|extra-single-image|extra-batch-images)/?"

@@ -90,6 +90,7 @@ NATIVE: dict[str, Access] = {
     "POST tokens": "session",
     "DELETE tokens/{token_id}": "own",
     "GET me": "users",
+    "POST png-info": "users",
     "GET usage": "users",
 }
 A1111 = {

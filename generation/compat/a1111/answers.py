@@ -10,12 +10,12 @@ from django.utils import timezone
 from PIL import Image
 
 from generation.choices import Status
-from generation.compat.a1111.infotext import infotext_read
-from generation.compat.a1111.samplers import sampler_labels
 from generation.compat.dialect import warning
 from generation.feed.stream import preview_latest
 from generation.models import MAX_SEED, Generation
 from generation.pictures.files import image_read
+from generation.pictures.infotext import infotext_read
+from generation.requests.a1111_words import sampler_labels
 from imagegen_project import __version__
 from models_registry.selectors import checkpoint_hash
 
@@ -59,7 +59,7 @@ def pictures_body(generation: Generation, *, with_pictures: bool) -> dict[str, A
         files, warnings = _interrupted(generation)
     else:
         files, warnings = [image_read(image) for image in generation.images.all()], []
-    texts = [infotext_read(file)[0] for file in files]
+    texts = [infotext_read(file).parameters for file in files]
     return {
         "images": [base64.b64encode(file).decode("ascii") for file in files] if with_pictures else [],
         "parameters": _parameters(generation),

@@ -13,10 +13,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from generation.choices import OutputFormat
 from generation.compat.a1111.canvas import canvas_bytes
-from generation.compat.a1111.infotext import infotext_read
 from generation.compat.a1111.params import LenientParams
 from generation.compat.dialect import refuse
 from generation.errors import InvalidImageError
+from generation.pictures.infotext import infotext_read
 from generation.pictures.reading import MAX_PICTURE_PIXELS, Size, picture_open, picture_read
 from imagegen_project.common.errors import DomainError
 
@@ -164,10 +164,11 @@ def _opened(name: str, data: bytes) -> Image.Image:
 
 def _draw(name: str, data: bytes, extras: Extras, output_format: str) -> tuple[str, Size, Size]:
     try:
-        picture, parameters = picture_read(data), infotext_read(data)[0]
+        picture, parameters = picture_read(data), infotext_read(data).parameters
     except InvalidImageError as error:
         refuse(name, error.detail, error.code)
-    with picture.decoded() as decoded:
+    target = extras.target(picture.size)
+    with picture.decoded(beside=target[0] * target[1]) as decoded:
         image = decoded
         layers = [_resized(image, extras, UPSCALERS[upscaler]) for upscaler in extras.upscalers]
         if layers:

@@ -8,9 +8,9 @@ from django.contrib.auth.models import User
 from django.db.models import Sum
 
 from generation.compat.a1111.extras import NO_UPSCALER, UPSCALERS
-from generation.compat.a1111.samplers import SAMPLERS, SCHEDULE_TYPES
 from generation.compat.a1111.scripts import SCRIPT_INFO, SCRIPTS
 from generation.models import Worker
+from generation.requests.a1111_words import SAMPLERS, SCHEDULE_TYPES
 from loras.choices import LoraState
 from loras.selectors import loras_visible
 from models_registry.selectors import checkpoint_hash, checkpoints_enabled

@@ -13,8 +13,7 @@ from rest_framework.response import Response
 from generation.choices import Kind, Status
 from generation.compat.a1111 import answers as results
 from generation.compat.a1111.canvas import canvas_bytes
-from generation.compat.a1111.extras import MAX_PICTURES, extras_draw, extras_read, resizing_place
-from generation.compat.a1111.infotext import infotext_parse, infotext_read
+from generation.compat.a1111.extras import MAX_PICTURES, extras_draw, extras_read
 from generation.compat.a1111.lists import LISTS, loras
 from generation.compat.a1111.options import options_body, options_get, options_set
 from generation.compat.a1111.params import LenientParams
@@ -23,6 +22,7 @@ from generation.compat.dialect import DialectView, NothingHereView, job_header, 
 from generation.compat.shapes import a1111_shape
 from generation.errors import GenerationEndedError, InputNotFoundError, InvalidImageError
 from generation.models import Generation
+from generation.pictures.infotext import infotext_parse, infotext_read
 from generation.selectors import generation_get, generation_result, generations_active
 from generation.services import generation_cancel
 from imagegen_project.auth.authentication import BasicTokenAuthentication, BearerAuthentication
@@ -197,11 +197,11 @@ class PngInfoView(A1111View):
         """The parameters as text and one by one, and the file's other texts."""
         data = canvas_bytes("image", LenientParams(request.data).take("image", ""))
         try:
-            with resizing_place():
-                text, items = infotext_read(data)
+            texts = infotext_read(data)
         except InvalidImageError as error:
             refuse("image", error.detail, error.code)
-        return Response({"info": text, "items": items, "parameters": infotext_parse(text)})
+        text = texts.parameters
+        return Response({"info": text, "items": texts.others, "parameters": infotext_parse(text)})
 
 
 class ExtraSingleView(A1111View):

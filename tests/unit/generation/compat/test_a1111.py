@@ -7,8 +7,9 @@ import pytest
 from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
-from generation.compat.a1111.samplers import sampler_fit, sampler_labels, sampler_read
+from generation.compat.a1111.samplers import sampler_fit, sampler_read
 from generation.compat.dialect import Params
+from generation.requests.a1111_words import sampler_labels
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.schedulers import SCHEDULERS
 from tests.support.dialects import made, nothing_stored, warned

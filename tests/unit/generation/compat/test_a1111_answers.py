@@ -11,11 +11,11 @@ from PIL import Image
 from rest_framework.test import APIClient
 
 from generation.attempts import generation_claim
-from generation.compat.a1111.samplers import sampler_labels
 from generation.engine.encoding import _SAMPLER_WORDS, _SCHEDULE_WORDS
 from generation.feed.stream import event_publish
 from generation.models import A1111Options, Generation, Worker
 from generation.pictures.files import image_read
+from generation.requests.a1111_words import sampler_labels
 from generation.services import generation_cancel
 from models_registry.schedulers import SCHEDULERS, sampler_and_schedule
 from tests.support.dialects import finish, made

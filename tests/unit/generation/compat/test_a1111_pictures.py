@@ -11,9 +11,9 @@ from rest_framework.test import APIClient
 
 from generation.compat.a1111 import extras
 from generation.compat.a1111.canvas import hole_fill
-from generation.compat.a1111.infotext import infotext_parse
 from generation.models import Generation, Worker
 from generation.pictures.files import input_read
+from generation.pictures.infotext import infotext_parse
 from tests.support.dialects import finish, made, nothing_stored, warned
 from tests.support.pictures import MASK, PICTURE, decoded, encoded, gradient, mask_of, png_header, text_of
 from tests.unit.generation.compat.test_a1111 import BASE, REQUEST, URL, blamed

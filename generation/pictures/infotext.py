@@ -1,13 +1,14 @@
 """What a picture's file says of how it was made: found, and taken apart as A1111 does it."""
 
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
 from generation.errors import InvalidImageError
-from generation.pictures.reading import picture_open
+from generation.pictures.reading import picture_loaded
 
 MAX_CHARACTERS: Final = 262_144
 # How Exif marks a comment's characters.
@@ -20,18 +21,32 @@ _LEAST_PAIRS: Final = 3
 _NEGATIVE: Final = "Negative prompt:"
 
 
-def infotext_read(data: bytes) -> tuple[str, dict[str, str]]:
-    """The parameters in a file, empty where there are none, and its other texts. Raises InvalidImageError."""
-    image = picture_open(data)
-    try:
-        image.load()  # a PNG's texts may stand behind its pixels
-        texts = {str(name): value for name, value in image.info.items() if isinstance(value, str)}
-        parameters = texts.pop("parameters", "") or _comment(image)
-    except Exception as error:
-        raise InvalidImageError("The file is broken or cut off.") from error
-    if len(parameters) + sum(len(name) + len(text) for name, text in texts.items()) > MAX_CHARACTERS:
+@dataclass(frozen=True)
+class FileTexts:
+    """What a picture's file says: A1111's `parameters`, this service's own JSON, each empty where there is none, and
+    all texts but the first.
+    """
+
+    parameters: str
+    receipt: str
+    others: dict[str, str]
+
+
+def infotext_read(data: bytes) -> FileTexts:
+    """The texts in a PNG, JPEG or WebP file. Raises InvalidImageError."""
+    # A PNG's texts may stand behind its pixels.
+    with picture_loaded(data) as image:
+        try:
+            texts = {str(name): value for name, value in image.info.items() if isinstance(value, str)}
+            parameters = texts.pop("parameters", "") or _comment(image)
+            receipt = texts.get("imagegen", "") or str(image.getexif().get(Base.ImageDescription, ""))
+        except Exception as error:
+            raise InvalidImageError("The file is broken or cut off.") from error
+    length = sum(len(name) + len(text) for name, text in texts.items())
+    if len(parameters) + len(receipt) + length > MAX_CHARACTERS:
         raise InvalidImageError(f"Its texts have more than {MAX_CHARACTERS} characters.")
-    return _storable(parameters), {_storable(name): _storable(text) for name, text in texts.items()}
+    others = {_storable(name): _storable(text) for name, text in texts.items()}
+    return FileTexts(_storable(parameters), _storable(receipt), others)
 
 
 def _comment(image: Image.Image) -> str:
