@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -186,20 +186,23 @@ def service() -> Iterator[tuple[str, str]]:
             stderr=subprocess.STDOUT,
         )
         try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_ready(process, url)
-            yield url, (data / "token").read_text().strip()
+            _wait_ready(process, port)
+            yield f"http://127.0.0.1:{port}", (data / "token").read_text().strip()
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
 
 
-def _wait_ready(process: "subprocess.Popen[bytes]", url: str) -> None:
+def _wait_ready(process: "subprocess.Popen[bytes]", port: int) -> None:
     """Waits for a live GPU worker. Raises RuntimeError when the service ends instead, or does not come."""
     deadline = time.monotonic() + READY_S
     while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health/ready?worker=1") as answer:
-            if answer.status == 200:
+        with (
+            contextlib.suppress(OSError),
+            contextlib.closing(HTTPConnection("127.0.0.1", port)) as connection,
+        ):
+            connection.request("GET", "/health/ready?worker=1")
+            if connection.getresponse().status == 200:
                 return
         time.sleep(0.5)
     raise RuntimeError("The service did not start.")

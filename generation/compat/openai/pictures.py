@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
+from generation.choices import Kind
 from generation.compat.dialect import Params, refuse
 from generation.errors import InvalidImageError
 from generation.pictures.fetching import picture_fetch
@@ -19,29 +20,49 @@ MAX_PICTURES = 16  # OpenAI's
 def pictures_read(params: Params, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """`image`, `image[]` or `images`, and `mask`, as native fields; the checkpoint may be unknown.
 
-    Without a mask, what is fully transparent in the picture is drawn anew. Raises ValidationError and FetchBusyError.
+    A model that draws from one picture and a strength is given the picture; one that edits by instruction, all of them.
+    Without a mask, what is fully transparent in the picture is drawn anew where the model can do that. Raises
+    ValidationError and FetchBusyError.
     """
     name, given = "images", params.take("images")
     if given is None:
         name, given = "image", params.take("image", [])
     given = given if isinstance(given, list) else [given]
-    _count_check(name, len(given), checkpoint)
-    picture = _picture(given[0], name)
+    kinds = checkpoint.facts.kinds if checkpoint else (Kind.IMG2IMG, Kind.INPAINT)
     mask = params.take("mask")
+    edits = Kind.EDIT in kinds and mask is None
+    _count_check(
+        name,
+        len(given),
+        most=checkpoint.facts.max_images if checkpoint and edits else 1,
+        checkpoint=checkpoint,
+    )
+    pictures = [_picture(picture, name) for picture in given]
+    if edits and (len(pictures) > 1 or Kind.IMG2IMG not in kinds):
+        return {"images": pictures}
     if mask is not None:
-        return {"image": picture, "mask_image": _mask(_picture(mask, "mask"))}
-    own = _transparency(picture)
-    return {"image": picture, **({"mask_image": own} if own else {})}
+        return {"image": pictures[0], "mask_image": _mask(_picture(mask, "mask"))}
+    own = _transparency(pictures[0]) if Kind.INPAINT in kinds else None
+    return {"image": pictures[0], **({"mask_image": own} if own else {})}
 
 
-def _count_check(name: str, count: int, checkpoint: Checkpoint | None) -> None:
+def picture_read_one(params: Params) -> Picture:
+    """`image` alone. Raises as `pictures_read`."""
+    given = params.take("image", [])
+    given = given if isinstance(given, list) else [given]
+    _count_check("image", len(given), most=1, checkpoint=None)
+    return _picture(given[0], "image")
+
+
+def _count_check(name: str, count: int, *, most: int, checkpoint: Checkpoint | None) -> None:
     if not count:
         refuse(name, "A picture is expected.", "required")
     if count > MAX_PICTURES:
         refuse(name, f"At most {MAX_PICTURES} pictures.", "invalid_value")
-    if count > 1:
-        model = f"{checkpoint.id} takes" if checkpoint else "The model takes"
-        refuse(name, f"{model} 1 picture, and {count} were given.", "invalid_value")
+    if count > most:
+        model = checkpoint.id if checkpoint else "The model"
+        takes = "1 picture" if most == 1 else f"{most} pictures at most"
+        refuse(name, f"{model} takes {takes}, and {count} were given.", "invalid_value")
 
 
 def _picture(value: Any, param: str) -> Picture:

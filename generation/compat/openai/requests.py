@@ -10,7 +10,7 @@ from django.utils.datastructures import MultiValueDict
 from generation.choices import QUALITY_STEPS, OutputFormat
 from generation.compat.dialect import Params, refuse, warning
 from generation.compat.openai.models import ModelMeant, model_read
-from generation.compat.openai.pictures import pictures_read
+from generation.compat.openai.pictures import picture_read_one, pictures_read
 from generation.pictures.fitting import size_follow
 from generation.requests.serializers import MAX_STEPS
 from models_registry.models import Checkpoint
@@ -72,7 +72,7 @@ def variation_read(body: Any) -> ImagesRequest:
     """`POST images/variations`: a picture again, without a prompt, answered by address. As `edit_read`."""
     params = Params(_form(body) if isinstance(body, MultiValueDict) else body)
     model = model_read(params)
-    picture = {"image": pictures_read(params, model.checkpoint)["image"]}
+    picture = {"image": picture_read_one(params)}
     return _read(params, params.rename({"strength": "strength"}) | picture, model, response_format=URL)
 
 

@@ -45,6 +45,7 @@ class OpenAIView(DialectView):
         "width": "size",
         "height": "size",
         "image": "image",
+        "images": "image",
         "mask_image": "mask",
         "loras": "lora",
     }
@@ -88,10 +89,10 @@ class ImagesView(OpenAIView):
 
 
 class EditsView(ImagesView):
-    """`POST images/edits`: from a picture, and with a mask only what is transparent in it."""
+    """`POST images/edits`: from pictures, and with a mask only what is transparent in it."""
 
     parser_classes = (BoundedJSONParser, MultiPartParser)
-    kinds: ClassVar[tuple[Kind, ...]] = (Kind.IMG2IMG, Kind.INPAINT)
+    kinds: ClassVar[tuple[Kind, ...]] = (Kind.IMG2IMG, Kind.INPAINT, Kind.EDIT)
     stream_name = "image_edit"
 
     def read(self, body: Any) -> ImagesRequest:

@@ -207,6 +207,34 @@ def test_more_pictures_than_the_model_takes(api: APIClient) -> None:
     )
 
 
+def test_pictures_for_a_model_that_edits_by_instruction(api: APIClient) -> None:
+    """As many as it takes, one too; and no more."""
+    Checkpoint.objects.create(
+        id="editor",
+        name="Editor",
+        repository="org/editor",
+        family="flux2",
+        pipeline="Flux2KleinPipeline",
+        licence="mit",
+    )
+
+    def edit(count: int, **more: Any) -> Any:
+        form = {"prompt": "a", "model": "editor", "image[]": [upload(PICTURE) for _ in range(count)], **more}
+        return api.post(EDITS, form, format="multipart")
+
+    for count in (1, 4):
+        generation = made(edit(count))
+        assert (generation.kind, len(generation.input_images)) == ("edit", count)
+    error = error_of(edit(5), 400)
+    assert (error["param"], error["message"]) == (
+        "image",
+        "image: editor takes 4 pictures at most, and 5 were given.",
+    )
+    assert error_of(edit(1, mask=upload(hole())), 400)["param"] == "mask"
+    transparent = {"prompt": "a", "model": "editor", "image": upload(hole())}
+    assert made(api.post(EDITS, transparent, format="multipart")).kind == "edit"
+
+
 @pytest.fixture
 def pictures_at() -> Iterator[str]:
     """A server on loopback with a picture, one that is too large, a redirect, and a text."""
