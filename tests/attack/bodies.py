@@ -4,8 +4,10 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
+from tests.attack.cases import Case
 from tests.attack.target import Target
 from tests.support.service import SAFETY_S
 
@@ -70,12 +72,13 @@ SHORT = tuple(
 )
 
 
-def cases() -> Iterator[tuple[Body, str, str]]:
+def cases() -> Iterator[Case]:
     """Every body to every route by everybody."""
-    return product(BODIES, ROUTES, SENDERS)
+    for body, route, sender in product(BODIES, ROUTES, SENDERS):
+        yield Case("body", f"{body.name} → {route}", sender, partial(attack, body, route, sender))
 
 
-def attack(target: Target, body: Body, route: str, sender: str) -> int:
+def attack(body: Body, route: str, sender: str, target: Target) -> int:
     """Sends one; the status of the answer. Raises where none comes."""
     content = body.make()
     length = body.declared if body.declared is not None else len(content)

@@ -66,8 +66,10 @@ class Target:
         self.tokens = {words[0]: words[1] for words in lines if len(words) == 2}
 
     def call(self, who: str, method: str, path: str, **options: Any) -> Any:
-        """One ordinary request."""
-        headers = {"Authorization": f"Bearer {self.tokens[who]}"}
+        """One request, by `who` or, where that is empty, by somebody without an account."""
+        headers = options.pop("headers", {})
+        if who:
+            headers |= {"Authorization": f"Bearer {self.tokens[who]}"}
         url = f"http://127.0.0.1:{self.port}{path}"
         return httpx2.request(method, url, headers=headers, timeout=SAFETY_S, **options)
 
