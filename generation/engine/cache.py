@@ -22,6 +22,8 @@ import torch
 from generation.engine.adapters import AdapterRack, AroundAttach
 from generation.engine.errors import EngineError, EngineModelUnavailable, EngineOutOfMemory
 from generation.engine.loader import FolderCheck, HostModel, host_build, host_read
+from generation.engine.memory import MIB, total_and_free_mb
+from generation.engine.sizes import UNREADABLE, refuse_too_large
 from generation.engine.specs import CachedModel, ModelRef
 
 WAIT_TICK_S = 0.1
@@ -84,6 +86,7 @@ class ModelCache:
         self.warm_bytes = warm_bytes
         self.adapter_bytes = adapter_bytes
         self.with_checker = with_checker
+        self.capacity_bytes = total_and_free_mb(device)[0] * MIB
         # Called by the reading thread when a model that somebody waits for can be built.
         self.on_readable: Callable[[], None] = lambda: None
         # Called in the pipeline thread with a model's id, where it came from and in how many seconds.
@@ -135,6 +138,8 @@ class ModelCache:
             return entry
 
     def _host_read(self, model: ModelRef) -> HostModel:
+        with contextlib.suppress(*UNREADABLE):  # what is wrong with the files, their reading says
+            refuse_too_large(model, self.device, capacity=self.capacity_bytes)
         return host_read(model, self.device, with_checker=self.with_checker, folder_check=self.folder_check)
 
     def _read(self, entry: CacheEntry) -> HostModel:

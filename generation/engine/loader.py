@@ -48,9 +48,10 @@ _BROKEN: Final = (
 _OF_THE_HOST: Final = (torch.OutOfMemoryError, torch.AcceleratorError)
 _HOST_ERRNOS: Final = (errno.ENOMEM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE)
 _NO_HOST_MEMORY: Final = "DefaultCPUAllocator"
+_NO_LIBRARY: Final = "pip install"  # what the libraries advise where one is missing
 # What older indexes call by a name that transformers has given up.
 _RENAMED: Final = {"CLIPFeatureExtractor": "CLIPImageProcessor", "ViTFeatureExtractor": "ViTImageProcessor"}
-_CHECKER: Final = ("safety_checker", "feature_extractor")
+CHECKER: Final = ("safety_checker", "feature_extractor")
 _WEIGHTS_NAME: Final = re.compile(
     r"^(?P<stem>[^.]+?)(-\d{5}-of-\d{5})?(\.(?P<variant>[A-Za-z0-9_]+))?(-\d{5}-of-\d{5})?\.safetensors$"
 )
@@ -140,6 +141,7 @@ def _failed(error: Exception, model: ModelRef, sentence: str) -> EngineModelUnav
         isinstance(error, _OF_THE_HOST)
         or (isinstance(error, OSError) and error.errno in _HOST_ERRNOS)
         or (isinstance(error, RuntimeError) and _NO_HOST_MEMORY in str(error))
+        or _NO_LIBRARY in str(error)
     )
     if of_the_host:
         return EngineModelUnavailable(f"This worker could not load {model.id}: {error}")
@@ -157,7 +159,7 @@ def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool) -> 
     digest = hashlib.sha256()
     for name in sorted(expected & index.keys()):
         folder = model.folder / name
-        if name in _CHECKER and not (with_checker and folder.is_dir()):
+        if name in CHECKER and not (with_checker and folder.is_dir()):
             continue
         kind = _type_of(pipeline_type, index[name])
         if kind is None:

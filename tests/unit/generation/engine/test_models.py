@@ -3,7 +3,10 @@
 import dataclasses
 import functools
 import hashlib
+import io
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -13,9 +16,22 @@ from diffusers import DiffusionPipeline
 from diffusers.pipelines.flux import pipeline_flux_kontext
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from PIL import Image
+from transformers import T5EncoderModel
 
-from generation.engine import Batch, Engine, EngineError, EngineStopped, ModelRef
+from generation.engine import (
+    Batch,
+    Engine,
+    EngineError,
+    EngineModelBroken,
+    EngineModelUnavailable,
+    EngineOutOfMemory,
+    EngineStopped,
+    ModelRef,
+)
+from generation.engine.loader import _failed, _kept_single, _type_of, dtype_for
+from generation.engine.memory import allocations_told
 from generation.engine.processors import PictureProcessor
+from generation.engine.sizes import model_bytes
 from models_registry.family_facts import FAMILY_FACTS, steps_to_run
 from models_registry.pipeline_facts import IMG2IMG, INPAINT, PIPELINES, PipelineFacts, pipeline_facts
 from tests.support.pictures import encoded
@@ -272,8 +288,6 @@ def test_a_broken_preview_ends_no_job(
 
 def test_memory_that_a_library_could_not_get_is_memory(engine: Engine) -> None:
     """cuBLAS and cuDNN say so in words of their own; everything else stays what it is."""
-    from generation.engine.memory import allocations_told
-
     for words in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"):
         with pytest.raises(torch.OutOfMemoryError), allocations_told():
             raise RuntimeError(words)
@@ -294,8 +308,6 @@ def test_memory_that_a_library_could_not_get_is_memory(engine: Engine) -> None:
 def test_the_number_format_follows_model_and_card(
     monkeypatch: pytest.MonkeyPatch, name: str, components: tuple[str, ...], card: str, expected: Any
 ) -> None:
-    from generation.engine.loader import dtype_for
-
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: card == "new")
     assert dtype_for(name, torch.device("cuda"), components=components) == expected
     assert dtype_for(name, torch.device("cpu"), components=components) == torch.float32
@@ -303,11 +315,67 @@ def test_the_number_format_follows_model_and_card(
 
 def test_single_precision_is_kept_where_the_libraries_keep_it() -> None:
     """In bfloat16 too where diffusers means both halves; T5 means float16 alone."""
-    from transformers import T5EncoderModel
-
-    from generation.engine.loader import _kept_single
-
     for dtype, wo in ((torch.float16, ("wo",)), (torch.bfloat16, ()), (torch.float32, ())):
         assert _kept_single(T5EncoderModel, dtype) == wo
     kept = _kept_single(diffusers.AutoencoderDC, torch.bfloat16)
     assert set(kept) == set(diffusers.AutoencoderDC._keep_in_fp32_modules or ())
+
+
+def test_too_large_a_model_is_refused_before_it_is_read(
+    engine: Engine, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time, by the headers of its files, which say what it takes to the byte."""
+    model = dataclasses.replace(tiny("lumina2"), id="large")
+    engine.load(model)
+    (held,) = [cached.bytes for cached in engine.models() if cached.id == "large"]
+    assert model_bytes(model, engine.device) == held
+    engine.unload("large")
+    monkeypatch.setattr(engine.cache, "capacity_bytes", held - 1)
+    monkeypatch.setattr("generation.engine.loader.load_file", lambda path: pytest.fail("it was read"))
+    for _ in range(2):
+        with pytest.raises(EngineOutOfMemory, match="its weights take"):
+            engine.load(model)
+
+
+def test_an_unreadable_folder_is_judged_by_its_reading(
+    engine: Engine, tiny: TinyModel, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(tiny("lumina2").folder, folder)
+    next((folder / "vae").glob("*.safetensors")).write_bytes(b"cut")
+    with pytest.raises(EngineModelBroken):
+        engine.load(ModelRef(id="cut", repository="a/b", revision="", folder=folder))
+
+
+def test_a_missing_library_is_the_hosts_fault(tiny: TinyModel) -> None:
+    """Files that another host can load stay in service."""
+    said = ValueError(
+        "`tiktoken` is required to read a `tiktoken` file. Install it with `pip install tiktoken`."
+    )
+    error = _failed(said, tiny("chroma"), "Its files cannot be loaded")
+    assert type(error) is EngineModelUnavailable
+
+
+def test_a_tokenizer_may_come_as_sentencepiece_alone(engine: Engine, tiny: TinyModel, tmp_path: Path) -> None:
+    """As older T5 and Gemma repositories have it."""
+    pieces = pytest.importorskip("sentencepiece")
+    folder = tmp_path / "pieces"
+    shutil.copytree(tiny("chroma").folder, folder)
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    model = io.BytesIO()
+    pieces.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a large red circle and a blue star"] * 20),
+        model_writer=model,
+        vocab_size=28,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    (folder / "tokenizer" / "spiece.model").write_bytes(model.getvalue())
+    engine.load(ModelRef(id="pieces", repository="a/b", revision="", folder=folder))
+    assert engine.unload("pieces")
+
+
+def test_older_names_of_classes_are_understood() -> None:
+    """Of the safety filter's processor, in the indexes of Stable Diffusion 1.x."""
+    found = _type_of(diffusers.StableDiffusionPipeline, ["transformers", "CLIPFeatureExtractor"])
+    assert found.__name__.startswith("CLIPImageProcessor")
