@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from imagegen_project.common.context import request_id
+from imagegen_project.common.context import base_url, request_id
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.server.connections import CLOSE_TOO_MANY, ConnectionContext, UserConnections
 from imagegen_project.telemetry.logs import ContextFilter
@@ -33,6 +33,38 @@ async def socket(messages: list[Any], headers: list[Any] | None = None) -> list[
 
 
 ACCEPT = {"type": "websocket.accept"}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "expected"),
+    [
+        ("ws", b"127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("wss", b"localhost", "https://localhost"),
+        ("ws", b"x.y", ""),
+    ],
+)
+async def test_a_socket_knows_where_its_client_reaches_the_service(
+    settings: Settings, scheme: str, host: bytes, expected: str
+) -> None:
+    """For the addresses in webhooks of what it makes; not by a name that the service does not go by."""
+    settings.ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
+    found: list[str] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        found.append(await run_in_socket_executor(base_url.get))
+
+    async def nothing(*_: Any) -> None:
+        pass
+
+    scope = {
+        "type": "websocket",
+        "path": "/x",
+        "query_string": b"",
+        "headers": [(b"host", host)],
+        "scheme": scheme,
+    }
+    await ConnectionContext(application)(scope, nothing, nothing)
+    assert found == [expected]
 
 
 @pytest.mark.parametrize(
