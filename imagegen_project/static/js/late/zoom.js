@@ -15,6 +15,13 @@ export async function openLarge(row, index) {
     height: image.height,
     alt: row.prompt,
   }));
-  const quick = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  new PhotoSwipe({ dataSource, index, showHideAnimationType: quick ? "none" : "zoom", bgOpacity: 0.92, secondaryZoomLevel: 2 }).init();
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const box = new PhotoSwipe({ dataSource, index, showHideAnimationType: still ? "none" : "zoom", bgOpacity: 0.92, secondaryZoomLevel: 2 });
+  // While it opens, the library closes for nobody.
+  const early = (/** @type {KeyboardEvent} */ event) => {
+    if (event.key === "Escape" && !box.opener.isOpen) box.on("openingAnimationEnd", () => box.close());
+  };
+  addEventListener("keydown", early);
+  box.on("destroy", () => removeEventListener("keydown", early));
+  box.init();
 }

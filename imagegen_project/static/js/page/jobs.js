@@ -100,6 +100,11 @@ export class Jobs {
     }
   }
 
+  /** Its picture is on the screen: the preview is not needed any more. @param {string} id */
+  settle(id) {
+    if (this.get(id)?.preview) this.#change(id, { preview: null });
+  }
+
   /** @param {string} id */
   forget(id) {
     this.#followed.get(id)?.abort();

@@ -76,9 +76,9 @@ export function formOf(row) {
     prompt: row.prompt ?? "",
     negative_prompt: row.negative_prompt ?? "",
     model: row.model ?? "",
-    width: row.width,
-    height: row.height,
-    shape: "own",
+    width: row.width ?? 0,
+    height: row.height ?? 0,
+    shape: row.width ? "own" : "square",
     steps: row.num_inference_steps ?? null,
     guidance_scale: row.guidance_scale ?? null,
     seed: row.seed ?? null,
@@ -93,6 +93,22 @@ export function formOf(row) {
   };
 }
 
+const SETTINGS = [
+  ...["prompt", "model", "seed", "width", "height", "num_inference_steps", "guidance_scale", "true_cfg_scale"],
+  ...["guidance_rescale", "negative_prompt", "scheduler", "clip_skip", "output_format", "output_quality"],
+];
+
+/**
+ * What a stored generation says of how it is drawn; what it leaves to the model is left out.
+ * @param {any} row
+ * @returns {Record<string, any>}
+ */
+export function settingsOf(row) {
+  const said = (/** @type {string} */ name) =>
+    ![null, undefined, ""].includes(row[name]) && !(name === "output_quality" && row.output_format === "png") && !(name === "guidance_rescale" && !row[name]);
+  return Object.fromEntries(SETTINGS.filter(said).map((name) => [name, row[name]]));
+}
+
 /**
  * A stored generation's request, with its pictures.
  * @param {Client} client
@@ -101,23 +117,9 @@ export function formOf(row) {
  */
 export async function requestAgain(client, row) {
   /** @type {Record<string, any>} */
-  const request = {
-    kind: row.kind,
-    prompt: row.prompt,
-    negative_prompt: row.negative_prompt,
-    model: row.model,
-    width: row.width,
-    height: row.height,
-    num_inference_steps: row.num_inference_steps,
-    guidance_scale: row.guidance_scale,
-    seed: row.seed,
-    num_images: row.num_images,
-    clip_skip: row.clip_skip,
-    output_format: row.output_format,
-    loras: row.loras.map((/** @type {any} */ one) => ({ lora: one.lora, scale: one.scale })),
-    preview_every: previewEvery(row.num_inference_steps),
-  };
-  if (row.scheduler) request.scheduler = row.scheduler;
+  const request = { ...settingsOf(row), kind: row.kind, num_images: row.num_images };
+  request.preview_every = previewEvery(row.num_inference_steps);
+  request.loras = row.loras.map((/** @type {any} */ one) => ({ lora: one.lora, scale: one.scale }));
   if (row.urls.input) {
     request.image = bare(await pictureUri(client, row.urls.input));
     request.strength = row.strength;

@@ -1,16 +1,11 @@
 /** A generation as code that draws the same picture. */
+import { settingsOf } from "./request.js";
 
 /** What a request needs to be the same again. @param {any} row @returns {Record<string, any>} */
 function fieldsOf(row) {
-  /** @type {Record<string, any>} */
-  const fields = { prompt: row.prompt, model: row.model, seed: row.seed, width: row.width, height: row.height };
-  fields.num_inference_steps = row.num_inference_steps;
-  fields.guidance_scale = row.guidance_scale;
-  if (row.negative_prompt) fields.negative_prompt = row.negative_prompt;
-  if (row.scheduler) fields.scheduler = row.scheduler;
-  if (row.clip_skip) fields.clip_skip = row.clip_skip;
+  const { output_format: format, ...fields } = settingsOf(row);
   if (row.num_images > 1) fields.num_images = row.num_images;
-  if (row.output_format !== "png") fields.output_format = row.output_format;
+  if (format !== "png") fields.output_format = format;
   if (row.loras.length) fields.loras = row.loras.map((/** @type {any} */ one) => ({ lora: one.name, scale: one.scale }));
   if (row.urls.input) fields.strength = row.strength;
   return fields;
@@ -105,7 +100,8 @@ for (const image of (await answer.json()).images) {
 /** @param {any} row @param {string} origin */
 function openai(row, origin) {
   const { prompt, model, width, height, num_images: n = 1, loras, scheduler, clip_skip: skip, output_format: format, ...more } = fieldsOf(row);
-  const lost = [row.urls.mask && "mask", scheduler && "scheduler", skip && "clip_skip"].filter(Boolean);
+  const none = ["true_cfg_scale", "guidance_rescale", "output_quality"].filter((name) => name in more);
+  const lost = [row.urls.mask && "mask", scheduler && "scheduler", skip && "clip_skip", ...none].filter(Boolean);
   if (lost.length) return `# OpenAI's API has no place for ${lost.join(" and ")}: take one of the others.\n`;
   const extra = loras ? { ...more, lora: loras.map((/** @type {any} */ one) => ({ name: one.lora, scale: one.scale })) } : more;
   const options = [

@@ -17,13 +17,19 @@ export function shownJob({ jobs, focus }) {
 
 /** @param {{job: Job, large?: boolean}} props */
 function Picture({ job, large }) {
+  const { jobs } = useApp();
   const alt = job.prompt;
   if (job.images.length > 1) {
     return html`<div class="batch">
       ${job.images.map((image) => html`<img key=${image.index} src=${large ? pathOf(image.url) : thumbnail(image.url, 256)} alt=${`${alt} (${image.index + 1})`} />`)}
     </div>`;
   }
-  if (job.images.length) return html`<img class="final" src=${large ? pathOf(job.images[0].url) : thumbnail(job.images[0].url, 256)} alt=${alt} />`;
+  if (job.images.length) {
+    // The preview stays beneath until the picture has come.
+    const src = large ? pathOf(job.images[0].url) : thumbnail(job.images[0].url, 256);
+    return html`${job.preview && html`<img class="preview" src=${job.preview} alt="" />`}
+      <img class="final" src=${src} alt=${alt} onLoad=${() => jobs.settle(job.id)} />`;
+  }
   if (job.preview) return html`<img class="preview" src=${job.preview} alt="" />`;
   return html`<div class="shimmer"></div>`;
 }

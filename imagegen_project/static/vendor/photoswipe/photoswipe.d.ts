@@ -1,5 +1,8 @@
 /** What is used of this library. */
 export default class PhotoSwipe {
   constructor(options: object);
+  opener: { isOpen: boolean };
   init(): boolean;
+  close(): void;
+  on(event: string, act: () => void): void;
 }
