@@ -1,0 +1,131 @@
+"""What the pages give to developers and strangers: code that draws the same, tokens, links."""
+
+import os
+import shutil
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from tests.browser.visits import Visits, violations
+from tests.support.live import Live
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+RUNNERS = {
+    "curl": ("snippet.sh", ["bash", "-e"]),
+    "Python": ("snippet.py", [sys.executable]),
+    "JavaScript": ("snippet.mjs", ["node"]),
+    "OpenAI": ("snippet.py", [sys.executable]),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_complaints(visits: Visits) -> None:
+    visits.complaints.clear()
+
+
+@pytest.fixture(scope="module")
+def jobs(live: Live) -> dict[str, dict[str, Any]]:
+    """A picture from text with quotes and a LoRA, and one from a picture."""
+    text = live.wait(
+        live.create(
+            prompt='it\'s a "red" circle, été \U0001f600', reproducible=True, loras=[{"lora": "outline"}]
+        )["id"]
+    )
+    start = live.picture(text["id"])
+    answer = live.http.post(
+        "/api/v1/generations",
+        data={"prompt": "a blue circle", "steps": "4", "strength": "0.5", "reproducible": "true"},
+        files={"image": ("start.png", start, "image/png")},
+    )
+    return {"txt2img": text, "img2img": live.wait(answer.json()["id"])}
+
+
+def code(page: "Page", label: str) -> str:
+    """What is shown to be copied."""
+    if page.locator(".code").get_attribute("open") is None:
+        page.click("summary:has-text('As code')")
+    page.click(f".tab:text-is('{label}')")
+    return page.inner_text(".code pre")
+
+
+def pixels(data: bytes) -> bytes:
+    """What is drawn, without what is said about it."""
+    with Image.open(BytesIO(data)) as picture:
+        return picture.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("kind", ["txt2img", "img2img"])
+def test_code_that_is_copied_draws_the_same_pixels(
+    visits: Visits, live: Live, jobs: dict[str, dict[str, Any]], tmp_path: Path, kind: str
+) -> None:
+    """As it stands, with a token in the environment."""
+    job = jobs[kind]
+    drawn = pixels(live.picture(job["id"]))
+    with visits.opened(f"/gallery/{job['id']}/") as page:
+        snippets = {label: code(page, label) for label in RUNNERS}
+        assert violations(page) == []
+    assert live.token not in "".join(snippets.values())
+    for label, (name, runner) in RUNNERS.items():
+        if shutil.which(runner[0]) is None:
+            continue
+        folder = tmp_path / label
+        folder.mkdir()
+        (folder / name).write_text(snippets[label])
+        done = subprocess.run(
+            [*runner, name],
+            cwd=folder,
+            env=os.environ | {"IMAGEGEN_TOKEN": live.token},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (label, done.stderr, snippets[label])
+        made = [file for file in folder.iterdir() if file.name.startswith("picture")]
+        assert [pixels(file.read_bytes()) for file in made] == [drawn], label
+    assert visits.complaints == []
+
+
+def test_a_token_is_made_used_and_revoked(visits: Visits, live: Live) -> None:
+    with visits.opened("/account/") as page:
+        page.wait_for_selector(".quota")
+        page.fill(".account form input", "my script")
+        page.click("text=New token")
+        token = page.input_value(".once input")
+        page.wait_for_selector(".table strong:has-text('my script')")
+        assert violations(page) == []
+        headers = {"Authorization": f"Bearer {token}"}
+        assert live.http.get("/api/v1/me", headers=headers).status_code == 200
+        page.click(".table li:has-text('my script') button")
+        page.wait_for_selector(".table strong:has-text('my script')", state="detached")
+        assert live.http.get("/api/v1/me", headers=headers).status_code == 401
+        page.click("text=New signing secret")
+        assert page.input_value(".once:last-child input").startswith("whsec_")
+    assert visits.complaints == []
+
+
+def test_a_link_opens_for_a_stranger_until_it_is_revoked(
+    visits: Visits, jobs: dict[str, dict[str, Any]]
+) -> None:
+    with visits.opened(f"/gallery/{jobs['txt2img']['id']}/") as page:
+        page.click("text=Share")
+        page.click("text=Make a link and copy it")
+        link = page.input_value(".shares input")
+        assert violations(page) == []
+        with visits.opened(state=None) as stranger:
+            stranger.goto(link)
+            stranger.wait_for_selector("main img")
+            assert stranger.evaluate("document.querySelector('main img').decode().then(() => true)")
+            assert violations(stranger) == []
+            page.click("button:text-is('Revoke')")
+            page.wait_for_selector(".shares li", state="detached")
+            answer = stranger.goto(link)
+            assert answer is not None
+            assert answer.status == 404
+    assert visits.complaints == []
