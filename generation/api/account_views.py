@@ -99,11 +99,11 @@ class UsageDayOut(serializers.Serializer[Any]):
 
 
 class LeftOut(serializers.Serializer[Any]):
-    """A limit."""
+    """A limit; null where there is none."""
 
-    limit = serializers.FloatField()
+    limit = serializers.FloatField(allow_null=True)
     used = serializers.FloatField()
-    left = serializers.FloatField()
+    left = serializers.FloatField(allow_null=True)
 
 
 class WorkLeftOut(LeftOut):
@@ -113,11 +113,11 @@ class WorkLeftOut(LeftOut):
 
 
 class QuotaOut(serializers.Serializer[Any]):
-    """What is left; null where there is no limit."""
+    """What is left of each limit."""
 
-    work = WorkLeftOut(allow_null=True)
-    storage = LeftOut(allow_null=True, help_text="Bytes.")
-    queued = LeftOut(allow_null=True, help_text="Generations that wait.")
+    work = WorkLeftOut()
+    storage = LeftOut(help_text="Bytes.")
+    queued = LeftOut(help_text="Generations that wait.")
 
 
 class UsageOut(serializers.Serializer[Any]):

@@ -124,24 +124,23 @@ def _check_storage(generation: Generation) -> None:
         )
 
 
-def limits_left(owner: User) -> dict[str, dict[str, Any] | None]:
-    """What a user has used of each limit, and what is left of it; None for a limit that there is not."""
-    left: dict[str, dict[str, Any] | None] = {"work": None, "storage": None, "queued": None}
-    if settings.WORK_LIMIT:
-        began = timezone.now() - timedelta(seconds=settings.WORK_WINDOW_S)
-        recent = WorkEntry.objects.filter(owner=owner, created_at__gt=began)
-        used = (recent.aggregate(used=Sum("pixel_steps"))["used"] or 0) / MEGA
-        left["work"] = _left(settings.WORK_LIMIT, used) | {"window_s": settings.WORK_WINDOW_S}
-    if settings.STORAGE_QUOTA_BYTES:
-        left["storage"] = _left(settings.STORAGE_QUOTA_BYTES, bytes_stored(owner.pk))
-    if settings.MAX_QUEUED_PER_USER:
-        waiting = _count(owner.pk, settings.MAX_QUEUED_PER_USER)
-        left["queued"] = _left(settings.MAX_QUEUED_PER_USER, waiting)
-    return left
+def limits_left(owner: User) -> dict[str, dict[str, Any]]:
+    """What a user has used of each limit and what is left of it: None where there is no limit."""
+    window_s = settings.WORK_WINDOW_S
+    recent = WorkEntry.objects.filter(
+        owner=owner, created_at__gt=timezone.now() - timedelta(seconds=window_s)
+    )
+    work = (recent.aggregate(used=Sum("pixel_steps"))["used"] or 0) / MEGA
+    waiting = Generation.objects.filter(owner=owner, status=Status.QUEUED).count()
+    return {
+        "work": _left(settings.WORK_LIMIT, work) | {"window_s": window_s},
+        "storage": _left(settings.STORAGE_QUOTA_BYTES, bytes_stored(owner.pk)),
+        "queued": _left(settings.MAX_QUEUED_PER_USER, waiting),
+    }
 
 
 def _left(limit: float, used: float) -> dict[str, Any]:
-    return {"limit": limit, "used": used, "left": max(0, limit - used)}
+    return {"limit": limit or None, "used": used, "left": max(0, limit - used) if limit else None}
 
 
 def work_note(generation: Generation) -> None:

@@ -67,7 +67,7 @@ def test_usage_by_day_and_model(
 
 
 def test_what_is_left(api: APIClient, make: GenerationMaker, settings: Settings) -> None:
-    """Of each limit that there is."""
+    """Of each limit that there is; what was used is said of the others, too."""
     settings.WORK_LIMIT, settings.MAX_QUEUED_PER_USER, settings.STORAGE_QUOTA_BYTES = 1.0, 3, 0
     make()
     quota = api.get("/api/v1/usage").json()["quota"]
@@ -76,7 +76,7 @@ def test_what_is_left(api: APIClient, make: GenerationMaker, settings: Settings)
     assert work["used"] == pytest.approx(0.262144)
     assert work["left"] == pytest.approx(1 - 0.262144)
     assert quota["queued"] == {"limit": 3, "used": 1, "left": 2}
-    assert quota["storage"] is None
+    assert quota["storage"] == {"limit": None, "used": 0, "left": None}
 
 
 @pytest.mark.parametrize("days", ["0", "367", "x", "-1", "", "1&days=2", "9" * 50])
