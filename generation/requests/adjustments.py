@@ -1,14 +1,20 @@
 """What has to be adjusted in a valid request, said instead of done in silence."""
 
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings
 
 from generation.choices import Kind
 from generation.errors import AdjustedError
 from generation.pictures.fitting import edited_prepare, image_prepare, mask_prepare
+from models_registry.builtin.scenes import PALETTE, SHAPES
+from models_registry.builtin.vocabulary import words_unread
+from models_registry.choices import Family
 from models_registry.family_facts import FAMILY_FACTS, drawn_size
 from models_registry.pipeline_facts import ADDED, WITHOUT
+
+_MAX_WORDS_NAMED: Final = 10
+_MAX_WORD_CHARACTERS: Final = 30
 
 
 def request_adjust(values: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -29,9 +35,25 @@ def request_adjust(values: dict[str, Any]) -> tuple[dict[str, Any], list[dict[st
         warnings.append({"param": "clip_skip", "reason": reason, "used": None})
     warnings += _size_warnings(used)
     warnings += _pictures_prepare(used)
+    warnings += _prompt_warnings(used)
     if used["strict"] and warnings:
         raise AdjustedError(warnings[0]["reason"], param=warnings[0]["param"], warnings=warnings)
     return used, warnings
+
+
+def _prompt_warnings(used: dict[str, Any]) -> list[dict[str, Any]]:
+    """Says which words the built-in model does not read: it has learned a few hundred."""
+    if used["checkpoint"].family != Family.BUILTIN:
+        return []
+    words = [word[:_MAX_WORD_CHARACTERS] for word in words_unread(used["prompt"])]
+    if not words:
+        return []
+    more = f" and {len(words) - _MAX_WORDS_NAMED} more" if len(words) > _MAX_WORDS_NAMED else ""
+    reason = (
+        f"{used['checkpoint'].id} draws {len(SHAPES)} shapes in {len(PALETTE)} colours. "
+        f"It does not read: {', '.join(words[:_MAX_WORDS_NAMED])}{more}."
+    )
+    return [{"param": "prompt", "reason": reason, "used": None}]
 
 
 def _guidance_warnings(used: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The built-in model's tokenizer: a small byte-level BPE in CLIP's format, learned from a short word list."""
 
 import json
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -251,6 +252,16 @@ COMMON_WORDS: Final = [
     "world",
     "young",
 ]
+
+
+_READ: Final = frozenset(GRAMMAR_WORDS)
+_WORD: Final = re.compile(r"[^\W_]+")
+
+
+def words_unread(prompt: str) -> list[str]:
+    """Return a prompt's words that mean nothing to the model, each once, in their order: those outside its grammar."""
+    words = dict.fromkeys(_WORD.findall(prompt.lower()))
+    return [word for word in words if not {word, word.removesuffix("s"), word.removesuffix("es")} & _READ]
 
 
 def byte_symbols() -> list[str]:

@@ -8,6 +8,7 @@ from rest_framework.test import APIClient
 
 from generation.gpu_worker.batch import batch_of
 from generation.models import Generation
+from models_registry.builtin import DEMO_PROMPT
 from models_registry.choices import Family
 from models_registry.models import Checkpoint
 from tests.support.pictures import encoded, gradient
@@ -57,3 +58,34 @@ def test_nothing_else_is_enlarged(api: APIClient) -> None:
         generation, warnings = made(api, **body)
         assert warnings == []
         assert batch_of(generation).drawn_size is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unread"),
+    [
+        ("a cat riding a bicycle, a cat", "cat, riding, bicycle."),
+        ("Two BLUE stars on 3 white crosses", "two, 3."),
+        ("赤い circle", "赤い."),
+        ("x" * 100, f"{'x' * 30}."),
+        (
+            " ".join(f"w{number}" for number in range(12)),
+            "w0, w1, w2, w3, w4, w5, w6, w7, w8, w9 and 2 more.",
+        ),
+    ],
+)
+def test_words_that_the_builtin_model_does_not_read_are_named(
+    api: APIClient, prompt: str, unread: str
+) -> None:
+    """With what it draws; `strict` refuses them."""
+    _, (warning,) = made(api, prompt=prompt)
+    assert (warning["param"], warning["used"]) == ("prompt", None)
+    assert warning["reason"] == f"builtin draws 8 shapes in 12 colours. It does not read: {unread}"
+    refused = api.post(BASE, {"prompt": prompt, "strict": True})
+    assert (refused.status_code, refused.json()["errors"][0]["param"]) == (422, "prompt")
+
+
+def test_every_word_of_the_examples_is_read(api: APIClient) -> None:
+    """And another model's words are its own affair."""
+    Checkpoint.objects.filter(family=Family.SD1).update(enabled=True)
+    for body in ({"prompt": DEMO_PROMPT}, {"prompt": "a cat", "model": "sd-1-5"}):
+        assert made(api, **body)[1] == []
