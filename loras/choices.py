@@ -33,3 +33,4 @@ class KeyStyle(models.TextChoices):
     PEFT = "peft", "diffusers (PEFT)"
     DIFFUSERS = "diffusers", "diffusers (old)"
     KOHYA = "kohya", "kohya, A1111"
+    DOTTED = "dotted", "dotted, with kohya's ends"

@@ -5,6 +5,7 @@ that have a U-Net; families with a transformer are told by its blocks.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
 from loras.key_styles import AdapterError, Module
@@ -15,6 +16,10 @@ SD2: Final = "sd2"
 SDXL: Final = "sdxl"
 SD3: Final = "sd3"
 FLUX: Final = "flux"
+FLUX2: Final = "flux2"
+QWEN_IMAGE: Final = "qwen-image"
+Z_IMAGE: Final = "z-image"
+LUMINA2: Final = "lumina2"
 
 _FAMILY_BY_TEXT_WIDTH: Final = {160: BUILTIN, 768: SD1, 1024: SD2, 2048: SDXL}
 # The hidden width of each family's text encoders, the first and the second.
@@ -25,6 +30,7 @@ _ENCODER_WIDTHS: Final[dict[str, dict[str, int]]] = {
     SDXL: {"text_encoder": 768, "text_encoder_2": 1280},
     SD3: {"text_encoder": 768, "text_encoder_2": 1280},
     FLUX: {"text_encoder": 768},
+    **{family: {} for family in (FLUX2, QWEN_IMAGE, Z_IMAGE, LUMINA2)},
 }
 # How many modules a family's parts have that can be adapted, rounded up; of SD2 and SD3 the larger versions'.
 _MAX_MODULES: Final[dict[str, dict[str, int]]] = {
@@ -35,19 +41,22 @@ _MAX_MODULES: Final[dict[str, dict[str, int]]] = {
     SD3: {"transformer": 600, "text_encoder": 80, "text_encoder_2": 200},
     # kohya's names begin with lora_unet_ here too.
     FLUX: {"transformer": 600, "unet": 600, "text_encoder": 80},
+    FLUX2: {"transformer": 300},
+    QWEN_IMAGE: {"transformer": 900},
+    Z_IMAGE: {"transformer": 400},
+    LUMINA2: {"transformer": 400},
 }
-_FLUX_WIDTH: Final = 3072
+_FLUX_WIDTH: Final = 3072  # of Qwen-Image too
+_FLUX_DOUBLE_BLOCKS: Final = 19
+_FLUX2_WIDTHS: Final = (4096, 6144)
+# Of transformers whose blocks are called layers.
+_LAYER_WIDTHS: Final = {3840: Z_IMAGE, 2304: LUMINA2}
+_READS: Final = (".to_q", ".to_k", ".to_v", ".attention.qkv")
+_OF_QWEN: Final = (".img_mlp.", ".txt_mlp.", ".img_mod.", ".txt_mod.")
 _SD3_WIDTHS: Final = (1536, 2432)
 _UNDECIDABLE: Final = "nothing in it tells which family of models it was made for"
-# Of other transformers, whose blocks have the same names as Flux' or SD3's.
-_FOREIGN_BLOCKS: Final = (
-    "img_mlp",
-    "txt_mlp",
-    "img_mod_1",
-    "token_refiner",
-    "context_refiner",
-    "to_qkv_mlp_proj",
-)
+# Of other transformers, whose blocks have the same names.
+_FOREIGN_BLOCKS: Final = ("token_refiner",)
 
 
 def family_of(modules: list[Module]) -> str:
@@ -83,14 +92,40 @@ def _family_of_transformer(modules: list[Module]) -> str:
         return FLUX
     if any(mark in module.path for module in blocks for mark in _FOREIGN_BLOCKS):
         raise AdapterError("it was made for a transformer that is not supported")
-    if any("single_transformer_blocks." in module.path for module in blocks):
+    names = [module.path.removeprefix("transformer.").removeprefix("diffusion_model.") for module in blocks]
+    if any(name.startswith(("layers.", "context_refiner.", "noise_refiner.")) for name in names):
+        return _told_by(_LAYER_WIDTHS, {module.inputs for module in blocks if module.path.endswith(_READS)})
+    if any("to_qkv_mlp_proj" in name or ".ff.linear_in" in name for name in names):
+        return FLUX2
+    if any(name.startswith("transformer_blocks.") and _has(name, _OF_QWEN) for name in names):
+        return QWEN_IMAGE
+    if any(name.startswith("single_transformer_blocks.") for name in names):
         return FLUX
     widths = {module.inputs for module in blocks if module.path.endswith((".attn.to_q", ".attn.to_k"))}
     if widths == {_FLUX_WIDTH}:
-        return FLUX
-    if len(widths) == 1 and widths <= set(_SD3_WIDTHS):
-        return SD3
-    raise AdapterError(_UNDECIDABLE)
+        # Attention of both has the same names and widths; Qwen-Image has three times as many blocks.
+        return QWEN_IMAGE if max(map(_block, names)) >= _FLUX_DOUBLE_BLOCKS else FLUX
+    known = dict.fromkeys(_SD3_WIDTHS, SD3) | dict.fromkeys(_FLUX2_WIDTHS, FLUX2)
+    return _told_by(known, widths)
+
+
+def _has(name: str, marks: tuple[str, ...]) -> bool:
+    return any(mark in name for mark in marks)
+
+
+def _told_by(known: Mapping[int, str], widths: set[int]) -> str:
+    """The family of that one width. Raises AdapterError."""
+    family = known.get(next(iter(widths))) if len(widths) == 1 else None
+    if family is None:
+        raise AdapterError(_UNDECIDABLE)
+    return family
+
+
+def _block(name: str) -> int:
+    """The number of the block that a module belongs to; -1 for one outside."""
+    head, _, rest = name.partition("transformer_blocks.")
+    number = rest.partition(".")[0]
+    return int(number) if not head and number.isdecimal() and number.isascii() else -1
 
 
 def _family_of_unet(modules: list[Module]) -> str:

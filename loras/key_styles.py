@@ -1,8 +1,9 @@
 """How the tensors of a LoRA file are named, and which files are no LoRA at all.
 
-Three ways of naming are in use, and diffusers loads all of them: its own of today (`unet.<module>.lora_A.weight`), its
+Some ways of naming are in use, and diffusers loads all of these: its own of today (`unet.<module>.lora_A.weight`), its
 own of the past (`unet.<module>.lora.down.weight` and the names of attention processors), and that of kohya's trainer
-(`lora_unet_<module>.lora_down.weight` with `.alpha`), which A1111's tools write too.
+(`lora_unet_<module>.lora_down.weight` with `.alpha`), which A1111's tools write too. Of transformers there are also
+ComfyUI's (`diffusion_model.<module>`), and dotted names with kohya's ends (`<module>.lora_down.weight`).
 """
 
 import re
@@ -20,6 +21,7 @@ MAX_NAME_DOTS: Final = 14
 PEFT: Final = "peft"
 DIFFUSERS: Final = "diffusers"
 KOHYA: Final = "kohya"
+DOTTED: Final = "dotted"
 
 FLOATS: Final = ("F16", "BF16", "F32", "F64")
 # kohya's scripts write alphas as numbers of any type.
@@ -33,7 +35,14 @@ _DIFFUSERS: Final = re.compile(
 _KOHYA: Final = re.compile(
     r"(?P<module>lora_(?:unet|te|te1|te2)_[A-Za-z0-9_]+)\.(?:lora_(?P<part>down|up)\.weight|alpha)"
 )
-_TRANSFORMER_ALPHA: Final = re.compile(r"(?P<module>transformer\.[A-Za-z0-9_.]+)\.alpha")
+# Of transformers alone: their modules' own names, with or without the part that they belong to.
+_DOTTED: Final = re.compile(
+    r"(?P<module>(?:transformer\.|diffusion_model\.)?(?:transformer_blocks|layers)\.[A-Za-z0-9_.]+)"
+    r"\.lora_(?P<part>down|up)\.weight"
+)
+_TRANSFORMER_ALPHA: Final = re.compile(
+    r"(?P<module>(?:transformer\.|diffusion_model\.|transformer_blocks\.|layers\.)[A-Za-z0-9_.]+)\.alpha"
+)
 
 _COMPONENTS: Final = ("unet", "transformer", "text_encoder", "text_encoder_2")
 _KOHYA_COMPONENTS: Final = {
@@ -134,6 +143,8 @@ def _split(name: str) -> tuple[str, str, str]:
         return match["module"], PEFT, {"A": "down", "B": "up"}[match["part"]]
     if match := _DIFFUSERS.fullmatch(name):
         return match["module"], DIFFUSERS, match["part"]
+    if match := _DOTTED.fullmatch(name):
+        return match["module"], DOTTED, match["part"]
     if match := _TRANSFORMER_ALPHA.fullmatch(name):
         return match["module"], "", "alpha"
     if "lora" in name:
@@ -145,6 +156,8 @@ def _component(path: str, style: str) -> str:
     if style == KOHYA:
         return _KOHYA_COMPONENTS[path.split("_", 2)[1]]
     component = path.partition(".")[0]
+    if style == DOTTED or component == "diffusion_model":
+        return "transformer"
     if component not in _COMPONENTS:
         known = ", ".join(_COMPONENTS)
         raise AdapterError(f"{quoted(path)} does not begin with the part it belongs to ({known})")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 from imagegen_project.common.safetensors_header import Header, TensorInfo, quoted, read_header
-from loras.families import FLUX, family_of
-from loras.key_styles import KOHYA, MAX_RANK, AdapterError, Module, find_modules
+from loras.families import FLUX, QWEN_IMAGE, Z_IMAGE, family_of
+from loras.key_styles import DOTTED, KOHYA, MAX_RANK, AdapterError, Module, find_modules
 
 # What diffusers hands to peft's configuration as it stands in the file, so it is checked as if it came from a client.
 _CONFIG_KEY: Final = "lora_adapter_metadata"
@@ -36,6 +36,8 @@ _TARGETS: Final = re.compile(
     r"|(?:in|out)_layers_\d|emb_layers_1|skip_connection|proj_in|proj_out|proj_mlp|conv_shortcut|conv_in|conv_out|conv[12]?|time_emb_proj"
     r"|[qkv]_proj|out_proj|fc[12]|(?:img|txt)_(?:attn_(?:qkv|proj)|mlp_[02]|mod_lin)|linear[12]|modulation_lin"
 )
+# Whose loaders in diffusers take alphas beside names with dots.
+_WITH_ALPHAS: Final = (FLUX, QWEN_IMAGE, Z_IMAGE)
 _SCALARS: Final = {"F16": "<e", "F32": "<f", "F64": "<d", "I32": "<i", "I64": "<q"}
 
 
@@ -60,8 +62,10 @@ def read_adapter(file: BinaryIO, *, size: int) -> AdapterFacts:
     header = read_header(file, size=size)
     modules = find_modules(header.tensors)
     family = family_of(modules)
-    if family != FLUX and any(module.alpha for module in modules if module.style != KOHYA):
+    if family not in _WITH_ALPHAS and any(module.alpha for module in modules if module.style != KOHYA):
         raise AdapterError("it holds alphas beside diffusers' names, which diffusers refuses")
+    if modules[0].style == DOTTED and not _converted(family, modules):
+        raise AdapterError("its dotted names with kohya's ends are not loaded by diffusers for its family")
     rank = max(module.rank for module in modules)
     config_alpha = _check_config(header, names=len(modules))
     alphas = Counter(_alpha(file, module) for module in modules)
@@ -75,6 +79,12 @@ def read_adapter(file: BinaryIO, *, size: int) -> AdapterFacts:
         text_encoders=_text_encoders(modules),
         trigger_words=_trigger_words(header),
     )
+
+
+def _converted(family: str, modules: list[Module]) -> bool:
+    """Whether diffusers brings dotted names with kohya's ends into its own; it knows them by one of two signs."""
+    told = all(module.alpha for module in modules) or modules[0].path.startswith("diffusion_model.")
+    return family in (QWEN_IMAGE, Z_IMAGE) and told
 
 
 def _alpha(file: BinaryIO, module: Module) -> float | None:

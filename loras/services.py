@@ -235,7 +235,9 @@ def lora_check_fits(*, lora: Lora, checkpoint: Checkpoint, param: str = "loras")
             param=param,
             headers={"Retry-After": "5"},
         )
-    if lora.family != checkpoint.family:
+    # Chroma is FLUX.1 with less in it; what was made for that fits what is left.
+    fits = {lora.family} | ({Family.CHROMA.value} if lora.family == Family.FLUX else set())
+    if checkpoint.family not in fits:
         made_for, asked = Family(lora.family).label, Family(checkpoint.family).label
         raise LoraIncompatibleError(
             f"The LoRA {lora.name} was made for {made_for}; the model {checkpoint.id} is {asked}.",

@@ -363,7 +363,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "encoder of another family": (_with(encoder_tensors(width=1024)), "do not fit sd1"),
     "U-Net and transformer": (_with(transformer_tensors("flux")), "U-Net and for a transformer"),
     "other transformer": (
-        safetensors(pair("transformer.transformer_blocks.0.img_mlp.net.0.proj", 3072, 4)),
+        safetensors(pair("transformer.token_refiner.0.attn.to_q", 3072, 4)),
         "transformer that is not supported",
     ),
     "encoder alone": (safetensors(encoder_tensors()), "nothing in it tells"),

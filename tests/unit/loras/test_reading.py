@@ -15,7 +15,7 @@ from imagegen_project.common.safetensors_header import HeaderError
 from loras import families
 from loras.choices import KeyStyle
 from loras.finite import CHUNK_BYTES, check_finite
-from loras.key_styles import DIFFUSERS, KOHYA, PEFT, AdapterError
+from loras.key_styles import DIFFUSERS, DOTTED, KOHYA, PEFT, AdapterError
 from loras.reading import AdapterFacts, read_adapter
 from models_registry.choices import Family
 from tests.support.lora_files import (
@@ -42,8 +42,10 @@ def facts_of(tensors: dict[str, Tensor], metadata: dict[str, Any] | None = None)
 def test_the_words_are_those_of_the_registry() -> None:
     """The plain modules repeat them, since they know no Django."""
     plain = {families.BUILTIN, families.SD1, families.SD2, families.SDXL, families.SD3, families.FLUX}
-    assert plain == set(Family) - {Family.OTHER}
-    assert {PEFT, DIFFUSERS, KOHYA} == set(KeyStyle)
+    plain |= {families.FLUX2, families.QWEN_IMAGE, families.Z_IMAGE, families.LUMINA2}
+    # Chroma takes FLUX.1's; of the others no LoRA is told.
+    assert plain == set(Family) - {Family.OTHER, Family.CHROMA, Family.SANA, Family.PIXART}
+    assert {PEFT, DIFFUSERS, KOHYA, DOTTED} == set(KeyStyle)
 
 
 @pytest.mark.parametrize("family", ["builtin", "sd1", "sd2", "sdxl"])
@@ -69,6 +71,60 @@ def test_every_naming_of_every_family_is_told(family: str, style: str, said: str
 def test_transformers_are_told_by_their_blocks(kind: str, family: str) -> None:
     """Flux by its single blocks or its width, SD3 by its width."""
     assert facts_of(transformer_tensors(kind)).family == family
+
+
+QWEN = "transformer_blocks.40.attn.to_q"
+Z_IMAGE = "layers.3.attention.to_q"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "family", "style"),
+    [
+        (pair(f"transformer.{QWEN}", 3072, 64), "qwen-image", "peft"),
+        (pair(f"diffusion_model.{QWEN}", 3072, 64), "qwen-image", "peft"),
+        (pair("transformer.transformer_blocks.0.img_mlp.net.0.proj", 3072, 64), "qwen-image", "peft"),
+        (
+            pair(QWEN, 3072, 64, style="kohya") | {f"{QWEN}.alpha": scalar(4)},
+            "qwen-image",
+            "dotted",
+        ),
+        (pair(f"diffusion_model.{Z_IMAGE}", 3840, 64), "z-image", "peft"),
+        (pair(f"transformer.{Z_IMAGE}", 3840, 64), "z-image", "peft"),
+        (pair(f"diffusion_model.{Z_IMAGE}", 3840, 64, style="kohya"), "z-image", "dotted"),
+        (pair("transformer.layers.3.attn.to_q", 2304, 64), "lumina2", "peft"),
+        (
+            pair("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", 3072, 64),
+            "flux2",
+            "peft",
+        ),
+        (pair("transformer.transformer_blocks.0.attn.to_q", 6144, 64), "flux2", "peft"),
+        (pair("transformer.transformer_blocks.18.attn.to_q", 3072, 64), "flux", "peft"),
+    ],
+    ids=str,
+)
+def test_newer_transformers_are_told_apart(tensors: Any, family: str, style: str) -> None:
+    """Qwen-Image's attention has the names and the width of FLUX.1's: by its blocks, of which it has more."""
+    facts = facts_of(tensors)
+    assert (facts.family, facts.key_style) == (family, style)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        (pair("transformer.layers.3.attention.to_q", 999, 64), "nothing in it tells"),
+        (pair(QWEN, 3072, 64, style="kohya"), "not loaded by diffusers"),
+        (
+            pair("transformer.transformer_blocks.0.attn.to_q", 1536, 64, style="kohya"),
+            "not loaded by diffusers",
+        ),
+        (pair("diffusion_model.double_blocks.0.img_attn.qkv", 3072, 64), "nothing in it tells"),
+    ],
+    ids=str,
+)
+def test_what_diffusers_would_not_load_is_refused(tensors: Any, reason: str) -> None:
+    with pytest.raises(AdapterError) as caught:
+        facts_of(tensors)
+    assert reason in caught.value.reason
 
 
 def test_alphas_in_flux_files_are_read() -> None:

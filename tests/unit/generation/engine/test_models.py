@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -19,6 +20,7 @@ from PIL import Image
 from transformers import T5EncoderModel
 
 from generation.engine import (
+    AdapterUse,
     Batch,
     Engine,
     EngineError,
@@ -34,6 +36,7 @@ from generation.engine.processors import PictureProcessor
 from generation.engine.sizes import model_bytes
 from models_registry.family_facts import FAMILY_FACTS, steps_to_run
 from models_registry.pipeline_facts import IMG2IMG, INPAINT, PIPELINES, PipelineFacts, pipeline_facts
+from tests.support.lora_files import pair, safetensors, scalar
 from tests.support.pictures import encoded
 from tests.support.tiny_checkpoints import TINY_MODELS
 
@@ -228,6 +231,42 @@ def test_every_scheduler_fits(engine: Engine, tiny: TinyModel, name: str) -> Non
         engine.run(batch, on_step=lambda *step, seen=seen: seen.append(step))  # type: ignore[misc]
         total = steps_to_run(family=family, scheduler=scheduler, num_inference_steps=3, strength=None)
         assert seen == [(step, total) for step in range(1, total + 1)], scheduler
+
+
+LORAS = [
+    ("flux", "transformer.single_transformer_blocks.0.attn.to_q", "peft", ()),
+    ("chroma", "transformer.single_transformer_blocks.0.attn.to_q", "peft", ()),
+    ("flux2-klein", "transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", "peft", ()),
+    ("qwen-image", "transformer.transformer_blocks.0.attn.to_q", "peft", ()),
+    ("qwen-image", "diffusion_model.transformer_blocks.0.attn.to_q", "peft", ()),
+    ("qwen-image", "transformer_blocks.0.attn.to_q", "kohya", ("alpha",)),
+    ("z-image", "transformer.layers.0.attention.to_q", "peft", ()),
+    ("z-image", "diffusion_model.layers.0.attention.to_q", "kohya", ()),
+    ("lumina2", "transformer.layers.0.attn.to_q", "peft", ()),
+]
+
+
+@pytest.mark.parametrize(("name", "path", "style", "beside"), LORAS, ids=str)
+def test_a_lora_changes_the_picture(
+    engine: Engine, tiny: TinyModel, tmp_path: Path, name: str, path: str, style: str, beside: tuple[str, ...]
+) -> None:
+    """In every way of naming that is let through; afterwards the model draws as before."""
+    model = tiny(name)
+    batch = request(model, name, num_inference_steps=1)
+    before = pixels(engine, batch)
+    with engine.cache.borrow(model, while_waiting=lambda: None) as entry:
+        rest = path.removeprefix("transformer.").removeprefix("diffusion_model.")
+        out, inputs = entry.pipeline.transformer.get_submodule(rest).weight.shape
+    tensors = pair(path, inputs, out, style=style) | {f"{path}.{end}": scalar(4) for end in beside}
+    tensors = {
+        key: ("F32", value[1], np.full(value[1] or (1,), 0.5, "<f4").tobytes())
+        for key, value in tensors.items()
+    }
+    file = tmp_path / "lora.safetensors"
+    file.write_bytes(safetensors(tensors))
+    use = AdapterUse("soft", hashlib.sha256(file.read_bytes()).hexdigest(), file, 1.0)
+    assert pixels(engine, dataclasses.replace(batch, adapters=(use,))) != before
+    assert pixels(engine, batch) == before
 
 
 def test_an_older_pipeline_can_be_canceled(engine: Engine, tiny: TinyModel) -> None:
