@@ -109,22 +109,28 @@ def program_run(key: str, *, url: str, token: str, cache: Path) -> Row:
     for name in (program.driver, "checks.py", "checks.mjs"):
         shutil.copy(DRIVERS / name, folder / name)
     _pictures(folder)
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "URL": url, "TOKEN": token, "NODE_NO_WARNINGS": "1"},  # noqa: TID251 - the child's
-        stdout=subprocess.PIPE,
-        stderr=(folder / "errors.log").open("w"),
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    with (folder / "errors.log").open("w") as errors:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=_environment(URL=url, TOKEN=token, NODE_NO_WARNINGS="1"),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
     outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"what"')]
     works = [outcome["what"] for outcome in outcomes if outcome["ok"]]
     fails = {outcome["what"]: outcome["detail"] for outcome in outcomes if not outcome["ok"]}
     if done.returncode or not outcomes:
         fails["the run"] = f"ended with {done.returncode}, see {folder / 'errors.log'}"
     return Row(program, version, works, fails)
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    """This process's environment for a child, and more."""
+    return {**os.environ, **variables}  # noqa: TID251 - nothing of it is read
 
 
 def _npm(program: Program, folder: Path) -> str:
@@ -178,13 +184,14 @@ def service() -> Iterator[tuple[str, str]]:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = [sys.executable, str(REPOSITORY / "manage.py"), "standalone", "--data-dir", str(data)]
-        process = subprocess.Popen(
-            [*command, "--port", str(port)],
-            cwd=folder,
-            env={**os.environ, "A1111_OPEN_NETWORKS": "loopback"},  # noqa: TID251 - the child's
-            stdout=(Path(folder) / "output.txt").open("w"),
-            stderr=subprocess.STDOUT,
-        )
+        with (Path(folder) / "output.txt").open("w") as output:
+            process = subprocess.Popen(
+                [*command, "--port", str(port)],
+                cwd=folder,
+                env=_environment(A1111_OPEN_NETWORKS="loopback"),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
         try:
             _wait_ready(process, port)
             yield f"http://127.0.0.1:{port}", (data / "token").read_text().strip()
