@@ -11,6 +11,6 @@ MIN_SIZE: Final = 256
 MAX_SIZE: Final = 1024
 SIZE_MULTIPLE: Final = 16  # one latent cell covers 16x16 pixels
 
-DEFAULT_STEPS: Final = 20
+DEFAULT_STEPS: Final = 8
 DEFAULT_GUIDANCE: Final = 2.0
 DEMO_PROMPT: Final = "a large yellow star left of a medium pink heart on a blue background"

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler
 from PIL import Image
 
-from models_registry.builtin import DEFAULT_GUIDANCE, NATIVE_SIZE
+from models_registry.builtin import DEFAULT_GUIDANCE, DEFAULT_STEPS, NATIVE_SIZE
 from models_registry.builtin.architecture import Parts, build_pipeline, build_scheduler
 from models_registry.builtin.captions import plain_caption, sample_caption
 from models_registry.builtin.checkpoints import load_named_state
@@ -241,14 +241,19 @@ def sheet_scenes(count: int = 24) -> list[Scene]:
 def save_samples(
     parts: Parts, path: Path, *, size: int, count: int = 24, guidance: float = DEFAULT_GUIDANCE
 ) -> None:
-    """Write a sheet of pictures of held-out prompts, `size` pixels each, twenty steps."""
+    """Write a sheet of pictures of held-out prompts, `size` pixels each."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pipeline = build_pipeline(parts)
     pipeline.set_progress_bar_config(disable=True)
     prompts = [plain_caption(scene) for scene in sheet_scenes(count)]
     seeds = [torch.Generator().manual_seed(index) for index in range(count)]
     images = pipeline(
-        prompts, num_inference_steps=20, guidance_scale=guidance, height=size, width=size, generator=seeds
+        prompts,
+        num_inference_steps=DEFAULT_STEPS,
+        guidance_scale=guidance,
+        height=size,
+        width=size,
+        generator=seeds,
     ).images
     columns = 8
     sheet = Image.new("RGB", (columns * 128, -(-count // columns) * 128))

@@ -17,15 +17,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models_registry.builtin import (
-    latents as latent_shards,
-)
-from models_registry.builtin import (
+    DEFAULT_STEPS,
     train,
     training_adapters,
     training_base,
     training_decoder,
     training_half,
     training_vae,
+)
+from models_registry.builtin import (
+    latents as latent_shards,
 )
 from models_registry.builtin.architecture import (
     Parts,
@@ -347,7 +348,7 @@ def test_latents_are_sampled_as_the_stock_pipeline_samples_them() -> None:
     captions = [plain_caption(sample_scene(rng, held_out=False))]
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     expected = pipeline(
-        captions, latents=noise, num_inference_steps=20, guidance_scale=2.0, output_type="latent"
+        captions, latents=noise, num_inference_steps=DEFAULT_STEPS, guidance_scale=2.0, output_type="latent"
     ).images
     found = generate_latents(parts, build_scheduler(), captions, noise)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
