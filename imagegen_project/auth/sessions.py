@@ -25,11 +25,12 @@ Way = Literal["password", "hub", "local", "link"]
 def session_begin(request: HttpRequest, user: User, *, way: Way, token: str = "") -> None:
     """Signs in. A session that a local token began ends with that token, which the session only knows by its digest."""
     login(request, user, backend="imagegen_project.auth.backends.PatientModelBackend")
+    # The same user's earlier session goes on, with what it held.
+    request.session.pop(TOKEN_KEY, None)
     request.session[WAY_KEY] = way
     if way == "local":
         request.session[TOKEN_KEY] = hash_token(token)
-    elif way == "hub":
-        request.session.set_expiry(HUB_SESSION_S)
+    request.session.set_expiry(HUB_SESSION_S if way == "hub" else None)
 
 
 class SessionStore(DatabaseStore):

@@ -109,6 +109,15 @@ def test_a_local_token_opens_a_session_that_ends_with_it(client: Client, ada: Us
         assert not is_in(client)
 
 
+def test_who_signs_in_again_with_the_password_needs_the_token_no_more(client: Client, ada: User) -> None:
+    """Nor is he held to what a token may."""
+    by_token(client, token_create(user=ada, expires_in=None))
+    sign_in(client)
+    AuthToken.objects.all().delete()
+    assert is_in(client)
+    assert client.post("/api/v1/tokens").status_code == 201
+
+
 def test_a_hub_token_opens_a_session(client: Client, hub: HubDouble) -> None:
     """Of the account's user, for a day."""
     hub.tokens["hf_good"] = whoami()
