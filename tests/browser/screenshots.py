@@ -85,7 +85,7 @@ def picture(page: "Page") -> None:
 def painting(page: "Page") -> None:
     """A part of it painted over."""
     page.click("text=Repaint a part")
-    until(page, "document.querySelector('.easel canvas').width > 300")
+    until(page, "document.querySelector('.easel canvas')?.width > 300")
     page.click(".places button:nth-of-type(3)")
 
 

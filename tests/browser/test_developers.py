@@ -1,4 +1,4 @@
-"""What the pages give to developers and strangers: code that draws the same, tokens, links."""
+"""What the pages give to developers and strangers: code that draws the same, tokens, links, pictures' settings."""
 
 import os
 import shutil
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from tests.browser.test_pictures import hand_over
 from tests.browser.visits import Visits, violations
 from tests.support.live import Live
 
@@ -128,4 +129,22 @@ def test_a_link_opens_for_a_stranger_until_it_is_revoked(
             answer = stranger.goto(link)
             assert answer is not None
             assert answer.status == 404
+    assert visits.complaints == []
+
+
+def test_a_picture_of_ours_that_is_dropped_gives_its_settings(
+    visits: Visits, live: Live, jobs: dict[str, dict[str, Any]]
+) -> None:
+    """And is one click away from being started from."""
+    job = jobs["txt2img"]
+    with visits.opened("/") as page:
+        hand_over(page, "drop", live.picture(job["id"]))
+        page.wait_for_selector(".notice:has-text('settings')")
+        assert page.input_value("#prompt") == job["prompt"]
+        page.click(".advanced summary")
+        assert page.input_value("#seed") == str(job["seed"])
+        assert page.locator("#style-outline").count() == 1
+        page.click("text=Start from the picture instead")
+        page.wait_for_selector(".start img")
+        assert violations(page) == []
     assert visits.complaints == []
