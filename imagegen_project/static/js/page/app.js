@@ -145,7 +145,8 @@ async function load({ store, client, jobs, notify }) {
     }
   };
   await ask();
-  setInterval(() => document.visibilityState === "visible" && models().catch(() => store.set({ away: true })), MODELS_PAUSE_MS);
+  const renew = () => models().catch((/** @type {any} */ error) => (error.status === 401 ? location.reload() : store.set({ away: true })));
+  setInterval(() => document.visibilityState === "visible" && renew(), MODELS_PAUSE_MS);
 }
 
 const root = document.getElementById("app");
