@@ -90,6 +90,10 @@ LABEL org.opencontainers.image.title="imagegen" \
 FROM runtime AS worker
 # What NVIDIA's runtime brings in; which device is for whoever starts the container to say.
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# Freed memory stays with the process; a worker that is started without these starts itself anew with them.
+ENV MALLOC_ARENA_MAX=1 \
+    MALLOC_MMAP_THRESHOLD_=4294967296 \
+    MALLOC_TRIM_THRESHOLD_=17179869184
 COPY --from=build-worker /opt/venv /opt/venv
 COPY --from=build-app /app /app
 COPY --from=sbom-worker /build/sbom.cdx.json /app/

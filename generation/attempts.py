@@ -1,21 +1,23 @@
 """What a GPU worker does to a generation: claim it, keep its lease, end it. Every write is fenced by the attempt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, transaction
-from django.db.models import F
+from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from generation.choices import ErrorCode, Phase, SafetyResult, Status
+from generation.choices import ErrorCode, Phase, ReplayVerdict, SafetyResult, Status, WorkerStatus
+from generation.errors import ImageNotFoundError, StorageUnreadableError
 from generation.feed.stream import Publish, event_publish
 from generation.models import GeneratedImage, Generation, Worker
-from generation.pictures.files import FinishedImage, files_delete, image_row, images_store
+from generation.pictures.comparing import Comparison, pictures_compare
+from generation.pictures.files import FinishedImage, files_delete, image_read, image_row, images_store
 from generation.queue.precedence import QUEUE_ORDER, generations_claimable
 from generation.queue.turns import turn_reached
 from generation.transitions import generation_end, generation_ended, generation_requeue, generation_start
@@ -24,6 +26,8 @@ from models_registry.selectors import checkpoints_here
 # A job on a model that is loaded may overtake this many older ones, and each of them for this long.
 LOOK_AHEAD = 16
 RESIDENT_FIRST = timedelta(seconds=10)
+# What is younger is drawn by a worker that has nothing else to do, where there is one.
+LEFT_TO_THE_IDLE = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,13 @@ class Lease:
 
     held: bool
     cancel_requested: bool
+
+
+class Progress(NamedTuple):
+    """How far an attempt is."""
+
+    step: int
+    phase: Phase
 
 
 def lease_end() -> Any:
@@ -73,13 +84,69 @@ def generation_claim(
     return Generation.objects.select_related("checkpoint", "owner", "worker").get(pk=queued.pk)
 
 
+def mates_claim(
+    *, worker: Worker, of: Generation, pictures: int, publish: Publish = event_publish
+) -> list[Generation] | None:
+    """Takes queued generations that can be drawn together with one that runs, in their order, up to so many pictures.
+
+    None where the queue's first cannot be, and is of higher priority or has waited for long: whatever else came before
+    it would keep it waiting.
+    """
+    with transaction.atomic():
+        mine = generations_claimable(device_class=worker.device_class).filter(
+            checkpoint__in=checkpoints_here()
+        )
+        first = mine.order_by(*QUEUE_ORDER).first()
+        if first is None:
+            return []
+        waited = timezone.now() - first.created_at
+        if first.batch_key != of.batch_key and (first.priority > of.priority or waited > RESIDENT_FIRST):
+            return None
+        equals = mine.filter(priority=first.priority).order_by(*QUEUE_ORDER)
+        window = list(equals.values_list("id", flat=True)[: max(LOOK_AHEAD, pictures)])
+        mates = Generation.objects.filter(id__in=window, status=Status.QUEUED, batch_key=of.batch_key)
+        idle = Worker.objects.live().filter(status=WorkerStatus.IDLE).exclude(pk=worker.pk)
+        if idle.exists():
+            mates = mates.filter(created_at__lt=timezone.now() - LEFT_TO_THE_IDLE)
+        found = mates.select_for_update(skip_locked=True, of=("self",)).order_by(*QUEUE_ORDER)[:pictures]
+        taken = []
+        for mate in found:
+            pictures -= mate.num_images
+            if pictures < 0:
+                break
+            generation_start(generation=mate, worker=worker, lease_expires_at=lease_end(), publish=publish)
+            taken.append(mate.pk)
+        if taken:
+            turn_reached(priority=first.priority, turn=first.turn)
+    rows = Generation.objects.select_related("checkpoint", "owner", "worker").filter(pk__in=taken)
+    return list(rows.order_by(*QUEUE_ORDER))
+
+
+def attempts_renew(*, progress: Mapping[tuple[UUID, int], Progress]) -> dict[tuple[UUID, int], Lease]:
+    """Renews the leases of attempts, each a generation's id and its number, and notes how far they are."""
+    if not progress:
+        return {}
+    attempts = Q()
+    for generation_id, attempt in progress:
+        attempts |= Q(pk=generation_id, attempt=attempt)
+    mine = Generation.objects.filter(attempts, status=Status.RUNNING)
+    reached = {generation_id: each for (generation_id, _), each in progress.items()}
+    mine.update(
+        lease_expires_at=lease_end(),
+        step=Case(*(When(pk=pk, then=Value(each.step)) for pk, each in reached.items())),
+        worker_phase=Case(*(When(pk=pk, then=Value(each.phase)) for pk, each in reached.items())),
+    )
+    found = {
+        (generation_id, attempt): Lease(held=True, cancel_requested=cancel is not None)
+        for generation_id, attempt, cancel in mine.values_list("pk", "attempt", "cancel_requested_at")
+    }
+    return {each: found.get(each, Lease(held=False, cancel_requested=False)) for each in progress}
+
+
 def attempt_renew(*, generation_id: UUID, attempt: int, step: int, phase: Phase = Phase.DENOISING) -> Lease:
-    """Renews the lease and notes the progress."""
-    mine = Generation.objects.filter(pk=generation_id, status=Status.RUNNING, attempt=attempt)
-    if not mine.update(lease_expires_at=lease_end(), step=step, worker_phase=phase):
-        return Lease(held=False, cancel_requested=False)
-    requested = mine.filter(cancel_requested_at__isnull=False).exists()
-    return Lease(held=True, cancel_requested=requested)
+    """The same for one."""
+    key = (generation_id, attempt)
+    return attempts_renew(progress={key: Progress(step, phase)})[key]
 
 
 def attempt_succeed(
@@ -89,6 +156,7 @@ def attempt_succeed(
     receipt: dict[str, Any],
     latency_ms: int,
     vram_peak_mb: int | None,
+    busy_ms: int | None = None,
     safety: SafetyResult = SafetyResult.NOT_CHECKED,
     warnings: list[dict[str, Any]] | None = None,
     publish: Publish = event_publish,
@@ -102,6 +170,7 @@ def attempt_succeed(
     if _ended_before(generation):
         return _ended_unheard(generation, publish)
     names = images_store(generation, images)
+    replay = _replay_columns(generation, images)
     moved = False
     try:
         with transaction.atomic():
@@ -113,10 +182,11 @@ def attempt_succeed(
                 step=F("total_steps"),
                 receipt=receipt,
                 latency_ms=latency_ms,
+                busy_ms=latency_ms if busy_ms is None else busy_ms,
                 vram_peak_mb=vram_peak_mb,
                 safety_filter_result=safety,
                 warnings=generation.warnings if warnings is None else warnings,
-                pixels_match=_pixels_match(generation, images),
+                **replay,
             )
             if moved:
                 GeneratedImage.objects.bulk_create(
@@ -149,12 +219,27 @@ def _ended_unheard(generation: Generation, publish: Publish) -> bool:
     return True
 
 
-def _pixels_match(generation: Generation, images: Sequence[FinishedImage]) -> bool | None:
-    """A replay's verdict; None where there is nothing to compare with."""
+def _replay_columns(generation: Generation, images: Sequence[FinishedImage]) -> dict[str, Any]:
+    """A replay's verdict; nothing where there is nothing left to compare with.
+
+    Another device, number format or instruction set gives almost the same picture: that is `close`, and no mismatch.
+    """
     if generation.replay_of_id is None:
-        return None
-    original = GeneratedImage.objects.filter(generation=generation.replay_of_id).order_by("index")
-    return list(original.values_list("pixel_sha256", flat=True)) == [image.pixel_sha256 for image in images]
+        return {}
+    rows = list(GeneratedImage.objects.filter(generation=generation.replay_of_id).order_by("index"))
+    if [row.pixel_sha256 for row in rows] == [image.pixel_sha256 for image in images]:
+        found = Comparison(ReplayVerdict.EXACT, 0)
+    else:
+        try:
+            found = pictures_compare([image_read(row) for row in rows], [image.data for image in images])
+        except (ImageNotFoundError, StorageUnreadableError, OSError, ValueError):
+            return {}
+    match = {ReplayVerdict.EXACT: True, ReplayVerdict.DIFFERENT: False}.get(found.verdict)
+    return {
+        "replay_verdict": found.verdict,
+        "replay_difference": found.largest,
+        "pixels_match": match,
+    }
 
 
 def attempt_fail(

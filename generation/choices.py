@@ -129,3 +129,11 @@ class CommandStatus(models.TextChoices):
 
 # OpenAI's `quality`, as a share of a model's own number of steps.
 QUALITY_STEPS: Final = {"low": 0.5, "medium": 1.0, "high": 1.5, "xhigh": 2.0, "max": 3.0}
+
+
+class ReplayVerdict(models.TextChoices):
+    """How a replay's pictures compare with its original's."""
+
+    EXACT = "exact"
+    CLOSE = "close"
+    DIFFERENT = "different"

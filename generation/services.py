@@ -26,6 +26,7 @@ from generation.lora_uses import LoraWish, adapters_again, adapters_store
 from generation.models import MAX_SEED, Generation, GenerationRequest, IdempotencyKey, Share
 from generation.pictures.files import files_delete, input_name, input_read, input_store
 from generation.queue.limits import limits_check, owner_lock, work_note
+from generation.queue.mates import batch_key
 from generation.queue.turns import turn_next
 from generation.transitions import generation_announce, generation_end
 from imagegen_project.common.context import base_url, request_id
@@ -86,6 +87,8 @@ def _generation_store(
         generation.input_images = [keep(f"image-{index}", data) for index, data in enumerate(edited)]
         with transaction.atomic():
             _admit(generation)
+            adapters = [(str(wish.lora.pk) if wish.lora else wish.repository, wish.scale) for wish in loras]
+            generation.batch_key = batch_key(generation, adapters=adapters)
             generation.save(force_insert=True)
             work_note(generation)
             # First of all: whatever fails from here on, the files belong to a row.
@@ -149,7 +152,7 @@ def generation_retry(*, generation: Generation, owner: User) -> Generation:
 
 
 def generation_replay(*, generation: Generation, owner: User) -> Generation:
-    """Runs a receipt again, alone; when it succeeds, `pixels_match` says whether it drew the same pixels.
+    """Runs a receipt again, alone; when it succeeds, `replay_verdict` says how close its pictures are.
 
     Raises NoReceiptError unless the original succeeded, InputNotFoundError when the storage has lost an input picture,
     or LoraUnavailableError when one of its adapters has been deleted or withdrawn, and

@@ -6,6 +6,8 @@ be parsed stops the start with a message that names the variable.
 
 import os
 import re
+import sys
+from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -322,6 +324,36 @@ def configure_torch_process() -> None:
         os.environ.setdefault(name, str(folder))
     # Weights are put in place by the downloader; a generation never opens a connection of its own.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+# How a GPU worker's C library (glibc) allocates; docs/decisions.md says why.
+_WORKER_ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+}
+
+
+def worker_environment(**changes: str) -> dict[str, str]:
+    """The environment of a GPU worker; what somebody set for its allocator stays.
+
+    Freed memory stays with the process: else every tensor of every step has its pages zeroed by the kernel anew, which
+    takes as long as the arithmetic. One arena, since those of threads are given back whenever they are empty.
+    """
+    return child_environment(**{**_WORKER_ALLOCATOR, **_set_already(_WORKER_ALLOCATOR), **changes})
+
+
+def _set_already(names: Iterable[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def worker_process_ensure() -> None:
+    """Starts this process's program anew, under the same process id, where its allocator was not set before it began.
+
+    The C library reads its variables once, before anything of ours runs.
+    """
+    if sys.platform == "linux" and len(_set_already(_WORKER_ALLOCATOR)) < len(_WORKER_ALLOCATOR):
+        os.execve(sys.executable, sys.orig_argv, worker_environment())  # noqa: S606 - our own command line
 
 
 def child_environment(**changes: str) -> dict[str, str]:

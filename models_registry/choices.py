@@ -29,7 +29,8 @@ class Family(models.TextChoices):
 class Dtype(models.TextChoices):
     """The number format of the weights while they run.
 
-    `auto` is single precision on a CPU, and on a GPU the half precision that the weights were made for.
+    `auto` is the faster of single precision and bfloat16 on a CPU, by its processor, and on a GPU the half precision
+    that the weights were made for.
     """
 
     AUTO = "auto"

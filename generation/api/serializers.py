@@ -115,6 +115,8 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
             "loras",
             "retry_of",
             "replay_of",
+            "replay_verdict",
+            "replay_difference",
             "pixels_match",
             "attempt",
             "attempt_log",

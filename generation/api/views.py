@@ -274,7 +274,7 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
     @extend_schema(request=None, parameters=[IDEMPOTENCY_KEY], responses={202: GenerationDetailOut})
     @action(detail=True, methods=["post"])
     def replay(self, request: Request, **kwargs: Any) -> Response:
-        """Runs a receipt again, alone; the new generation's `pixels_match` says whether it drew the same."""
+        """Runs a receipt again, alone; the new generation's `replay_verdict` says how close it came."""
         return self._again(request, services.generation_replay)
 
     def _again(self, request: Request, service: Callable[..., Generation]) -> Response:

@@ -1,6 +1,7 @@
 """The torch room: everything that touches a pipeline. Imports neither Django nor RQ."""
 
-from generation.engine.engine import Engine
+from generation.engine.drawing import Drawn, Listeners
+from generation.engine.engine import Engine, Sheet, SheetRow
 from generation.engine.errors import (
     EngineAdapterUnusable,
     EngineDeviceLost,
@@ -20,6 +21,7 @@ __all__ = [
     "Batch",
     "BatchResult",
     "CachedModel",
+    "Drawn",
     "Engine",
     "EngineAdapterUnusable",
     "EngineDeviceLost",
@@ -30,7 +32,10 @@ __all__ = [
     "EngineRefused",
     "EngineStopped",
     "EngineUnsafe",
+    "Listeners",
     "ModelRef",
     "Picture",
     "SafetySettings",
+    "Sheet",
+    "SheetRow",
 ]

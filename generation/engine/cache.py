@@ -7,6 +7,7 @@ Weights are never copied back from a GPU: what leaves it is still warm, or is re
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import itertools
 import sys
@@ -56,6 +57,13 @@ class CacheEntry:
         """Notes the first wish for it on the device."""
         if self.pipeline is None and self.wanted is None:
             self.wanted = time.monotonic(), "disk" if self.host is None else "memory"
+
+    def serves(self, model: ModelRef) -> bool:
+        """Whether it is made of these files, in the number format that is asked for."""
+        return self.model == dataclasses.replace(model, dtype=self.model.dtype) and model.dtype in (
+            self.model.dtype,
+            self.dtype,
+        )
 
     @property
     def tier(self) -> str:
@@ -110,6 +118,7 @@ class ModelCache:
                     entry.tier,
                     entry.bytes + (entry.rack.bytes if entry.rack else 0),
                     entry.rack.held if entry.rack else [],
+                    entry.dtype,
                 )
                 for entry in entries
             ]
@@ -127,7 +136,7 @@ class ModelCache:
         """Starts reading a model unless it is there; returns at once."""
         with self._lock:
             entry = self._entries.get(model.id)
-            if entry is not None and entry.model != model and not entry.pins:
+            if entry is not None and not entry.serves(model) and not entry.pins:
                 self._drop(entry)  # the row now names other files
                 entry = None
             if entry is None:
@@ -372,7 +381,7 @@ def memory_release(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.accelerator.empty_host_cache()  # what was pinned, which the line above leaves
-    elif sys.platform == "linux":
+    if sys.platform == "linux":
         # The C library keeps freed pieces; a worker that swaps models would look as if it leaked.
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

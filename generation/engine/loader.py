@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
+from generation.engine.cpu import channels_last, has_amx
 from generation.engine.errors import EngineModelBroken, EngineModelUnavailable
 from generation.engine.processors import PictureProcessor
 from generation.engine.specs import ModelRef
@@ -52,6 +53,8 @@ _NO_LIBRARY: Final = "pip install"  # what the libraries advise where one is mis
 # What older indexes call by a name that transformers has given up.
 _RENAMED: Final = {"CLIPFeatureExtractor": "CLIPImageProcessor", "ViTFeatureExtractor": "ViTImageProcessor"}
 CHECKER: Final = ("safety_checker", "feature_extractor")
+_PLAIN: Final = torch.contiguous_format
+_CONVOLUTION: Final = 4  # dimensions of its weights
 _WEIGHTS_NAME: Final = re.compile(
     r"^(?P<stem>[^.]+?)(-\d{5}-of-\d{5})?(\.(?P<variant>[A-Za-z0-9_]+))?(-\d{5}-of-\d{5})?\.safetensors$"
 )
@@ -67,14 +70,18 @@ def device_of_choice() -> torch.device:
 
 
 def dtype_for(name: str, device: torch.device, *, components: Collection[str] = ()) -> torch.dtype:
-    """The number format that a pipeline of these components runs in; a CPU always runs in single precision.
+    """The number format that a pipeline of these components runs in.
 
     `auto` is what such weights were made for: float16 with a U-Net, else bfloat16, which they need for its range. A
-    card that only emulates that gets float16, and a picture that comes out as no number then fails its job.
+    card that only emulates that gets float16, and a picture that comes out as no number then fails its job. On a CPU it
+    is bfloat16 where the processor has tiles for that (AMX), else single precision, also where `float16` is asked for:
+    nothing there is fast at it.
     """
-    if device.type == "cpu":
-        return torch.float32
     formats = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+    if device.type == "cpu":
+        if name == "auto":
+            return torch.bfloat16 if has_amx() else torch.float32
+        return torch.float32 if name == "float16" else formats[name]
     if name in formats:
         return formats[name]
     ranged = "transformer" in components and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -165,9 +172,7 @@ def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool) -> 
         if kind is None:
             continue
         if issubclass(kind, torch.nn.Module):
-            modules[name] = _module_read(
-                kind, folder, dtype, model.variant, digest.update, pin=device.type == "cuda"
-            )
+            modules[name] = _module_read(kind, folder, dtype, model.variant, digest.update, device=device)
         elif issubclass(kind, diffusers.SchedulerMixin):
             parts[name] = kind.from_config(kind.load_config(folder))
         else:
@@ -216,8 +221,10 @@ def _module_read(
     variant: str,
     hash_more: Callable[[bytes], None],
     *,
-    pin: bool,
+    device: torch.device,
 ) -> HostModule:
+    pin = device.type == "cuda"
+    layout = torch.channels_last if channels_last(device, dtype) else _PLAIN
     diffusers_model = issubclass(kind, diffusers.ModelMixin)
     config = kind.load_config(folder) if diffusers_model else kind.config_class.from_pretrained(folder)
     kept = _kept_single(kind, dtype)
@@ -229,7 +236,11 @@ def _module_read(
         for key, mapped in load_file(path).items():
             wanted = torch.float32 if any(part in key.split(".") for part in kept) else dtype
             # A copy, so that the file is really read here and not, page by page, in the middle of a step.
-            tensor = mapped.to(wanted if mapped.is_floating_point() else mapped.dtype, copy=True).contiguous()
+            tensor = mapped.to(
+                wanted if mapped.is_floating_point() else mapped.dtype,
+                memory_format=layout if mapped.ndim == _CONVOLUTION else _PLAIN,
+                copy=True,
+            )
             tensors[key] = tensor.pin_memory() if pin else tensor
     return HostModule(kind, config, tensors)
 

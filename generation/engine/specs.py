@@ -107,19 +107,24 @@ class BatchResult:
     memory_peak_mb: int
     safety: str = "not_checked"
     warnings: list[dict[str, Any]] = field(default_factory=list)
+    # Which part of the device's time was its own, and whether others were being drawn when it began.
+    share: float = 1.0
+    joined: bool = False
 
 
 @dataclass(frozen=True)
 class CachedModel:
     """One model of the cache: `tier` is `resident`, `warm` (in host memory) or `loading`.
 
-    `adapters` are the SHA-256 of the LoRA files attached to it; their weights count in `bytes`.
+    `adapters` are the SHA-256 of the LoRA files attached to it; their weights count in `bytes`. `dtype` is its number
+    format, "" until it has been read.
     """
 
     id: str
     tier: str
     bytes: int
     adapters: list[str] = field(default_factory=list)
+    dtype: str = ""
 
 
 # Called after each step with (step, total_steps).

@@ -21,14 +21,14 @@ from models_registry.selectors import checkpoint_folder, checkpoint_hash
 _SHARED = tuple(each.name for each in fields(Batch) if each.name in REQUEST_FIELDS)
 
 
-def model_ref(checkpoint: Checkpoint) -> ModelRef:
-    """A checkpoint as the engine knows it."""
+def model_ref(checkpoint: Checkpoint, *, dtype: str = "") -> ModelRef:
+    """A checkpoint as the engine knows it, to run in its own number format or in this one."""
     return ModelRef(
         id=checkpoint.id,
         repository=checkpoint.repository,
         revision=checkpoint.revision,
         folder=checkpoint_folder(checkpoint),
-        dtype=checkpoint.dtype,
+        dtype=dtype or checkpoint.dtype,
         variant=checkpoint.variant,
         short_hash=checkpoint_hash(checkpoint),
     )
@@ -51,6 +51,12 @@ def _adapters(generation: Generation) -> tuple[AdapterUse, ...]:
     return tuple(uses)
 
 
+def _dtype_before(generation: Generation) -> str:
+    """The number format in which the original of a replay was drawn; "" for what is no replay."""
+    receipt = generation.replay_of.receipt if generation.replay_of else None
+    return str((receipt or {}).get("environment", {}).get("dtype", ""))
+
+
 def batch_of(generation: Generation) -> Batch:
     """The engine's batch for a generation. Raises EngineAdapterUnusable and what `input_read` does."""
     request = generation.request
@@ -58,7 +64,7 @@ def batch_of(generation: Generation) -> Batch:
     if settings.SAFETY_FILTER == "block":
         wanted["preview_every"] = 0  # what the filter has not seen is shown to nobody
     return Batch(
-        model=model_ref(generation.checkpoint),
+        model=model_ref(generation.checkpoint, dtype=_dtype_before(generation)),
         image=input_read(generation.input_image) if generation.input_image else None,
         mask=input_read(generation.mask_image) if generation.mask_image else None,
         images=tuple(input_read(name) for name in generation.input_images),

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 from django.db.models.functions import Now
 
-from generation.attempts import attempt_renew
+from generation.attempts import Progress, attempts_renew
 from generation.choices import CommandKind, CommandStatus, WorkerStatus
-from generation.gpu_worker.run import CANCELED, LOST, Run
+from generation.gpu_worker.run import CANCELED, LOST, Run, storing_watch
 from generation.models import Worker, WorkerCommand
 from generation.orders import commands_due
 from imagegen_project.common.periodic import periodic_threads
@@ -23,7 +23,10 @@ class Controlled(Protocol):
     """What the control thread needs of the runtime it serves."""
 
     worker: Worker
-    run: Run | None
+
+    @property
+    def runs(self) -> list[Run]:
+        """What was claimed and has not ended."""
 
     def status(self) -> WorkerStatus:
         """What the worker is doing."""
@@ -67,17 +70,14 @@ class ControlThread:
             self.runtime.look_ahead()
 
     def _renew(self) -> None:
-        run = self.runtime.run
-        if run is None:
-            return
-        generation = run.generation
-        lease = attempt_renew(
-            generation_id=generation.id, attempt=generation.attempt, step=run.step, phase=run.phase
-        )
-        if not lease.held and self.runtime.run is run:
-            run.stop(LOST)
-        elif lease.cancel_requested:
-            run.stop(CANCELED)
+        runs = {(run.generation.id, run.generation.attempt): run for run in self.runtime.runs}
+        leases = attempts_renew(progress={each: Progress(run.step, run.phase) for each, run in runs.items()})
+        for each, run in runs.items():
+            if not leases[each].held:
+                run.stop(LOST)  # one that has ended meanwhile stops nothing
+            elif leases[each].cancel_requested:
+                run.stop(CANCELED)
+            storing_watch(run)
 
     def _heartbeat(self) -> None:
         total, free = self.runtime.memory_mb()
@@ -89,6 +89,7 @@ class ControlThread:
                 "hostname": worker.hostname,
                 "pid": worker.pid,
                 "device": worker.device,
+                "instruction_set": worker.instruction_set,
                 "device_class": worker.device_class,
                 "status": self.runtime.status(),
                 "memory_total_mb": total,

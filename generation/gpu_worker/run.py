@@ -1,5 +1,6 @@
 """One claimed generation, from the row to the engine and back."""
 
+import faulthandler
 import logging
 import os
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections
 
 from generation import attempts
@@ -14,7 +16,6 @@ from generation.choices import ErrorCode, Phase, SafetyResult, Status
 from generation.engine import (
     Batch,
     BatchResult,
-    Engine,
     EngineAdapterUnusable,
     EngineDeviceLost,
     EngineError,
@@ -24,6 +25,7 @@ from generation.engine import (
     EngineRefused,
     EngineStopped,
     EngineUnsafe,
+    Listeners,
 )
 from generation.engine.previews import Preview
 from generation.errors import InputNotFoundError, StorageUnavailableError
@@ -66,6 +68,8 @@ class Run:
     step: int = 0
     phase: Phase = Phase.LOADING
     reason: str = ""
+    # When its pictures went to be stored.
+    drawn: float | None = None
 
     def stop(self, reason: str) -> None:
         """Asks the run to stop before its next step; the first reason counts."""
@@ -78,8 +82,7 @@ class Run:
             publisher.send(self.generation.id, "phase", attempt=self.generation.attempt, phase=phase)
 
     def should_stop(self) -> str | None:
-        """Why to stop, or None. Also the sign of life that the watchdog waits for."""
-        watchdog_arm()
+        """Why to stop, or None."""
         if not self.reason and time.monotonic() - self.started > self.generation.timeout_s:
             self.stop(TIMEOUT)
         return self.reason or None
@@ -116,25 +119,44 @@ def _outlast_storage(run: Run, action: Callable[[], Outcome]) -> Outcome:
             time.sleep(STORAGE_PAUSE_S)
 
 
-def run_generation(run: Run, engine: Engine, publisher: Publisher) -> Status | None:
-    """Runs a claimed generation to its end; None when it was no longer this worker's or went back to the queue."""
+def storing_watch(run: Run) -> None:
+    """Ends the process where a drawn generation has not been stored for longer than any storage is waited for.
+
+    The pipeline's watchdog sees only steps; as after any death, the lease brings the job to another worker.
+    """
+    if run.drawn is None or not settings.WATCHDOG_S:
+        return
+    if time.monotonic() - run.drawn > STORAGE_PATIENCE_S + settings.WATCHDOG_S:
+        faulthandler.dump_traceback()
+        os._exit(DEVICE_LOST_EXIT)
+
+
+def run_prepare(run: Run) -> Batch:
+    """What a claimed generation is to the engine; waits for a storage that is away.
+
+    Raises EngineAdapterUnusable, InputNotFoundError or StorageUnavailableError.
+    """
+    return _outlast_storage(run, lambda: batch_of(run.generation))
+
+
+def run_listeners(run: Run, publisher: Publisher) -> Listeners:
+    """Takes what the engine says of a generation to its followers, and what stops it to the engine."""
     generation = run.generation
     attempt = generation.attempt
-
     seen: list[Preview] = []
 
     def on_step(step: int, of_steps: int) -> None:
         # A checkpoint's own scheduler may do more than was counted on: PNDM does its second step twice.
         total_steps, last = generation.total_steps, step >= of_steps
-        run.step = step = max(1, step * total_steps // of_steps)
+        run.step = max(1, step * total_steps // of_steps)
         publisher.send(
             generation.id,
             "progress",
             attempt=attempt,
-            step=step,
+            step=run.step,
             total_steps=total_steps,
-            percent=round(100 * step / total_steps, 1),
-            eta_s=run.eta_s(step, total_steps),
+            percent=round(100 * run.step / total_steps, 1),
+            eta_s=run.eta_s(run.step, total_steps),
             preview=seen.pop().jpeg_base64 if seen else None,
             phase=run.phase,
         )
@@ -144,21 +166,33 @@ def run_generation(run: Run, engine: Engine, publisher: Publisher) -> Status | N
     def on_warning(warning: dict[str, Any]) -> None:
         publisher.send(generation.id, "warning", attempt=attempt, warnings=[warning])
 
+    def should_stop() -> str | None:
+        watchdog_arm()  # the sign of life that it waits for
+        return run.should_stop()
+
+    return Listeners(
+        on_drawing=lambda: run.enter(Phase.DENOISING, publisher),
+        on_step=on_step,
+        on_preview=seen.append,
+        on_warning=on_warning,
+        should_stop=should_stop,
+    )
+
+
+def run_end(
+    run: Run, publisher: Publisher, outcome: Callable[[], tuple[Batch, BatchResult]]
+) -> Status | None:
+    """Brings a claimed generation to its end, by the pictures that `outcome` returns or by what it raises.
+
+    None when it was no longer this worker's or went back to the queue.
+    """
     try:
-        batch = _outlast_storage(run, lambda: batch_of(generation))
-        result = engine.run(
-            batch,
-            on_drawing=lambda: run.enter(Phase.DENOISING, publisher),
-            on_step=on_step,
-            on_preview=seen.append,
-            on_warning=on_warning,
-            should_stop=run.should_stop,
-        )
+        batch, result = outcome()
     except EngineStopped as stop:
         return _stopped(run, publisher, stop.reason)
     except EngineDeviceLost as error:
         # This process would fail every job that it takes. As after any death, the lease brings the job to another one.
-        logger.critical("device lost", extra={"job_id": str(generation.id)}, exc_info=error)
+        logger.critical("device lost", extra={"job_id": str(run.generation.id)}, exc_info=error)
         os._exit(DEVICE_LOST_EXIT)
     except (EngineError, InputNotFoundError) as error:
         return _failed_by(run, publisher, error)
@@ -180,6 +214,7 @@ def _succeeded(run: Run, publisher: Publisher, batch: Batch, result: BatchResult
             images=[FinishedImage(**vars(picture)) for picture in result.pictures],
             receipt=receipt_make(batch, result, generation.checkpoint),
             latency_ms=latency_ms,
+            busy_ms=round(latency_ms * result.share),
             vram_peak_mb=result.memory_peak_mb,
             safety=SafetyResult(result.safety),
             warnings=[*generation.warnings, *result.warnings],

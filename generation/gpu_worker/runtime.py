@@ -28,21 +28,21 @@ from generation.engine import (
     EngineError,
     SafetySettings,
 )
+from generation.engine.cpu import instruction_set
 from generation.engine.memory import device_name, total_and_free_mb
 from generation.feed.publisher import Publisher
 from generation.gpu_worker.batch import model_ref
 from generation.gpu_worker.control import ControlThread
+from generation.gpu_worker.easel import Easel
 from generation.gpu_worker.orders import OrderCarrier
-from generation.gpu_worker.run import HAND_BACK, Run, run_generation
+from generation.gpu_worker.run import HAND_BACK, Run
 from generation.gpu_worker.trials import attach_on_trial, trials_settle
-from generation.gpu_worker.watchdog import watchdog_disarm
 from generation.metrics.counters import MODEL_SWAP_SECONDS
 from generation.models import Worker, WorkerCommand
 from generation.models.workers import WORKER_ALIVE
 from generation.pictures.availability import StorageState, storage_state
 from generation.queue.entries import worker_wake
 from generation.queue.precedence import generation_next
-from imagegen_project.common.context import at_work_on
 from models_registry.classes import folder_check
 from models_registry.errors import ModelNotFoundError
 from models_registry.selectors import checkpoint_default, checkpoints_here, safety_classifier_folder
@@ -73,8 +73,16 @@ class GpuRuntime:
         )
         self.worker = self._register(name or f"{socket.gethostname()}-{os.getpid()}")
         self.publisher = Publisher()
-        self.run: Run | None = None
         self.draining = threading.Event()
+        self._easel = Easel(
+            self.engine,
+            self.publisher,
+            self.worker,
+            is_draining=self.draining.is_set,
+            stops_admitting=lambda: bool(self._ordered),
+        )
+        # Orders that wait for the pipeline's thread.
+        self._ordered: set[object] = set()
         self._pipeline = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipeline")
         self._clerk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="orders")
         self.engine.cache.on_readable = lambda: self._submit(self.engine.build_waiting)
@@ -85,7 +93,7 @@ class GpuRuntime:
         self.engine.cache.around_attach = partial(attach_on_trial, worker=self.worker.name)
         self._orders = OrderCarrier(
             self.engine,
-            in_pipeline=self._submit,
+            in_pipeline=self._order_submit,
             beside=self._clerk_submit,
             on_carried_out=self._order_carried_out,
         )
@@ -110,6 +118,7 @@ class GpuRuntime:
                 "hostname": socket.gethostname(),
                 "pid": os.getpid(),
                 "device": device_name(self.engine.device),
+                "instruction_set": instruction_set(self.engine.device),
                 "device_class": settings.DEVICE_CLASS,
                 "status": WorkerStatus.STARTING,
                 "memory_total_mb": total,
@@ -130,6 +139,7 @@ class GpuRuntime:
         """Ends the threads and takes the worker's row away."""
         # First the job in hand: until it has ended or gone back, its grace runs on.
         self._pipeline.shutdown(wait=True)
+        self._easel.close()
         if self._grace is not None:
             self._grace.cancel()
         self._control.stop()
@@ -139,39 +149,54 @@ class GpuRuntime:
         Worker.objects.filter(pk=self.worker.pk).delete()
 
     def run_next(self) -> None:
-        """Claims and runs one generation; returns at once when there is none or the worker is draining."""
+        """Claims and draws generations until there is none; returns at once when the worker is draining."""
         if not self.draining.is_set():
             self._pipeline.submit(self._claim_and_run).result()
 
     def _claim_and_run(self) -> None:
+        while not self.draining.is_set() and self._claim_and_draw():
+            if self._ordered:
+                self._again()
+                return
+
+    def _again(self) -> None:
+        """Goes on behind the orders that wait for this thread."""
+        with contextlib.suppress(RuntimeError):  # it closes
+            self._pipeline.submit(self._claim_and_run)
+
+    def _claim_and_draw(self) -> bool:
+        """Draws the best queued generation and what can be drawn with it; False when there is none."""
         # What nobody could store stays queued; the sweep brings its entry again.
         if storage_state() is not StorageState.OK:
-            return
+            return False
         close_old_connections()
         try:
             generation = generation_claim(
                 worker=self.worker, resident=self.engine.resident, publish=self.publisher.send
             )
             if generation is None:
-                return
-            self.run = run = Run(generation)
-            if self.draining.is_set():
-                run.stop(HAND_BACK)
-            user = generation.owner.get_username()
-            try:
-                with at_work_on(job=str(generation.id), request=generation.request_id, user=user):
-                    run_generation(run, self.engine, self.publisher)
-            finally:
-                watchdog_disarm()
-                self.run = None
+                return False
+            self._easel.draw(generation)
             self._look_for_leaks()
         finally:
             close_old_connections()
+        return True
 
     def _submit(self, action: Callable[..., None], *arguments: Any) -> None:
         """Hands work to the pipeline thread from any other; none is taken any more once the worker closes."""
         with contextlib.suppress(RuntimeError):
             self._pipeline.submit(action, *arguments)
+
+    def _order_submit(self, action: Callable[..., None], *arguments: Any) -> None:
+        """The same for an order, for which nothing more joins what is being drawn."""
+        order = object()
+        self._ordered.add(order)
+
+        def carry_out() -> None:
+            self._ordered.discard(order)
+            action(*arguments)
+
+        self._submit(carry_out)
 
     def _clerk_submit(self, action: Callable[..., None], *arguments: Any) -> None:
         """The same for the clerk's thread."""
@@ -191,11 +216,16 @@ class GpuRuntime:
 
     # What the control thread asks for
 
+    @property
+    def runs(self) -> list[Run]:
+        """What was claimed and has not ended."""
+        return self._easel.runs
+
     def status(self) -> WorkerStatus:
         """What the worker is doing."""
         if self.draining.is_set():
             return WorkerStatus.DRAINING
-        if self.run:
+        if self.runs:
             return WorkerStatus.BUSY
         loading = self._loading or any(model.tier == "loading" for model in self.engine.models())
         return WorkerStatus.LOADING if loading else WorkerStatus.IDLE
@@ -224,7 +254,7 @@ class GpuRuntime:
         upcoming = generation_next(device_class=self.worker.device_class)
         if upcoming is None:
             return
-        if self.run is None:
+        if not self.runs:
             if self._begun is None or self._begun.done():
                 with contextlib.suppress(RuntimeError):  # it closes
                     self._begun = self._pipeline.submit(self._claim_and_run)
@@ -262,5 +292,5 @@ class GpuRuntime:
     def hand_back(self) -> None:
         """Puts what runs back into the queue, at its next step."""
         self.draining.set()
-        if run := self.run:
+        for run in self.runs:
             run.stop(HAND_BACK)

@@ -30,8 +30,13 @@ JOB_STEP_SECONDS = SharedHistogram(
     ("model",),
     (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
+JOBS_DRAWN = SharedCounter(
+    "imagegen_jobs_drawn",
+    "Generations that were drawn, by whether they joined others in the middle of it, and whether any shared a step.",
+    ("model", "joined", "shared"),
+)
 JOB_BATCH_SIZE = SharedHistogram(
-    "imagegen_job_batch_size", "Pictures drawn at once.", ("model",), (1, 2, 3, 4, 6, 8)
+    "imagegen_job_batch_size", "Pictures drawn at once.", ("model",), (1, 2, 4, 8, 16, 32)
 )
 ORDER_SECONDS = SharedHistogram(
     "imagegen_order_seconds",
@@ -54,6 +59,7 @@ SHARED = (
     JOB_QUEUE_SECONDS,
     JOB_SECONDS,
     JOB_STEP_SECONDS,
+    JOBS_DRAWN,
     JOB_BATCH_SIZE,
     ORDER_SECONDS,
     MODEL_SWAP_SECONDS,
@@ -83,7 +89,11 @@ def generation_measure(generation: Generation) -> None:
     JOB_SECONDS.observe(seconds, generation.kind, model)
     JOB_STEP_SECONDS.observe(seconds / generation.total_steps, model)
     environment = (generation.receipt or {}).get("environment", {})
-    JOB_BATCH_SIZE.observe(environment.get("batch_shape", [generation.num_images])[0], model)
+    own, others = environment.get("batch_shape", [generation.num_images])[0], environment.get(
+        "batched_with", 0
+    )
+    JOB_BATCH_SIZE.observe(own + others, model)
+    JOBS_DRAWN.add(model, str(bool(environment.get("joined"))).lower(), str(others > 0).lower())
 
 
 def order_measure(command: WorkerCommand, *, status: str) -> None:

@@ -18,6 +18,7 @@ from generation.choices import (
     Kind,
     OutputFormat,
     Phase,
+    ReplayVerdict,
     SafetyResult,
     Status,
     WebhookEvent,
@@ -143,6 +144,12 @@ class Generation(models.Model):
         db_default=0,
         help_text="Its place in its priority: owners take turns.",
     )
+    batch_key = models.CharField(
+        max_length=64,
+        blank=True,
+        db_default="",
+        help_text="Equal for generations that can be drawn together; empty: alone.",
+    )
     attempt = models.PositiveIntegerField(default=0)
     attempt_log = models.JSONField(
         default=list,
@@ -170,12 +177,31 @@ class Generation(models.Model):
     error_code = models.CharField(max_length=32, choices=ErrorCode.choices, blank=True)
     error_detail = models.TextField(blank=True)
     receipt = models.JSONField(null=True, blank=True)
-    pixels_match = models.BooleanField(null=True, blank=True, help_text="A replay's verdict on its original.")
+    replay_verdict = models.CharField(
+        max_length=16,
+        choices=ReplayVerdict.choices,
+        blank=True,
+        db_default="",
+        help_text="How a replay's pictures compare with its original's.",
+    )
+    replay_difference = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="The largest difference between the two, of 255 levels of a colour."
+    )
+    pixels_match = models.BooleanField(
+        null=True,
+        blank=True,
+        help_text="True where the verdict is exact, false where it is different, null otherwise.",
+    )
     safety_filter_result = models.CharField(
         max_length=16, choices=SafetyResult.choices, default=SafetyResult.NOT_CHECKED
     )
     queue_ms = models.PositiveIntegerField(null=True, blank=True)
     latency_ms = models.PositiveIntegerField(null=True, blank=True)
+    busy_ms = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Its share of latency_ms, of which others that were drawn with it had theirs.",
+    )
     vram_peak_mb = models.PositiveIntegerField(null=True, blank=True)
 
     created_at = models.DateTimeField(auto_now_add=True)

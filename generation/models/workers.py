@@ -37,6 +37,9 @@ class Worker(models.Model):
     hostname = models.CharField(max_length=200)
     pid = models.PositiveIntegerField()
     device = models.CharField(max_length=120, blank=True)
+    instruction_set = models.CharField(
+        max_length=32, blank=True, db_default="", help_text="Of a CPU: the widest that its kernels use."
+    )
     device_class = models.CharField(
         max_length=32, blank=True, db_default="", help_text="Its DEVICE_CLASS; generations may ask for one."
     )
@@ -45,7 +48,9 @@ class Worker(models.Model):
     memory_free_mb = models.PositiveIntegerField(default=0)
     resident_models = ArrayField(models.CharField(max_length=64), default=list, blank=True)
     cached_models = models.JSONField(
-        default=list, blank=True, help_text="Each model's id, tier (resident, warm, loading) and bytes."
+        default=list,
+        blank=True,
+        help_text="Each model's id, tier (resident, warm, loading), bytes and number format.",
     )
     models_on_disk = ArrayField(
         models.CharField(max_length=64),

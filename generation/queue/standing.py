@@ -45,9 +45,13 @@ def _ms_per_pixel_step(checkpoint_id: str) -> float | None:
     latest = Generation.objects.filter(
         status=Status.SUCCEEDED, checkpoint=checkpoint_id, latency_ms__isnull=False
     ).order_by("-finished_at")
-    measured = [(row.latency_ms or 0, row.pixel_steps) for row in latest[:SPEED_SAMPLES]]
+    # Of what was drawn with others, its share: together they took no longer than one of them.
+    measured = [
+        (row.latency_ms or 0 if row.busy_ms is None else row.busy_ms, row.pixel_steps)
+        for row in latest[:SPEED_SAMPLES]
+    ]
     work = sum(pixel_steps for _, pixel_steps in measured)
-    return sum(latency_ms for latency_ms, _ in measured) / work if work else None
+    return sum(busy_ms for busy_ms, _ in measured) / work if work else None
 
 
 def queue_standing(generation: Generation) -> Standing | None:

@@ -155,7 +155,7 @@ def service_children(*, host: str, port: int, workers: int, logs: Path) -> Itera
             log_file=logs / f"{name}.log",
             stage=_SERVICE_STAGE,
             grace_s=env.WORKER_GRACE_S + 10.0,
-            popen_options={"env": env.child_environment(**changes)},
+            popen_options={"env": env.worker_environment(**changes)},
         )
 
 

@@ -25,6 +25,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, name: str, **options: Any) -> None:
         """Runs until it is told to stop."""
+        env.worker_process_ensure()
         env.configure_torch_process()  # before torch is imported
         from generation.gpu_worker.worker import gpu_worker_run  # noqa: PLC0415
 

@@ -24,6 +24,7 @@ driver that hangs would.
 # ruff: noqa: INP001 - Python looks for a lone module of this name
 
 import ctypes
+import dataclasses
 import importlib.abc
 import os
 import random
@@ -61,13 +62,11 @@ def reach(name: str) -> None:
 
 def engine_points(module: Any) -> None:
     """What happens at a step."""
-    real = module.Engine.run
+    real = module.Sheet.add
 
-    def run(self: Any, batch: Any, **options: Any) -> Any:
-        on_step = options["on_step"]
-
+    def add(self: Any, batch: Any, listeners: Any) -> Any:
         def step_reached(step: int, total_steps: int) -> None:
-            on_step(step, total_steps)
+            listeners.on_step(step, total_steps)
             if "slow" in batch.prompt:
                 time.sleep(SLOW_STEP_S)
             if "hang" in batch.prompt and not HANG_ONCE.exists():
@@ -75,9 +74,9 @@ def engine_points(module: Any) -> None:
                 ctypes.PyDLL(None).sleep(FOREVER_S)
             reach("step")
 
-        return real(self, batch, **options | {"on_step": step_reached})
+        return real(self, batch, dataclasses.replace(listeners, on_step=step_reached))
 
-    module.Engine.run = run
+    module.Sheet.add = add
 
 
 def attempts_points(module: Any) -> None:

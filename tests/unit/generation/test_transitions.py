@@ -20,8 +20,9 @@ from generation.attempts import (
     attempt_renew,
     generation_claim,
 )
-from generation.choices import ALLOWED_FROM, TERMINAL, ErrorCode, Kind, Status
+from generation.choices import ALLOWED_FROM, TERMINAL, ErrorCode, Kind, ReplayVerdict, Status
 from generation.errors import GenerationActiveError, GenerationEndedError, NoReceiptError
+from generation.gpu_worker.batch import batch_of
 from generation.metrics.counters import JOBS_ENDED
 from generation.models import MAX_SEED, Generation, Worker
 from generation.pictures.files import image_read
@@ -250,11 +251,23 @@ def test_a_retry_is_a_new_linked_job_with_the_same_request(make: GenerationMaker
     assert (retry.seed, retry.prompt, retry.negative_prompt) == (original.seed, original.prompt, "blue")
 
 
-@pytest.mark.parametrize(("colour", "match"), [("red", True), ("blue", False)])
-def test_a_replay_says_whether_the_pixels_match(
-    make: GenerationMaker, worker: Worker, colour: str, match: bool  # noqa: FBT001
+@pytest.mark.parametrize(
+    ("colour", "verdict", "difference", "match"),
+    [
+        ("red", ReplayVerdict.EXACT, 0, True),
+        ("#fd0002", ReplayVerdict.CLOSE, 2, None),
+        ("blue", ReplayVerdict.DIFFERENT, 255, False),
+    ],
+)
+def test_a_replay_says_how_close_it_came(
+    make: GenerationMaker,
+    worker: Worker,
+    colour: str,
+    verdict: ReplayVerdict,
+    difference: int,
+    match: bool | None,  # noqa: FBT001
 ) -> None:
-    """Compared by the hash of the pixels, not of the file."""
+    """By the pixels, not by the files; what is only close is not called a mismatch."""
     original = make()
     with pytest.raises(NoReceiptError):
         generation_replay(generation=original, owner=original.owner)
@@ -265,8 +278,31 @@ def test_a_replay_says_whether_the_pixels_match(
     succeed(claimed(worker), colour=colour)
     replay.refresh_from_db()
     assert (replay.replay_of_id, replay.pixels_match) == (original.id, match)
+    assert (replay.replay_verdict, replay.replay_difference) == (verdict, difference)
     original.refresh_from_db()
-    assert original.pixels_match is None
+    assert (original.pixels_match, original.replay_verdict) == (None, "")
+
+
+def test_a_replay_of_a_lost_picture_has_no_verdict(make: GenerationMaker, worker: Worker) -> None:
+    """There is nothing to compare other pixels with."""
+    original = make()
+    succeed(claimed(worker))
+    original.refresh_from_db()
+    replay = generation_replay(generation=original, owner=original.owner)
+    default_storage.delete(str(original.images.get().file.name))
+    succeed(claimed(worker), colour="blue")
+    replay.refresh_from_db()
+    assert (replay.status, replay.replay_verdict, replay.pixels_match) == (Status.SUCCEEDED, "", None)
+
+
+def test_a_replay_runs_in_the_number_format_of_its_original(make: GenerationMaker, worker: Worker) -> None:
+    """Whatever its model's row asks for now."""
+    original = make()
+    succeed(claimed(worker), receipt={"environment": {"dtype": "float32"}})
+    original.refresh_from_db()
+    generation_replay(generation=original, owner=original.owner)
+    assert batch_of(claimed(worker)).model.dtype == "float32"
+    assert batch_of(original).model.dtype == original.checkpoint.dtype == "auto"
 
 
 def test_deleting_takes_the_files_along(

@@ -1,8 +1,12 @@
 """What the site's commands say."""
 
+import subprocess
+import sys
 from io import StringIO
 
 from django.core.management import call_command
+
+from imagegen_project import env
 
 
 def test_waiting_says_what_is_there(db: None) -> None:
@@ -10,3 +14,23 @@ def test_waiting_says_what_is_there(db: None) -> None:
     said = StringIO()
     call_command("wait_for", "database", "redis", "migrations", stdout=said)
     assert said.getvalue() == "database: there.\nredis: there.\nmigrations: there.\n"
+
+
+def test_a_worker_begins_with_its_allocator_set() -> None:
+    """Started without, a process starts itself anew under the same id; what somebody has set stays."""
+    shown = "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"
+    program = f"""
+import os
+from imagegen_project import env
+env.worker_process_ensure()
+print(os.getpid(), *(os.environ[name] for name in {shown}))
+"""
+    bare = {name: value for name, value in env.child_environment().items() if not name.startswith("MALLOC_")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**bare, "MALLOC_TRIM_THRESHOLD_": "1000"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    said, _ = process.communicate(timeout=60)
+    assert said.split() == [str(process.pid), "1", "4294967296", "1000"]

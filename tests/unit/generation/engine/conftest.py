@@ -18,8 +18,8 @@ from tests.support.tiny_checkpoints import make_tiny_checkpoint  # noqa: E402
 
 @pytest.fixture(scope="session")
 def model() -> ModelRef:
-    """The built-in checkpoint."""
-    return ModelRef(id="builtin", repository="imagegen/builtin", revision="", folder=WEIGHTS)
+    """The built-in checkpoint, in the number format in which every processor draws the same."""
+    return ModelRef(id="builtin", repository="imagegen/builtin", revision="", folder=WEIGHTS, dtype="float32")
 
 
 TinyModel = Callable[[str], ModelRef]
@@ -34,7 +34,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
         folder = root / family
         if not folder.exists():
             make_tiny_checkpoint(family, folder)
-        return ModelRef(id=f"tiny-{family}", repository=f"tiny/{family}", revision="", folder=folder)
+        return ModelRef(
+            id=f"tiny-{family}",
+            repository=f"tiny/{family}",
+            revision="",
+            folder=folder,
+            dtype="float32",
+        )
 
     return model
 

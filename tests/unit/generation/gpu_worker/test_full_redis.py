@@ -113,12 +113,18 @@ async def test_waits_end_by_what_postgresql_says(
     assert await waiting
 
 
+class Idle:
+    """An easel that nothing stands on."""
+
+    runs: tuple[()] = ()
+
+
 class BareRuntime(GpuRuntime):
     """One without a GPU: it notes when it would claim."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.run = None
+        self._easel: Any = Idle()
         self.draining = threading.Event()
         self.claims = 0
         self._begun = None

@@ -18,12 +18,13 @@ from generation.engine import (
 )
 from generation.errors import InputNotFoundError
 from generation.feed.publisher import Publisher
-from generation.gpu_worker.run import Run, run_generation
+from generation.gpu_worker.run import Run
 from generation.models import Worker
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_folder
 from tests.support.factories import GenerationMaker
+from tests.support.runs import run_alone
 
 
 class FailingEngine:
@@ -72,7 +73,7 @@ def test_an_error_of_the_engine_ends_the_job_with_its_code(
     publisher = Publisher()
     engine: Any = FailingEngine(error)
     try:
-        assert run_generation(Run(claimed), engine, publisher) == "failed"
+        assert run_alone(Run(claimed), engine, publisher) == "failed"
     finally:
         publisher.close()
     claimed.refresh_from_db()
@@ -117,6 +118,6 @@ def test_progress_ends_with_the_last_step_whatever_the_scheduler_counts(
     assert claimed is not None
     engine: Any = CountingEngine()
     recorder: Any = Recorder()
-    run_generation(Run(claimed), engine, recorder)
+    run_alone(Run(claimed), engine, recorder)
     assert recorder.progress == [(1, 20.0), (1, 20.0), (2, 40.0), (3, 60.0), (4, 80.0), (5, 100.0)]
     assert recorder.phases == ["phase: denoising", *["progress: denoising"] * 6, "phase: decoding"]

@@ -11,7 +11,7 @@ from generation.engine.specs import BatchResult, Picture
 from generation.errors import FailedError
 from generation.feed.publisher import Publisher
 from generation.gpu_worker import run as runner
-from generation.gpu_worker.run import CANCELED, HAND_BACK, Run, run_generation
+from generation.gpu_worker.run import CANCELED, HAND_BACK, Run
 from generation.models import Generation, Worker
 from generation.pictures.files import image_read
 from generation.selectors import generation_result
@@ -20,6 +20,7 @@ from tests.support.disks import Disk
 from tests.support.endings import drawn_picture
 from tests.support.factories import GenerationMaker
 from tests.support.pictures import PICTURE
+from tests.support.runs import run_alone
 
 
 class OnceDrawingEngine:
@@ -69,7 +70,7 @@ def claimed(make: GenerationMaker, worker: Worker, disk: Disk, monkeypatch: pyte
 def draw(run: Run, engine: Any) -> str | None:
     publisher = Publisher()
     try:
-        return run_generation(run, engine, publisher)
+        return run_alone(run, engine, publisher)
     finally:
         publisher.close()
 

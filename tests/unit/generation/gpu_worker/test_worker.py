@@ -180,14 +180,15 @@ def test_a_worker_that_ends_early_still_hands_its_job_back(settings: Settings, m
     runtime.worker = make_worker("w1")
     claimed = generation_claim(worker=runtime.worker)
     assert claimed is not None
-    runtime.run, runtime.draining = Run(claimed), threading.Event()
+    run = Run(claimed)
+    runtime._easel, runtime.draining = SimpleNamespace(runs=[run], close=lambda: None), threading.Event()
     runtime.engine = runtime.publisher = runtime._control = Closed()
     runtime._clerk, runtime._pipeline = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
     steps: list[str | None] = []
 
     def draw() -> None:
         while len(steps) < 1000 and not (steps and steps[-1]):
-            steps.append(runtime.run.reason or None)
+            steps.append(run.reason or None)
             time.sleep(0.01)
 
     runtime._pipeline.submit(draw)

@@ -1,0 +1,69 @@
+"""How many pictures are drawn at a time: learned for each model and size, from how long its steps take."""
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+FIRST = 1
+BUCKETS: Final = (1, 2, 4, 8, 16, 32)
+# A bucket is kept where it draws this much more per second than the one below it,
+LEAST_GAIN: Final = 1.1
+# and where a step takes no more than so many times a single picture's: everybody's next preview waits for it.
+SLOWEST_STEP: Final = 8.0
+# Steps that judge a bucket, and how many of the latest are looked at.
+SAMPLES: Final = 4
+KEPT: Final = 15
+# What was refused is tried again after this long: it may have been measured beside a busy neighbour.
+AGAIN_AFTER_S: Final = 60.0
+# Steps with fewer pictures than this part of a bucket say nothing about it.
+_FULL_ENOUGH: Final = 0.75
+
+
+class Capacity:
+    """Begins at one picture, and doubles while that pays."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit = FIRST
+        self._clock = clock
+        self._seconds: dict[int, deque[float]] = {bucket: deque(maxlen=KEPT) for bucket in BUCKETS}
+        self._refused = BUCKETS[-1] * 2
+        self._refused_at = 0.0
+
+    def observe(self, pictures: int, seconds: float) -> None:
+        """Takes in how long a step with so many pictures took."""
+        bucket = next((bucket for bucket in BUCKETS if bucket >= pictures), BUCKETS[-1])
+        if pictures < _FULL_ENOUGH * bucket:
+            return
+        # As if the bucket had been full: more pictures take no less time.
+        self._seconds[bucket].append(seconds * bucket / pictures)
+        if len(self._seconds[bucket]) < SAMPLES:
+            return
+        if self.limit < bucket < self._refused:  # one request of so many pictures
+            self.limit = bucket
+        if bucket == self.limit:
+            self._judge()
+
+    def shrink(self, pictures: int) -> None:
+        """Memory did not suffice for so many."""
+        self._refuse(max(2, next((bucket for bucket in BUCKETS if bucket >= pictures), BUCKETS[-1])))
+
+    def _judge(self) -> None:
+        bucket, below = self.limit, self.limit // 2
+        step = statistics.median(self._seconds[bucket])
+        if below and self._seconds[below]:
+            gain = 2 * statistics.median(self._seconds[below]) / step
+            single = statistics.median(self._seconds[1]) if self._seconds[1] else step
+            if gain < LEAST_GAIN or step > SLOWEST_STEP * single:
+                self._refuse(bucket)
+                return
+        if self._clock() - self._refused_at > AGAIN_AFTER_S:
+            self._refused = BUCKETS[-1] * 2
+        if bucket * 2 < self._refused and bucket * 2 <= BUCKETS[-1]:
+            self.limit = bucket * 2
+            self._seconds[self.limit].clear()
+
+    def _refuse(self, bucket: int) -> None:
+        self._refused, self._refused_at = bucket, self._clock()
+        self.limit = bucket // 2

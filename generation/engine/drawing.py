@@ -1,0 +1,305 @@
+"""One batch on one pipeline: warnings, the call, the second chance, the look of the safety filter."""
+
+import contextlib
+import dataclasses
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, Protocol, cast
+
+import torch
+from PIL import Image
+
+from generation.engine import memory
+from generation.engine.cache import CacheEntry, ModelCache
+from generation.engine.cpu import channels_last, instruction_set
+from generation.engine.encoding import picture_encode
+from generation.engine.errors import (
+    EngineDeviceLost,
+    EngineError,
+    EngineOutOfMemory,
+    EngineRefused,
+    EngineStopped,
+    EngineUnsafe,
+)
+from generation.engine.pipelines import (
+    call_arguments,
+    in_tiles,
+    old_text_encoder_name,
+    outside_kept,
+    pictures_of,
+    pipeline_for,
+    step_callback,
+    steps_of,
+)
+from generation.engine.previews import Preview, colours_fit
+from generation.engine.prompts import prompt_warnings
+from generation.engine.rows import Row, Rows
+from generation.engine.safety import SafetyFilter
+from generation.engine.schedulers import scheduler_make
+from generation.engine.specs import Batch, BatchResult, OnPreview, OnStep, OnWarning, ShouldStop
+
+_VERSIONED = ("diffusers", "transformers", "pillow")
+
+
+def _never_stop() -> str | None:
+    return None
+
+
+def ignore(*_: Any) -> None:
+    """Hears of something and does nothing."""
+
+
+def stopper(should_stop: ShouldStop) -> Callable[[], None]:
+    """Raises EngineStopped where there is a reason to stop."""
+
+    def stop_if_asked() -> None:
+        if reason := should_stop():
+            raise EngineStopped(reason)
+
+    return stop_if_asked
+
+
+@dataclasses.dataclass(frozen=True)
+class Listeners:
+    """Who hears of a batch: that its first step begins, of each step, previews and warnings; and who may stop it."""
+
+    on_drawing: Callable[[], None] = ignore
+    on_step: OnStep = ignore
+    on_preview: OnPreview = ignore
+    on_warning: OnWarning = ignore
+    should_stop: ShouldStop = _never_stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A batch's pictures before they are files."""
+
+    batch: Batch
+    images: list[Image.Image | None]
+    environment: dict[str, Any]
+    memory_peak_mb: int
+    safety: str
+    warnings: list[dict[str, Any]]
+    share: float
+    joined: bool
+
+    def result(self) -> BatchResult:
+        """The same with its pictures as files. Needs no torch, so any thread may do it."""
+        return BatchResult(
+            pictures=[
+                picture_encode(image, self.batch, index)
+                for index, image in enumerate(self.images)
+                if image is not None
+            ],
+            environment=self.environment,
+            memory_peak_mb=self.memory_peak_mb,
+            safety=self.safety,
+            warnings=self.warnings,
+            share=self.share,
+            joined=self.joined,
+        )
+
+
+class Surroundings(Protocol):
+    """What a drawing needs of the engine that it runs in."""
+
+    device: torch.device
+    cache: ModelCache
+    safety: SafetyFilter
+
+
+def _as_drawn(batch: Batch) -> Batch:
+    """The batch at the size at which it is drawn."""
+    if batch.drawn_size is None:
+        return batch
+    width, height = batch.drawn_size
+    return dataclasses.replace(batch, width=width, height=height)
+
+
+def _enlarged(images: list[Image.Image], batch: Batch) -> list[Image.Image]:
+    """The pictures at the size that was asked for."""
+    if batch.drawn_size is None:
+        return images
+    return [image.resize((batch.width, batch.height), Image.Resampling.LANCZOS) for image in images]
+
+
+class Drawing:
+    """One batch on one pipeline."""
+
+    def __init__(
+        self, engine: Surroundings, entry: CacheEntry, batch: Batch, listeners: Listeners, rows: Rows
+    ) -> None:
+        self.engine = engine
+        self.entry = entry
+        self.asked = batch
+        self.batch = _as_drawn(batch)
+        self.listeners = listeners
+        self.stop_if_asked = stopper(listeners.should_stop)
+        self.rows = rows
+        self.pipeline: Any = None
+        self.warnings: list[dict[str, Any]] = []
+        self.sparing = False
+
+    def __call__(self, row: Row) -> Drawn:
+        """Draws it as a row.
+
+        Raises EngineStopped, EngineRefused, EngineUnsafe, EngineOutOfMemory, EngineDeviceLost or EngineError; after an
+        unexpected error the model is `broken`, since nobody knows what state it is in.
+        """
+        try:
+            images = _enlarged(self._with_second_chance(row), self.asked)
+            verdicts = self._verdicts(images)
+        except EngineError:
+            raise
+        except torch.OutOfMemoryError as error:
+            self.entry.broken = True
+            raise EngineOutOfMemory(
+                "The device ran out of memory twice, the second time drawing one picture at a time and in tiles; "
+                "try a smaller size or fewer pictures."
+            ) from error
+        except torch.AcceleratorError as error:
+            raise EngineDeviceLost(f"The device failed: {error}") from error
+        except (ValueError, TypeError) as error:
+            # So pipelines refuse what they are asked for; the model is as it was.
+            raise EngineError(f"The pipeline refused it: {error}") from error
+        except Exception as error:
+            self.entry.broken = True
+            raise EngineError(f"{type(error).__name__} in the pipeline") from error
+        blocking = self.engine.safety.settings.mode == "block"
+        blocked = [index for index, verdict in enumerate(verdicts) if verdict and blocking]
+        if len(blocked) == len(images):
+            raise EngineUnsafe("The safety filter blocked every picture.")
+        said = [
+            {"param": "num_images", "reason": f"The safety filter blocked picture {index}.", "used": None}
+            for index in blocked
+        ]
+        return Drawn(
+            batch=self.asked,
+            images=[None if index in blocked else image for index, image in enumerate(images)],
+            environment=self._environment(row),
+            memory_peak_mb=memory.peak_mb(self.engine.device),
+            safety=self._safety_word(verdicts),
+            warnings=self.warnings + said,
+            share=row.share,
+            joined=row.joined,
+        )
+
+    def _with_second_chance(self, row: Row) -> list[Image.Image]:
+        """The pictures; where memory does not suffice, drawn once more in the way that takes least."""
+        self.stop_if_asked()
+        shared = pipeline_for(self.entry, self.batch.kind)
+        self.pipeline = self.rows.pipeline(shared)
+        self._warn(
+            prompt_warnings(
+                self.entry.pipeline, prompt=self.batch.prompt, negative_prompt=self.batch.negative_prompt
+            )
+        )
+        try:
+            return self._draw(self.batch, self.batch.seeds)
+        except torch.OutOfMemoryError:
+            pass  # its traceback holds the tensors that have to go
+        return cast(list[Image.Image], self.rows.alone(row, self._sparingly))
+
+    def _sparingly(self) -> list[Image.Image]:
+        self.engine.cache.drop_idle()
+        self.sparing = True
+        reason = (
+            "Memory did not suffice: drawn one picture at a time and in tiles, which may show in the pixels."
+        )
+        self._warn([{"param": "num_images", "reason": reason, "used": 1}])
+        vae = self.pipeline.vae
+        # SDXL's pipeline decodes in single precision, and leaves the autoencoder so where memory ends in the middle.
+        vae.to(getattr(torch, self.entry.dtype))
+        with in_tiles(vae, side=min(self.batch.width, self.batch.height)):
+            return [
+                image
+                for seed in self.batch.seeds
+                for image in self._draw(dataclasses.replace(self.batch, num_images=1), [seed])
+            ]
+
+    def _warn(self, warnings: list[dict[str, Any]]) -> None:
+        for warning in warnings:
+            if warning in self.warnings:
+                continue
+            if self.batch.strict:
+                raise EngineRefused(warning)
+            self.warnings.append(warning)
+            self.listeners.on_warning(warning)
+
+    def _draw(self, batch: Batch, seeds: list[int]) -> list[Image.Image]:
+        arguments, warnings = call_arguments(self.pipeline, batch)
+        self._warn(warnings)
+        self.pipeline.__dict__["scheduler"] = scheduler_make(
+            batch.scheduler, self.entry.scheduler, from_start=batch.kind == "txt2img"
+        )
+        # On the CPU in either case: a seed then means the same noise on every device.
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        self.listeners.on_drawing()
+        with torch.inference_mode(), old_text_encoder_name(self.pipeline), memory.allocations_told():
+            told = step_callback(self.pipeline, self._after_step)
+            output = self.pipeline(**arguments, generator=generators, **told)
+        return outside_kept(pictures_of(output.images), batch)
+
+    def _preview(self, latents: torch.Tensor) -> None:
+        """Of the first picture; transformers that work on sequences have no latents that could be shown."""
+        if latents.ndim != len(("batch", "channels", "height", "width")):
+            return
+        if self.entry.colours is None:
+            self.entry.colours = colours_fit(self.pipeline.vae)
+        self.listeners.on_preview(Preview(latents[0].float().cpu().numpy().copy(), self.entry.colours))
+
+    def _after_step(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        # Raising is the way out: the pipeline's own interrupt flag would still decode the picture.
+        self.stop_if_asked()
+        if self.batch.preview_every and step % self.batch.preview_every == 0:
+            # A preview may fail; it may not end the job.
+            with contextlib.suppress(Exception):
+                self._preview(tensors["latents"])
+        self.listeners.on_step(step + 1, steps_of(pipeline))
+        return tensors
+
+    def _verdicts(self, images: list[Image.Image]) -> list[bool | None]:
+        """Whether each picture is unsafe; None where nobody looked."""
+        safety = self.engine.safety
+        if not safety.is_on:
+            return [None] * len(images)
+        verdicts = safety.unsafe(images, self.entry.pipeline)
+        if verdicts is None and safety.settings.mode == "block":
+            raise EngineUnsafe(
+                "SAFETY_FILTER=block, but there is nothing to look at pictures with: this model ships no checker. "
+                "Name a classifier in SAFETY_MODEL."
+            )
+        return list(verdicts) if verdicts is not None else [None] * len(images)
+
+    def _safety_word(self, verdicts: list[bool | None]) -> str:
+        if None in verdicts:
+            return "not_checked"
+        if not any(verdicts):
+            return "passed"
+        return "blocked" if self.engine.safety.settings.mode == "block" else "flagged"
+
+    def _environment(self, row: Row) -> dict[str, Any]:
+        """What the pixels depend on beside the request."""
+        batch, entry, device = self.batch, self.entry, self.engine.device
+        return {
+            "device": memory.device_name(device),
+            "dtype": entry.dtype,
+            "memory_format": (
+                "channels_last" if channels_last(device, getattr(torch, entry.dtype)) else "contiguous"
+            ),
+            "instruction_set": instruction_set(device),
+            "threads": torch.get_num_threads(),
+            "batch_shape": [1 if self.sparing else batch.num_images, 3, batch.height, batch.width],
+            # How many pictures of others shared its steps at the most, and whether they had begun before it.
+            "batched_with": row.batched_with,
+            "joined": row.joined,
+            # From that shape, where it is not the picture's own.
+            "enlarged_by": "lanczos" if batch.drawn_size else None,
+            "pipeline": type(self.pipeline).__name__,
+            "scheduler": type(self.pipeline.scheduler).__name__,
+            "weights_sha256": entry.weights_sha256,
+            "python": platform.python_version(),
+            "torch": torch.__version__,  # with the build, such as +cpu, which the package's metadata leaves out
+            **{name: version(name) for name in _VERSIONED},
+        }

@@ -1,0 +1,82 @@
+"""Number formats by what the processor says of itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from generation.engine import Engine, ModelRef, cpu
+from generation.engine.loader import dtype_for, host_read
+from models_registry.builtin import WEIGHTS
+from tests.unit.generation.engine.test_engine import BatchMaker
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    """No answer from another test's processor."""
+    cpu.has_amx.cache_clear()
+    yield
+    cpu.has_amx.cache_clear()
+
+
+def _pretend(monkeypatch: pytest.MonkeyPatch, folder: Path, flags: str) -> None:
+    path = folder / "cpuinfo"
+    path.write_text(f"processor\t: 0\nmodel name\t: amx_bf16 in a name says nothing\nflags\t\t: {flags}\n\n")
+    monkeypatch.setattr(cpu, "CPU_INFO", path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "allowed", "dtype"),
+    [
+        ("fpu avx512f avx512_bf16 amx_bf16 amx_tile", "", torch.bfloat16),
+        ("fpu avx512f avx512_bf16", "", torch.float32),
+        ("fpu amx_bf16", "AVX512_CORE_BF16", torch.float32),
+        ("fpu amx_bf16", "AVX512_CORE_AMX", torch.bfloat16),
+    ],
+)
+def test_a_cpu_runs_in_bfloat16_where_it_has_tiles(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, allowed: str, dtype: torch.dtype
+) -> None:
+    """And where oneDNN may use them."""
+    _pretend(monkeypatch, tmp_path, flags)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert dtype_for("auto", CPU) is dtype
+
+
+@pytest.mark.parametrize("flags", ["amx_bf16", "avx2"])
+def test_a_format_that_is_named_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str) -> None:
+    """Whatever the processor has; half precision is slow on all of them."""
+    _pretend(monkeypatch, tmp_path, flags)
+    wanted = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float32}
+    assert {name: dtype_for(name, CPU) for name in wanted} == wanted
+
+
+def test_convolutions_of_bfloat16_have_their_channels_last() -> None:
+    """All of them, from the reading on; those of single precision are as they were."""
+    for dtype, layout in (("bfloat16", torch.channels_last), ("float32", torch.contiguous_format)):
+        host = host_read(ModelRef("builtin", "", "", WEIGHTS, dtype=dtype), CPU)
+        weights = [tensor for tensor in host.modules["unet"].tensors.values() if tensor.ndim == 4]
+        assert weights
+        assert all(tensor.is_contiguous(memory_format=layout) for tensor in weights)
+
+
+def test_a_result_says_in_which_format_it_was_drawn(batch: BatchMaker, model: ModelRef) -> None:
+    """For the receipt and the worker's row; the same format by another name loads nothing anew."""
+    engine = Engine(threads=1)
+    try:
+        named = ModelRef(**{**vars(model), "dtype": "bfloat16"})
+        environment = engine.run(batch(model=named, num_inference_steps=1)).environment
+        assert (environment["dtype"], environment["memory_format"]) == ("bfloat16", "channels_last")
+        assert environment["instruction_set"] == cpu.instruction_set(CPU)
+        assert [(model.id, model.dtype) for model in engine.models()] == [("builtin", "bfloat16")]
+        first = engine.cache.request(named)
+        assert engine.cache.request(named) is first
+        single = engine.run(
+            batch(model=ModelRef(**{**vars(model), "dtype": "float32"}), num_inference_steps=1)
+        )
+        assert (single.environment["dtype"], single.environment["memory_format"]) == ("float32", "contiguous")
+    finally:
+        engine.close()

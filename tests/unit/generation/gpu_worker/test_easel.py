@@ -1,0 +1,192 @@
+"""Generations drawn together by a worker's threads: claimed in one go, drawn in shared steps, ended one by one."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from imagegen_project import env
+
+env.configure_torch_process()
+
+from generation.attempts import generation_claim  # noqa: E402
+from generation.choices import SafetyResult, Status  # noqa: E402
+from generation.engine import Engine, EngineUnsafe  # noqa: E402
+from generation.engine.drawing import Drawing  # noqa: E402
+from generation.gpu_worker import easel as easels  # noqa: E402
+from generation.gpu_worker.easel import Easel  # noqa: E402
+from generation.gpu_worker.run import CANCELED  # noqa: E402
+from generation.models import Generation, Worker  # noqa: E402
+from generation.pictures.files import image_read  # noqa: E402
+from generation.services import generation_cancel  # noqa: E402
+from tests.support.factories import GenerationMaker  # noqa: E402
+
+pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+
+
+class Followers:
+    """In the publisher's place: they keep what they hear, and may do something about it."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[UUID, str]] = []
+        self.on_progress: Any = lambda generation_id, data: None
+
+    def send(self, generation_id: UUID, event_type: str, *, attempt: int, **data: Any) -> None:
+        """Hears of an event."""
+        self.events.append((generation_id, event_type))
+        if event_type == "progress":
+            self.on_progress(generation_id, data)
+
+    def ends(self, generation: Generation) -> list[str]:
+        """The ends that were told of a generation."""
+        heard = [event for generation_id, event in self.events if generation_id == generation.pk]
+        return [event for event in heard if event in ("succeeded", "failed", "canceled")]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """An engine of one thread."""
+    made = Engine(threads=1)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def followers() -> Followers:
+    """They follow all."""
+    return Followers()
+
+
+@pytest.fixture
+def easel(
+    engine: Engine, followers: Followers, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Easel]:
+    """One with room for eight from the first step on."""
+    monkeypatch.setattr("generation.engine.capacity.Capacity._judge", lambda self: None)
+    monkeypatch.setattr("generation.engine.capacity.FIRST", 8)
+    monkeypatch.setattr(engine, "_capacities", {})
+    monkeypatch.setattr(easels, "ASK_AGAIN_S", 0.0)
+    publisher: Any = followers
+    made = Easel(engine, publisher, worker, is_draining=lambda: False, stops_admitting=lambda: False)
+    yield made
+    made.close()
+
+
+def draw(easel: Easel, worker: Worker) -> None:
+    """Claims the next one, draws it with whoever joins, and waits until all have ended."""
+    claimed = generation_claim(worker=worker)
+    assert claimed is not None
+    easel.draw(claimed)
+    easel.close()
+    assert easel.runs == []
+
+
+def receipt(generation: Generation) -> dict[str, Any]:
+    """What a generation was made with."""
+    generation.refresh_from_db()
+    assert generation.receipt is not None, (generation.status, generation.error_detail)
+    environment: dict[str, Any] = generation.receipt["environment"]
+    return environment
+
+
+def test_mates_join_what_runs_and_each_ends_once(
+    make: GenerationMaker, easel: Easel, followers: Followers, worker: Worker
+) -> None:
+    """With steps, schedulers and seeds of their own; each has its pictures, its receipt and its share of the time."""
+    jobs = [
+        make(num_inference_steps=8),
+        make(num_inference_steps=2, scheduler="euler_a", seed=1),
+        make(num_inference_steps=4, scheduler="ddim", seed=2, num_images=2),
+    ]
+    draw(easel, worker)
+    environments = [receipt(job) for job in jobs]
+    assert [environment["batched_with"] > 0 for environment in environments] == [True, True, True]
+    assert [environment["joined"] for environment in environments] == [False, True, True]
+    for job in jobs:
+        assert (job.status, job.attempt) == (Status.SUCCEEDED, 1)
+        assert len([image_read(image) for image in job.images.all()]) == job.num_images
+        assert followers.ends(job) == ["succeeded"]
+        assert 0 < (job.busy_ms or 0) < (job.latency_ms or 0)
+
+
+def test_what_must_be_alone_is_drawn_alone(make: GenerationMaker, easel: Easel, worker: Worker) -> None:
+    """A reproducible one joins nobody, and nobody joins it."""
+    jobs = [make(num_inference_steps=3), make(num_inference_steps=3, reproducible=True)]
+    draw(easel, worker)
+    assert receipt(jobs[0])["batched_with"] == 0
+    jobs[1].refresh_from_db()
+    assert (jobs[1].status, jobs[1].batch_key) == (Status.QUEUED, "")
+
+
+def test_a_cancel_in_a_full_batch_is_of_one(
+    make: GenerationMaker, easel: Easel, followers: Followers, worker: Worker
+) -> None:
+    """Within a step; the others end as they would without it."""
+    staying, leaving = make(num_inference_steps=6), make(num_inference_steps=50, seed=1)
+
+    def cancel(generation_id: UUID, data: dict[str, Any]) -> None:
+        if generation_id == leaving.pk and data["step"] == 2:
+            (run,) = [run for run in easel.runs if run.generation.pk == leaving.pk]
+            run.stop(CANCELED)
+
+    followers.on_progress = cancel
+    draw(easel, worker)
+    leaving.refresh_from_db()
+    assert (leaving.status, leaving.step) == (Status.CANCELED, 0)
+    assert followers.ends(leaving) == ["canceled"]
+    assert receipt(staying)["batched_with"] == 1
+    assert followers.ends(staying) == ["succeeded"]
+
+
+def test_a_failure_in_a_batch_is_of_one(
+    make: GenerationMaker, easel: Easel, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mates have their pictures."""
+    good, bad = make(num_inference_steps=4), make(num_inference_steps=4, prompt="a blue square")
+    real = Drawing._verdicts
+
+    def verdicts(self: Drawing, images: Any) -> Any:
+        if self.batch.prompt == "a blue square":
+            raise EngineUnsafe("Blocked.")
+        return real(self, images)
+
+    monkeypatch.setattr(Drawing, "_verdicts", verdicts)
+    draw(easel, worker)
+    assert receipt(good)["batched_with"] == 1
+    bad.refresh_from_db()
+    assert (bad.status, bad.error_code) == (Status.FAILED, "unsafe")
+    assert bad.safety_filter_result == SafetyResult.BLOCKED
+
+
+def test_what_was_claimed_and_fits_no_more_is_drawn_behind(
+    make: GenerationMaker, easel: Easel, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one whose model has other files since."""
+    jobs = [make(num_inference_steps=4), make(num_inference_steps=2, seed=1)]
+    monkeypatch.setattr("generation.engine.engine.Sheet.takes", lambda self, batch: False)
+    draw(easel, worker)
+    assert [receipt(job)["batched_with"] for job in jobs] == [0, 0]
+
+
+def test_a_mate_that_cannot_be_prepared_fails_alone(
+    make: GenerationMaker, easel: Easel, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that was canceled before its first step ends as canceled."""
+    jobs = [make(num_inference_steps=6), make(seed=1), make(seed=2, num_inference_steps=2)]
+    real = easels.run_prepare
+
+    def prepare(run: Any) -> Any:
+        if run.generation.pk == jobs[1].pk:
+            raise easels.InputNotFoundError("Gone.")
+        if run.generation.pk == jobs[2].pk:
+            generation_cancel(generation=jobs[2])
+            run.stop(CANCELED)
+        return dataclasses.replace(real(run))
+
+    monkeypatch.setattr(easels, "run_prepare", prepare)
+    draw(easel, worker)
+    for job in jobs:
+        job.refresh_from_db()
+    assert [job.status for job in jobs] == [Status.SUCCEEDED, Status.FAILED, Status.CANCELED]
