@@ -327,7 +327,7 @@ def configure_torch_process() -> None:
 
 
 # How a GPU worker's C library (glibc) allocates; docs/decisions.md says why.
-_WORKER_ALLOCATOR = {
+WORKER_ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
@@ -340,7 +340,7 @@ def worker_environment(**changes: str) -> dict[str, str]:
     Freed memory stays with the process: else every tensor of every step has its pages zeroed by the kernel anew, which
     takes as long as the arithmetic. One arena, since those of threads are given back whenever they are empty.
     """
-    return child_environment(**{**_WORKER_ALLOCATOR, **_set_already(_WORKER_ALLOCATOR), **changes})
+    return child_environment(**{**WORKER_ALLOCATOR, **_set_already(WORKER_ALLOCATOR), **changes})
 
 
 def _set_already(names: Iterable[str]) -> dict[str, str]:
@@ -352,7 +352,7 @@ def worker_process_ensure() -> None:
 
     The C library reads its variables once, before anything of ours runs.
     """
-    if sys.platform == "linux" and len(_set_already(_WORKER_ALLOCATOR)) < len(_WORKER_ALLOCATOR):
+    if sys.platform == "linux" and len(_set_already(WORKER_ALLOCATOR)) < len(WORKER_ALLOCATOR):
         os.execve(sys.executable, sys.orig_argv, worker_environment())  # noqa: S606 - our own command line
 
 

@@ -14,7 +14,7 @@ class Command(BaseCommand):
     """Runs one GPU worker."""
 
     help = (
-        "Runs a GPU worker: it claims queued generations from PostgreSQL and draws them, one at a time. Start one per "
+        "Runs a GPU worker: it claims queued generations from PostgreSQL and draws them, several at a time where that pays. Start one per "
         "GPU (CUDA_VISIBLE_DEVICES chooses it); without a GPU it uses the CPU (TORCH_THREADS). SIGTERM lets the "
         "running job finish within WORKER_GRACE_S seconds, then hands it back."
     )

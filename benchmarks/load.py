@@ -1,0 +1,111 @@
+"""Clients that ask for pictures at the same time, and how many come back per second."""
+
+import json
+import os
+import platform
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from generation.engine.cpu import CPU_INFO, has_amx
+
+PROMPTS = (
+    "a large red circle on a white background",
+    "a blue square",
+    "a small green triangle on a black background",
+    "two yellow stars",
+    "a purple circle above an orange square",
+    "a white star on a blue background",
+)
+Ask = Callable[[dict[str, Any]], bytes]
+
+
+def post(port: int, path: str, headers: dict[str, str] | None = None) -> Ask:
+    """What posts a request to a server on this machine and returns the picture's bytes. Raises RuntimeError."""
+    local = threading.local()
+
+    def ask(body: dict[str, Any]) -> bytes:
+        if not hasattr(local, "connection"):
+            local.connection = HTTPConnection("127.0.0.1", port, timeout=900)
+        local.connection.request(
+            "POST", path, json.dumps(body), {"Content-Type": "application/json"} | (headers or {})
+        )
+        answer = local.connection.getresponse()
+        content: bytes = answer.read()
+        if answer.status != 200 or len(content) < 1000:
+            message = f"{path} on port {port}: {answer.status} {content[:300]!r}"
+            raise RuntimeError(message)
+        return content
+
+    return ask
+
+
+def measure(ask: Ask, requests: Sequence[dict[str, Any]], *, clients: int) -> tuple[float, list[float]]:
+    """Pictures per second, and each request's seconds: so many clients, each asking again when it has its answer."""
+    waiting = iter(requests)
+    lock = threading.Lock()
+    seconds: list[float] = []
+    errors: list[BaseException] = []
+
+    def client() -> None:
+        while not errors:
+            with lock:
+                request = next(waiting, None)
+            if request is None:
+                return
+            began = time.perf_counter()
+            try:
+                ask(request)
+            except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
+                errors.append(error)
+                return
+            seconds.append(time.perf_counter() - began)
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return len(requests) / (time.perf_counter() - began), seconds
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """The median and the range."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    try:
+        lines = CPU_INFO.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "cpu": model or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "amx_bf16": has_amx(),
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def say(line: str) -> None:
+    """Writes a line of the table."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def write(path: Path | None, found: dict[str, Any]) -> None:
+    """Writes what was measured, as JSON, where a file is named."""
+    if path is not None:
+        path.write_text(json.dumps(found | {"load_after": os.getloadavg()[0]}, indent=1) + "\n")

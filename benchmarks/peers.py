@@ -1,0 +1,186 @@
+"""Measures the service beside what people write around diffusers: `python -m benchmarks.peers [--rounds N]`.
+
+The peers are a FastAPI script with a lock around the pipeline, LitServe without batches, with batches of 8, and at its
+best (bfloat16 and channels last where that is fast, batches of 16, the allocator's settings and PNG level of the
+service). They are installed from PyPI into an environment of their own, and run on this one's torch and diffusers. All
+servers are up from the start; in each round each draws the same prompts with the built-in model in turn, so that what
+else the machine does meets all of them. Prints a Markdown table of ratios, and writes JSON with `--json`.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.load import PROMPTS, Ask, machine, measure, post, say, spread, write
+from imagegen_project import env
+from models_registry.builtin import WEIGHTS
+from tests.support.service import REPOSITORY, Service
+
+PACKAGES = ("fastapi==0.165.0", "uvicorn==0.54.0", "litserve==0.2.19")
+SERVERS = REPOSITORY / "benchmarks" / "peer_servers"
+SERVICE = "this service"
+SINGLE = "this service, dtype float32"
+BEST = env.WORKER_ALLOCATOR | {"BEST": "1", "BATCH": "16"}
+PEERS: dict[str, tuple[str, dict[str, str]]] = {
+    "FastAPI script": ("script.py", {}),
+    "LitServe": ("batching.py", {"BATCH": "1"}),
+    "LitServe, batches of 8": ("batching.py", {"BATCH": "8"}),
+    "LitServe at its best": ("batching.py", BEST),
+}
+START_S = 600.0
+
+
+def environment_make(folder: Path) -> Path:
+    """An environment with the peers' packages, which finds all others in this one; returns its Python."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    own = next(folder.glob("lib/python3*/site-packages"))
+    (own / "shared.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    return python
+
+
+@contextlib.contextmanager
+def running(python: Path, program: str, changes: dict[str, str]) -> Iterator[int]:
+    """A peer's server, as long as the block lasts; its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [python, SERVERS / program],
+        env=os.environ | {"MODEL": str(WEIGHTS), "PORT": str(port), "OMP_WAIT_POLICY": "PASSIVE"} | changes,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + START_S
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            if process.poll() is not None or time.monotonic() > deadline:
+                message = (
+                    f"{program} did not start: {(process.stderr.read() if process.stderr else b'')[-500:]!r}"
+                )
+                raise RuntimeError(message)
+            time.sleep(0.2)
+        yield port
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def requests(count: int, steps: int) -> list[dict[str, Any]]:
+    """The same for all."""
+    return [
+        {
+            "prompt": PROMPTS[index % len(PROMPTS)],
+            "seed": index,
+            "steps": steps,
+            "width": 512,
+            "height": 512,
+            "guidance_scale": 4.0,
+        }
+        for index in range(count)
+    ]
+
+
+def service_ask(service: Service) -> Ask:
+    """What asks the service for a picture."""
+    token = (service.data_dir / "token").read_text().strip()
+    headers = {"Authorization": f"Bearer {token}", "Accept": "image/png"}
+    return post(service.port, "/api/v1/generate/txt2img", headers)
+
+
+@contextlib.contextmanager
+def services(folder: Path, *, single: bool) -> Iterator[Service]:
+    """The service with no limits; in single precision where that is asked for."""
+    folder.mkdir()
+    service = Service(folder / "data", WORK_LIMIT="0", WAIT_LIMIT_S="900")
+    try:
+        service.wait_ready()
+        if single:
+            subprocess.run(
+                [sys.executable, REPOSITORY / "manage.py", "shell", "--verbosity", "0", "--command", _SINGLE],
+                env=os.environ | {"DATA_DIR": str(service.data_dir), **_servers(service)},
+                check=True,
+            )
+        yield service
+    finally:
+        service.end(signal.SIGTERM)
+
+
+_SINGLE = """
+from models_registry.models import Checkpoint
+Checkpoint.objects.filter(id="builtin").update(dtype="float32")
+"""
+
+
+def _servers(service: Service) -> dict[str, str]:
+    from imagegen_project.standalone import paths  # noqa: PLC0415
+
+    return {"DATABASE_URL": paths.database_url(service.data_dir)}
+
+
+def main() -> None:
+    """Runs it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16])
+    parser.add_argument(
+        "--pictures", type=int, default=32, help="of each server in each round, with many clients"
+    )
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found: dict[str, Any] = machine() | {"packages": PACKAGES, "rounds": options.rounds, "pictures_per_s": {}}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        root = Path(folder)
+        python = environment_make(root / "peers")
+        asks: dict[str, Ask] = {}
+        for name, single in ((SERVICE, False), (SINGLE, True)):
+            asks[name] = service_ask(
+                stack.enter_context(services(root / name.replace(" ", "-"), single=single))
+            )
+        for name, (program, changes) in PEERS.items():
+            asks[name] = post(stack.enter_context(running(python, program, changes)), "/generate")
+        for clients in options.clients:
+            count = options.pictures if clients > 1 else max(4, options.pictures // 8)
+            rates: dict[str, list[float]] = {name: [] for name in asks}
+            for ask in asks.values():  # whatever is only done once
+                measure(ask, requests(clients, options.steps), clients=clients)
+            for _ in tqdm(range(options.rounds), desc=f"{clients} clients", file=sys.stderr):
+                for name, ask in asks.items():
+                    rates[name].append(measure(ask, requests(count, options.steps), clients=clients)[0])
+            found["pictures_per_s"][clients] = rates
+            say(
+                f"\n| {clients} clients | pictures/s | this service is | in float32 |\n| --- | --- | --- | --- |"
+            )
+            for name, values in rates.items():
+                ratios = [
+                    spread([own / other for own, other in zip(rates[own_name], values, strict=True)])
+                    for own_name in (SERVICE, SINGLE)
+                ]
+                say(f"| {name} | {spread(values)} | {ratios[0]} x | {ratios[1]} x |")
+    write(options.json, found)
+    best = statistics.median(found["pictures_per_s"][options.clients[-1]][SERVICE])
+    say(f"\n{found['cpu']}, {found['cores']} cores; load {found['load_before']:.1f}; {best:.2f} pictures/s")
+
+
+if __name__ == "__main__":
+    main()
