@@ -26,6 +26,7 @@ from generation.feed.publisher import Publisher
 from generation.gpu_worker.run import HAND_BACK, Run, run_end, run_listeners, run_prepare
 from generation.gpu_worker.watchdog import watchdog_disarm
 from generation.models import Generation, Worker
+from generation.pictures.availability import StorageState, storage_state
 from imagegen_project.common.context import at_work_on
 
 logger = logging.getLogger(__name__)
@@ -125,11 +126,9 @@ class Easel:
                     for row in sheet.step():
                         self._end(row)
         except EngineError as error:
-            if not self._rows and first.run in self.runs and first.run.drawn is None:
-                self._finish(first.run, partial(_raise, error))
-            self._give_up(error)
+            self._give_up(first.run, error)
         except Exception as error:
-            self._give_up(error)
+            self._give_up(first.run, EngineError(f"{type(error).__name__} in the worker"))
             raise
         finally:
             watchdog_disarm()
@@ -137,11 +136,14 @@ class Easel:
                 self._backlog.extend(self._asking.result() or ())
                 self._asking = None
 
-    def _give_up(self, error: Exception) -> None:
-        """Ends what a sheet left behind."""
-        for _, run in self._rows.values():
-            self._finish(run, partial(_raise, EngineError(f"{type(error).__name__} between steps")))
+    def _give_up(self, first: Run, error: EngineError) -> None:
+        """Ends what a sheet left behind, or the one for which none was opened."""
+        left = [run for _, run in self._rows.values()]
         self._rows = {}
+        if first.drawn is None and first not in left:
+            left.append(first)
+        for run in left:
+            self._finish(run, partial(_raise, error))
 
     def _add(self, sheet: Sheet, run: Run, batch: Batch) -> None:
         with _naming(run):
@@ -159,6 +161,8 @@ class Easel:
 
     def _admit(self, sheet: Sheet, first: Run) -> None:
         """Takes in mates that were claimed meanwhile, and sends for more where there is room."""
+        if not sheet.pictures:
+            watchdog_disarm()  # no step comes before the answer
         if self._asking is not None and (self._asking.done() or not sheet.pictures):
             found, self._asking = self._asking.result(), None
             self._closed = self._closed or found is None
@@ -182,6 +186,8 @@ class Easel:
     def _claim(self, first: Generation, room: int) -> list[_Prepared] | None:
         close_old_connections()
         try:
+            if storage_state() is not StorageState.OK:
+                return []
             mates = mates_claim(worker=self._worker, of=first, pictures=room, publish=self._publisher.send)
             if mates is None:
                 return None

@@ -49,6 +49,9 @@ from models_registry.selectors import checkpoint_default, checkpoints_here, safe
 
 logger = logging.getLogger(__name__)
 
+# How long one of RQ's entries may keep its loop.
+LONGEST_ENTRY_S = 60.0
+
 
 def safety_settings() -> SafetySettings:
     """The safety filter as the settings describe it."""
@@ -149,9 +152,14 @@ class GpuRuntime:
         Worker.objects.filter(pk=self.worker.pk).delete()
 
     def run_next(self) -> None:
-        """Claims and draws generations until there is none; returns at once when the worker is draining."""
-        if not self.draining.is_set():
-            self._pipeline.submit(self._claim_and_run).result()
+        """Claims and draws generations until there is none; returns at once when the worker is draining.
+
+        And after a while in any case, with more to draw: RQ wants to look after its own things.
+        """
+        if self.draining.is_set():
+            return
+        with contextlib.suppress(TimeoutError):
+            self._pipeline.submit(self._claim_and_run).result(timeout=LONGEST_ENTRY_S)
 
     def _claim_and_run(self) -> None:
         while not self.draining.is_set() and self._claim_and_draw():

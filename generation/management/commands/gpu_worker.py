@@ -14,9 +14,9 @@ class Command(BaseCommand):
     """Runs one GPU worker."""
 
     help = (
-        "Runs a GPU worker: it claims queued generations from PostgreSQL and draws them, several at a time where that pays. Start one per "
-        "GPU (CUDA_VISIBLE_DEVICES chooses it); without a GPU it uses the CPU (TORCH_THREADS). SIGTERM lets the "
-        "running job finish within WORKER_GRACE_S seconds, then hands it back."
+        "Runs a GPU worker: it claims queued generations from PostgreSQL and draws them, several at a time where that "
+        "pays. Start one per GPU (CUDA_VISIBLE_DEVICES chooses it); without a GPU it uses the CPU (TORCH_THREADS). "
+        "SIGTERM lets what runs finish within WORKER_GRACE_S seconds, then hands it back."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -190,3 +190,21 @@ def test_a_mate_that_cannot_be_prepared_fails_alone(
     for job in jobs:
         job.refresh_from_db()
     assert [job.status for job in jobs] == [Status.SUCCEEDED, Status.FAILED, Status.CANCELED]
+
+
+def test_an_engine_that_opens_nothing_leaves_nothing_running(
+    make: GenerationMaker, easel: Easel, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that was to be drawn fails, and its lease is renewed no more."""
+    job = make()
+
+    def drawing(*_: Any, **__: Any) -> Any:
+        message = "no such thing"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(Engine, "drawing", drawing)
+    with pytest.raises(RuntimeError, match="no such thing"):
+        draw(easel, worker)
+    easel.close()
+    job.refresh_from_db()
+    assert (job.status, job.error_code, easel.runs) == (Status.FAILED, "engine_error", [])
