@@ -10,5 +10,5 @@ def follow_device(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("models_registry", "0008_pipelines")]
+    dependencies = [("models_registry", "0009_builtin_steps")]
     operations = [migrations.RunPython(follow_device, migrations.RunPython.noop)]
