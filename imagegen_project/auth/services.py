@@ -26,16 +26,21 @@ NO_USERNAME = "No username is free for this Hugging Face account; ask the operat
 
 def token_create(*, user: User, expires_in: timedelta | None, name: str = "") -> str:
     """Makes a local token and returns it, the only time it is readable; None: it never expires."""
-    return token_issue(user=user, expires_in=expires_in, name=name)[1]
+    return _token_store(user, expires_in, name)[1]
 
 
 def token_issue(*, user: User, expires_in: timedelta | None, name: str) -> tuple[LocalToken, str]:
-    """The same, with its row. Raises TooManyTokensError."""
+    """The same for a user who asks for one: with its row, and MAX_TOKENS at most. Raises TooManyTokensError."""
     with transaction.atomic():
         # One after the other, so that the limit holds.
         list(User.objects.select_for_update(no_key=True).filter(pk=user.pk).values_list("pk"))
         if AuthToken.objects.filter(user=user).count() >= MAX_TOKENS:
             raise TooManyTokensError
+        return _token_store(user, expires_in, name)
+
+
+def _token_store(user: User, expires_in: timedelta | None, name: str) -> tuple[LocalToken, str]:
+    with transaction.atomic():
         row, token = AuthToken.objects.create(user=user, expiry=expires_in)
         return LocalToken.objects.create(token=row, name=name), str(token)
 

@@ -115,3 +115,4 @@ def test_nobody_has_too_many(page: Client, ada: User, monkeypatch: pytest.Monkey
     monkeypatch.setattr(services, "MAX_TOKENS", 1)
     assert make(page).status_code == 201
     assert (make(page).status_code, make(page).json()["code"]) == (409, "too_many_tokens")
+    assert token_create(user=ada, expires_in=None), "the operator's command is not held to it"
