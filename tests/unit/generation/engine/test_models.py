@@ -317,7 +317,7 @@ def test_a_broken_preview_ends_no_job(
     def fail(*arguments: Any) -> Any:
         raise KeyError
 
-    monkeypatch.setattr("generation.engine.engine.colours_fit", fail)
+    monkeypatch.setattr("generation.engine.drawing.colours_fit", fail)
     monkeypatch.setattr("generation.engine.prompts._limit", fail)
     model = tiny("lumina2")
     with engine.cache.borrow(model, while_waiting=lambda: None) as entry:
