@@ -349,7 +349,9 @@ def test_the_number_format_follows_model_and_card(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: card == "new")
     assert dtype_for(name, torch.device("cuda"), components=components) == expected
-    assert dtype_for(name, torch.device("cpu"), components=components) == torch.float32
+    monkeypatch.setattr("generation.engine.loader.has_amx", lambda: False)
+    of_a_cpu = torch.bfloat16 if name == "bfloat16" else torch.float32
+    assert dtype_for(name, torch.device("cpu"), components=components) == of_a_cpu
 
 
 def test_single_precision_is_kept_where_the_libraries_keep_it() -> None:
