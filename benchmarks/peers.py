@@ -155,7 +155,7 @@ def main() -> None:
         asks: dict[str, Ask] = {}
         for name, single in ((SERVICE, False), (SINGLE, True)):
             asks[name] = service_ask(
-                stack.enter_context(services(root / name.replace(" ", "-"), single=single))
+                stack.enter_context(services(root / ("single" if single else "usual"), single=single))
             )
         for name, (program, changes) in PEERS.items():
             asks[name] = post(stack.enter_context(running(python, program, changes)), "/generate")
