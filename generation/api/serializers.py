@@ -7,7 +7,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from generation.choices import Phase, Status
+from generation.choices import Phase, ReplayVerdict, Status
 from generation.models import REQUEST_FIELDS, GeneratedImage, Generation, GenerationLora
 from generation.pictures.files import image_read
 from generation.queue.standing import queue_standing
@@ -94,6 +94,12 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
     scheduler = serializers.ChoiceField(choices=list(SCHEDULERS.items()), allow_blank=True, read_only=True)
     phase = serializers.ChoiceField(
         choices=Phase.choices, read_only=True, allow_null=True, help_text="Null once it has ended."
+    )
+    replay_verdict = serializers.ChoiceField(
+        choices=ReplayVerdict.choices,
+        allow_blank=True,
+        read_only=True,
+        help_text="How a replay's pictures compare with its original's; empty where there is nothing to compare.",
     )
     percent = serializers.SerializerMethodField()
     images = ImageOut(many=True, read_only=True)

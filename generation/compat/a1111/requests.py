@@ -14,12 +14,7 @@ from generation.compat.dialect import refuse, warning
 from generation.models import MAX_SEED, A1111Options
 from generation.pictures.fitting import size_follow
 from generation.pictures.reading import Picture, Size, picture_made
-from generation.requests.serializers import (
-    MAX_GUIDANCE_SCALE,
-    MAX_PROMPT_CHARACTERS,
-    MAX_STEPS,
-    MIN_GUIDANCE_SCALE,
-)
+from generation.requests.serializers import MAX_PROMPT_CHARACTERS, MAX_STEPS
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
 from models_registry.schedulers import sampler_and_schedule, step_limits
@@ -146,7 +141,9 @@ def _common(params: LenientParams, options: A1111Options) -> tuple[dict[str, Any
         "num_images": count * rounds,
         "seed": _seed(params),
         "num_inference_steps": _steps(params, data["scheduler"]),
-        "guidance_scale": params.within("cfg_scale", low=MIN_GUIDANCE_SCALE, high=MAX_GUIDANCE_SCALE),
+        "guidance_scale": params.within(
+            "cfg_scale", low=checkpoint.facts.min_guidance_scale, high=checkpoint.facts.max_guidance_scale
+        ),
         "clip_skip": _clip_skip(params, used.clip_skip, checkpoint),
     }
     return data | {name: value for name, value in numbers.items() if value is not None}, checkpoint
