@@ -100,7 +100,7 @@ Z_IMAGE = "layers.3.attention.to_q"
         (pair("transformer.transformer_blocks.0.attn.to_q", 6144, 64), "flux2", "peft"),
         (pair("transformer.transformer_blocks.18.attn.to_q", 3072, 64), "flux", "peft"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "tensors",
 )
 def test_newer_transformers_are_told_apart(tensors: Any, family: str, style: str) -> None:
     """Qwen-Image's attention has the names and the width of FLUX.1's: by its blocks, of which it has more."""
