@@ -20,7 +20,7 @@ STAMP := $(VENV)/.installed-$(TORCH)
 DEV_STAMP := $(VENV)/.installed-dev-$(TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo run stop logs test test-units test-service test-fast lint lint-js format typecheck \
+.PHONY: help install dev demo run stop logs test test-fast lint lint-js format typecheck \
         screenshots audit check check-locks lock vendor pin-images sbom schema bench clients chaos attack soak fidelity build \
         image-size secrets clean
 
@@ -56,15 +56,8 @@ logs: install  ## Follows the logs of the service that uses the data folder
 	@tail -n 20 -F "$$($(BIN)/python -c 'from imagegen_project.env import DATA_DIR; print(DATA_DIR)')"/logs/*.log
 
 test: dev  ## Runs the whole test suite; options in ARGS, e.g. make test ARGS="-k embedded"
-	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),+$(MAKE) --jobs 2 test-units test-service)
-
-# The unit tests on all cores, and beside them, one after the other, what needs the whole service: most of it waits.
-test-units: dev
-	@folder=$$(mktemp -d) && chmod 755 $$folder && TMPDIR=$$folder $(BIN)/python -m pytest tests/unit --numprocesses auto \
-	    --dist loadgroup; status=$$?; rm -rf $$folder; exit $$status
-
-test-service: dev
-	@$(BIN)/python -m pytest --ignore tests/unit
+	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),\
+	    $(BIN)/python -m pytest tests/unit --numprocesses auto --dist loadgroup && $(BIN)/python -m pytest --ignore tests/unit)
 
 test-fast: dev  ## Runs the unit tests, on all cores, without the slowest; options in ARGS
 	$(BIN)/python -m pytest tests/unit -m "not slow and not gpu" --numprocesses auto --dist loadgroup $(ARGS)

@@ -105,7 +105,7 @@ async def test_a_generation_is_made_once_while_the_server_is_away(page: "Page", 
 
 async def test_a_generation_is_followed_and_canceled(page: "Page", live: Live) -> None:
     """One that another client made: a snapshot, what happened, and its end."""
-    job = live.create(steps=100, width=1024, height=1024, num_images=4)
+    job = live.occupy()
     running = asyncio.create_task(run(page, live, "follow", job["id"]))
     await seen(page, running, "e.type === 'started'")
     await page.evaluate("(id) => client.cancel(id)", job["id"])
@@ -153,7 +153,7 @@ async def test_a_refusal_is_thrown_and_not_tried_again(
 
 async def test_an_abort_closes_the_socket(page: "Page", live: Live) -> None:
     """The generation goes on."""
-    job = live.create(steps=100, width=1024, height=1024, num_images=4)
+    job = live.occupy()
     running = asyncio.create_task(run(page, live, "follow", job["id"]))
     await seen(page, running, "e.type === 'snapshot'")
     await page.evaluate("stop.abort()")

@@ -131,7 +131,7 @@ def _by_webui(live: Live, prompt: str) -> None:
 )
 async def test_a_job_of_each_dialect_is_native(live: Live, draw: Any, error: type[Exception] | None) -> None:
     """Seen, watched and canceled through the native API; its client raises its own error."""
-    blocker = live.create(steps=100, width=1024, height=1024, num_images=4)["id"]
+    blocker = live.occupy()["id"]
     prompt = uuid4().hex
     drawing = asyncio.create_task(asyncio.to_thread(draw, live, prompt))
 
@@ -209,7 +209,7 @@ async def test_strangers_are_refused(live: Live, headers: dict[str, str]) -> Non
 
 async def test_a_large_message_on_a_feed_is_refused(live: Live) -> None:
     """2 MB where 64 kB are the limit."""
-    job = live.create(steps=100, width=1024, height=1024, num_images=4)
+    job = live.occupy()
     async with (
         asyncio.timeout(SAFETY_S),
         websockets.connect(live.socket_url(job["id"]), additional_headers=live.headers) as socket,
@@ -243,7 +243,7 @@ async def test_server_sent_events(live: Live) -> None:
 
 async def test_five_hundred_streams_hold_no_threads(live: Live) -> None:
     """On one web process, each with every event."""
-    job = live.create(steps=100, width=1024, height=1024, num_images=4)
+    job = live.occupy()
     web = next(process for process in live.service.family() if "daphne" in process.cmdline())
     opened, streams = 0, 500
     all_open = asyncio.Event()

@@ -51,7 +51,7 @@ def hang_up(live: Live, path: str, body: dict[str, Any], name: str, headers: dic
 
 def test_a_hang_up_cancels_where_it_is_to(live: Live) -> None:
     """Where that was asked for, or where the dialect's clients expect it; elsewhere the job goes on."""
-    blocker = live.create(steps=100, width=1024, height=1024, num_images=4)["id"]
+    blocker = live.occupy()["id"]
     live.wait(blocker, "running")
     going_on = [hang_up(live, *request) for request in GO_ON]
     ending = [hang_up(live, *request) for request in END]

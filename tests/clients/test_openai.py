@@ -137,7 +137,7 @@ def test_errors_are_the_clients_own(live: Live, client: openai.OpenAI) -> None:
 
 def test_a_canceled_job_raises_once(live: Live, client: openai.OpenAI) -> None:
     """The client repeats conflicts by itself, unless it is told not to; a stream raises too."""
-    blocker = live.create(steps=100, width=1024, height=1024, num_images=4)
+    blocker = live.occupy()
     before = {job["id"] for job in live.http.get("/api/v1/generations").json()["results"]}
     events = client.images.generate(**QUICK, stream=True)
     new = {job["id"] for job in live.http.get("/api/v1/generations").json()["results"]} - before

@@ -184,7 +184,7 @@ async def test_waiting_holds_neither_threads_nor_connections(live: Live) -> None
 
     Most are canceled then, since drawing them all would take long; each gets its answer.
     """
-    blocker = live.create(steps=100, width=1024, height=1024, num_images=8)
+    blocker = live.occupy()
     web = web_process(live)
     quick = {"prompt": "a", "width": 256, "height": 256, "steps": 1}
     limits = httpx2.Limits(max_connections=WAITING)

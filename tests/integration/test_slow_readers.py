@@ -34,7 +34,7 @@ UPGRADE = f"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 
 @pytest.fixture
 def job_id(live: Live) -> Iterator[str]:
     """A job that waits behind another one."""
-    jobs = [live.create(steps=100, width=1024, height=1024, num_images=4)["id"] for _ in range(2)]
+    jobs = [live.occupy()["id"] for _ in range(2)]
     live.wait(jobs[0], "running")
     yield jobs[1]
     for made in reversed(jobs):

@@ -129,7 +129,7 @@ def test_second_start_finds_old_generations(second_service: Service, data_dir: P
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_printed_curl_works_as_pasted(second_service: Service, tmp_path: Path) -> None:
-    pasted = second_service.output().partition("another terminal:")[2].partition("API and")[0]
+    pasted = second_service.output().partition("another terminal:")[2].partition("Open the page")[0]
     subprocess.run(["sh", "-c", pasted], cwd=tmp_path, timeout=SAFETY_S, check=True)
     with Image.open(tmp_path / "circle.png") as picture:
         assert (picture.format, picture.size) == ("PNG", (512, 512))

@@ -13,10 +13,12 @@ from typing import Any
 
 import httpx2
 import pytest
+from PIL import Image
 
 from models_registry import builtin
 from tests.support.hub import HubDouble
 from tests.support.hub_repository import HubRepository
+from tests.support.pictures import encoded, text_of
 from tests.support.service import REPOSITORY, SAFETY_S, Service, environment
 
 # The tiny checkpoints' author imports torch; the service itself runs in processes of its own.
@@ -56,6 +58,19 @@ class Live:
         assert response.status_code == 202, response.text
         body: dict[str, Any] = response.json()
         return body
+
+    def occupy(self) -> dict[str, Any]:
+        """A job that keeps the worker busy for long: large as it is drawn, and no other job joins it."""
+        picture = text_of(encoded(Image.new("RGB", (1024, 1024), "white")))
+        return self.create(
+            steps=100,
+            width=1024,
+            height=1024,
+            num_images=10,
+            image=picture,
+            strength=1.0,
+            reproducible=True,
+        )
 
     def get(self, job_id: str) -> dict[str, Any]:
         """A generation as it stands."""
