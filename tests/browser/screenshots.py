@@ -133,7 +133,7 @@ def main() -> None:
                     started.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox"]), live
                 )
                 for prompt in PROMPTS:
-                    live.wait(live.create(prompt=prompt, width=512, height=512, steps=20, seed=1)["id"])
+                    live.wait(live.create(prompt=prompt, width=512, height=512, steps=8, seed=1)["id"])
                 for look, options in looks():
                     with visits.opened("/sign-in/", state=None, **options) as page:
                         shot(page, f"sign-in-{look}")
