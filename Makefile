@@ -55,9 +55,11 @@ stop: install  ## Stops the service that uses the data folder
 logs: install  ## Follows the logs of the service that uses the data folder
 	@tail -n 20 -F "$$($(BIN)/python -c 'from imagegen_project.env import DATA_DIR; print(DATA_DIR)')"/logs/*.log
 
+# The unit tests on all cores; then what needs the whole service, in two processes: most of it waits.
 test: dev  ## Runs the whole test suite; options in ARGS, e.g. make test ARGS="-k embedded"
 	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),\
-	    $(BIN)/python -m pytest tests/unit --numprocesses auto --dist loadgroup && $(BIN)/python -m pytest --ignore tests/unit)
+	    $(BIN)/python -m pytest tests/unit --numprocesses auto --dist loadgroup \
+	    && $(BIN)/python -m pytest --ignore tests/unit --numprocesses 2 --dist loadgroup)
 
 test-fast: dev  ## Runs the unit tests, on all cores, without the slowest; options in ARGS
 	$(BIN)/python -m pytest tests/unit -m "not slow and not gpu" --numprocesses auto --dist loadgroup $(ARGS)

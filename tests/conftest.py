@@ -30,7 +30,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (the unit tests), each runs a file's tests that empty the database behind all others."""
+    """With several processes, each runs a file's tests that empty the database behind all others."""
     for item in items:
         marker = item.get_closest_marker("django_db")
         fixtures = getattr(item, "fixturenames", ())
