@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -47,33 +48,15 @@ def post(port: int, path: str, headers: dict[str, str] | None = None) -> Ask:
 
 def measure(ask: Ask, requests: Sequence[dict[str, Any]], *, clients: int) -> tuple[float, list[float]]:
     """Pictures per second, and each request's seconds: so many clients, each asking again when it has its answer."""
-    waiting = iter(requests)
-    lock = threading.Lock()
-    seconds: list[float] = []
-    errors: list[BaseException] = []
 
-    def client() -> None:
-        while not errors:
-            with lock:
-                request = next(waiting, None)
-            if request is None:
-                return
-            began = time.perf_counter()
-            try:
-                ask(request)
-            except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
-                errors.append(error)
-                return
-            seconds.append(time.perf_counter() - began)
+    def one(request: dict[str, Any]) -> float:
+        began = time.perf_counter()
+        ask(request)
+        return time.perf_counter() - began
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
     began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    with ThreadPoolExecutor(clients) as pool:
+        seconds = list(pool.map(one, requests))
     return len(requests) / (time.perf_counter() - began), seconds
 
 

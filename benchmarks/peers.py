@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from benchmarks.load import PROMPTS, Ask, machine, measure, post, say, spread, write
 from imagegen_project import env
+from imagegen_project.standalone import paths
 from models_registry.builtin import WEIGHTS
 from tests.support.service import REPOSITORY, Service
 
@@ -130,8 +131,6 @@ Checkpoint.objects.filter(id="builtin").update(dtype="float32")
 
 
 def _servers(service: Service) -> dict[str, str]:
-    from imagegen_project.standalone import paths  # noqa: PLC0415
-
     return {"DATABASE_URL": paths.database_url(service.data_dir)}
 
 

@@ -33,7 +33,8 @@ import json, sys, time
 import django
 django.setup()
 from django.db.models.functions import Now
-from generation.attempts import attempt_cancel, attempt_renew, generation_claim
+from generation.attempts import Progress, attempt_cancel, attempts_renew, generation_claim
+from generation.choices import Phase
 from generation.models import Worker
 number, start, seconds = json.loads(sys.argv[1])
 worker = Worker.objects.create(name=f"bench-{number}", hostname="bench", pid=1, heartbeat_at=Now())
@@ -43,7 +44,7 @@ while time.time() < start + seconds:
     generation = generation_claim(worker=worker)
     if generation is None:
         sys.exit("the queue is empty")
-    attempt_renew(generation_id=generation.id, attempt=generation.attempt, step=1)
+    attempts_renew(progress={(generation.id, generation.attempt): Progress(1, Phase.DENOISING)})
     attempt_cancel(generation=generation)
     done += 1
 print(done)

@@ -18,10 +18,9 @@ from generation.feed.stream import Publish, event_publish
 from generation.models import GeneratedImage, Generation, Worker
 from generation.pictures.comparing import Comparison, pictures_compare
 from generation.pictures.files import FinishedImage, files_delete, image_read, image_row, images_store
-from generation.queue.precedence import QUEUE_ORDER, generations_claimable
+from generation.queue.precedence import QUEUE_ORDER, generations_for
 from generation.queue.turns import turn_reached
 from generation.transitions import generation_end, generation_ended, generation_requeue, generation_start
-from models_registry.selectors import checkpoints_here
 
 # A job on a model that is loaded may overtake this many older ones, and each of them for this long.
 LOOK_AHEAD = 16
@@ -51,7 +50,7 @@ def lease_end() -> Any:
 
 
 def _best_queued(worker: Worker, resident: Sequence[str]) -> Generation | None:
-    mine = generations_claimable(device_class=worker.device_class).filter(checkpoint__in=checkpoints_here())
+    mine = generations_for(device_class=worker.device_class)
     rows = mine.select_for_update(skip_locked=True, of=("self",)).order_by(*QUEUE_ORDER)
     first = rows.first()
     if first is None:
@@ -93,9 +92,7 @@ def mates_claim(
     it would keep it waiting.
     """
     with transaction.atomic():
-        mine = generations_claimable(device_class=worker.device_class).filter(
-            checkpoint__in=checkpoints_here()
-        )
+        mine = generations_for(device_class=worker.device_class)
         first = mine.order_by(*QUEUE_ORDER).first()
         if first is None:
             return []
@@ -141,12 +138,6 @@ def attempts_renew(*, progress: Mapping[tuple[UUID, int], Progress]) -> dict[tup
         for generation_id, attempt, cancel in mine.values_list("pk", "attempt", "cancel_requested_at")
     }
     return {each: found.get(each, Lease(held=False, cancel_requested=False)) for each in progress}
-
-
-def attempt_renew(*, generation_id: UUID, attempt: int, step: int, phase: Phase = Phase.DENOISING) -> Lease:
-    """The same for one."""
-    key = (generation_id, attempt)
-    return attempts_renew(progress={key: Progress(step, phase)})[key]
 
 
 def attempt_succeed(

@@ -42,7 +42,8 @@ from generation.engine.specs import Batch, BatchResult, OnPreview, OnStep, OnWar
 _VERSIONED = ("diffusers", "transformers", "pillow")
 
 
-def _never_stop() -> str | None:
+def never_stop() -> str | None:
+    """Has no reason to stop."""
     return None
 
 
@@ -68,7 +69,7 @@ class Listeners:
     on_step: OnStep = ignore
     on_preview: OnPreview = ignore
     on_warning: OnWarning = ignore
-    should_stop: ShouldStop = _never_stop
+    should_stop: ShouldStop = never_stop
 
 
 @dataclasses.dataclass(frozen=True)

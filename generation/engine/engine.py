@@ -19,7 +19,7 @@ from generation.engine import memory
 from generation.engine.adapters import AdapterRack
 from generation.engine.cache import CacheEntry, ModelCache
 from generation.engine.capacity import Capacity
-from generation.engine.drawing import Drawing, Drawn, Listeners, ignore, stopper
+from generation.engine.drawing import Drawing, Drawn, Listeners, ignore, never_stop, stopper
 from generation.engine.loader import device_of_choice
 from generation.engine.rows import Row, Rows, denoiser_name
 from generation.engine.safety import SafetyFilter, SafetySettings
@@ -34,10 +34,6 @@ from generation.engine.specs import (
     OnWarning,
     ShouldStop,
 )
-
-
-def _never_stop() -> str | None:
-    return None
 
 
 class Engine:
@@ -95,7 +91,7 @@ class Engine:
         while self.cache.advance():
             pass
 
-    def load(self, model: ModelRef, *, should_stop: ShouldStop = _never_stop) -> None:
+    def load(self, model: ModelRef, *, should_stop: ShouldStop = never_stop) -> None:
         """Makes a checkpoint resident; at once when it already is. Raises EngineModelUnavailable, EngineOutOfMemory."""
         with self.cache.borrow(model, while_waiting=stopper(should_stop)):
             pass
@@ -104,7 +100,7 @@ class Engine:
         """Frees device and host memory of a checkpoint; False when it was not there."""
         return self.cache.drop(model_id)
 
-    def attach(self, model: ModelRef, use: AdapterUse, *, should_stop: ShouldStop = _never_stop) -> None:
+    def attach(self, model: ModelRef, use: AdapterUse, *, should_stop: ShouldStop = never_stop) -> None:
         """Puts an adapter on a model before a batch needs it.
 
         Raises EngineStopped, EngineAdapterUnusable, EngineModelUnavailable.
@@ -129,7 +125,7 @@ class Engine:
         self.cache.close()
 
     @contextlib.contextmanager
-    def drawing(self, batch: Batch, *, should_stop: ShouldStop = _never_stop) -> Iterator["Sheet"]:
+    def drawing(self, batch: Batch, *, should_stop: ShouldStop = never_stop) -> Iterator["Sheet"]:
         """The sheet on which a batch and others of its model and adapters are drawn together; loads the model first.
 
         Raises EngineStopped, EngineModelUnavailable, EngineAdapterUnusable or EngineOutOfMemory. A model that is
@@ -161,7 +157,7 @@ class Engine:
         on_step: OnStep = ignore,
         on_preview: OnPreview = ignore,
         on_warning: OnWarning = ignore,
-        should_stop: ShouldStop = _never_stop,
+        should_stop: ShouldStop = never_stop,
     ) -> BatchResult:
         """Draws a batch alone, loading its checkpoint first where needed.
 

@@ -232,7 +232,6 @@ class Rows:
         with allocations_told():
             output = module(*call.arguments, **call.keywords)
         if self._device.type == "cuda":
-            torch.cuda.synchronize(
-                self._device
-            )  # so that the host is never steps ahead, and a step is measured
+            # So that the host is never steps ahead, and a step's time is measured.
+            torch.cuda.synchronize(self._device)
         return output_part(output, [call.rows for call in calls]) if len(calls) > 1 else [output]

@@ -38,8 +38,8 @@ from models_registry.services import checkpoint_mark_broken
 
 logger = logging.getLogger(__name__)
 
-# PostgreSQL may be restarting just as a picture is finished.
 DEVICE_LOST_EXIT = 70
+# PostgreSQL may be restarting just as a picture is finished.
 WRITE_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 _CODES = {

@@ -24,7 +24,12 @@ def generations_claimable(*, device_class: str | None = None) -> QuerySet[Genera
     return queued.exclude(Exists(missing))
 
 
+def generations_for(*, device_class: str | None = None) -> QuerySet[Generation]:
+    """Of these, the ones whose model is on this host."""
+    return generations_claimable(device_class=device_class).filter(checkpoint__in=checkpoints_here())
+
+
 def generation_next(*, device_class: str | None = None) -> Generation | None:
     """The generation that would be claimed next, without claiming it."""
-    rows = generations_claimable(device_class=device_class).filter(checkpoint__in=checkpoints_here())
+    rows = generations_for(device_class=device_class)
     return rows.select_related("checkpoint").order_by(*QUEUE_ORDER).first()

@@ -58,7 +58,7 @@ from generation.upkeep.stored_files import ORPHAN_AGE, storage_reconcile
 from generation.upkeep.sweep import sweep
 from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
 from models_registry.models import Checkpoint
-from tests.support.endings import drawn_picture, succeed
+from tests.support.endings import attempt_renew, drawn_picture, succeed
 from tests.support.factories import create_generation, make_worker
 
 BOUNDS = bounds(
@@ -207,7 +207,7 @@ class Lives(RuleBasedStateMachine):
     @rule(claim=claims, step=st.integers(0, 4))
     def renew(self, claim: Generation, step: int) -> None:
         """Only the attempt that holds the lease hears of a cancel."""
-        lease = attempts.attempt_renew(generation_id=claim.id, attempt=claim.attempt, step=step)
+        lease = attempt_renew(generation_id=claim.id, attempt=claim.attempt, step=step)
         life = self._held(claim)
         assert lease.held is (life is not None)
         if life is not None:

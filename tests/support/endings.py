@@ -1,4 +1,4 @@
-"""Ends generations the way a worker does, with a drawn picture in the engine's place."""
+"""Ends generations and renews leases the way a worker does, with a drawn picture in the engine's place."""
 
 import hashlib
 import io
@@ -8,7 +8,8 @@ from uuid import UUID
 from django.test import TestCase
 from PIL import Image
 
-from generation.attempts import attempt_succeed
+from generation.attempts import Lease, Progress, attempt_succeed, attempts_renew
+from generation.choices import Phase
 from generation.feed.messages import EventType
 from generation.models import Generation
 from generation.pictures.files import FinishedImage
@@ -37,3 +38,9 @@ def succeed(claimed: Generation, *, colour: str = "red", **changes: Any) -> bool
     # What follows an end follows its commit, for which a test's own transaction would wait.
     with TestCase.captureOnCommitCallbacks(execute=True):
         return attempt_succeed(generation=claimed, publish=unheard, **values | changes)
+
+
+def attempt_renew(*, generation_id: UUID, attempt: int, step: int, phase: Phase = Phase.DENOISING) -> Lease:
+    """Renews one attempt's lease, as a worker does those of all that it draws."""
+    key = (generation_id, attempt)
+    return attempts_renew(progress={key: Progress(step, phase)})[key]

@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 from rest_framework.test import APIClient
 
-from generation.attempts import attempt_cancel, attempt_hand_back, attempt_renew, generation_claim
+from generation.attempts import attempt_cancel, attempt_hand_back, generation_claim
 from generation.choices import Phase
 from generation.feed.snapshots import feed_snapshots
 from generation.models import Generation, Worker
 from generation.receivers import tell_of_download
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
+from tests.support.endings import attempt_renew
 from tests.support.factories import GenerationMaker
 
 

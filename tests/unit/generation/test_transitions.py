@@ -17,7 +17,6 @@ from generation.attempts import (
     attempt_cancel,
     attempt_fail,
     attempt_hand_back,
-    attempt_renew,
     generation_claim,
 )
 from generation.choices import ALLOWED_FROM, TERMINAL, ErrorCode, Kind, ReplayVerdict, Status
@@ -32,7 +31,7 @@ from generation.transitions import generation_move
 from generation.upkeep.sweep import SURPLUS_ENTRIES, entries_restore, leases_take_back, sweep
 from imagegen_project.common.counters import shared_families
 from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
-from tests.support.endings import succeed
+from tests.support.endings import attempt_renew, succeed
 from tests.support.factories import GenerationMaker, make_worker
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)

@@ -7,7 +7,7 @@ from django.conf import settings as configured
 from django.db import connection
 from django.db.models.functions import Now
 
-from generation.attempts import attempt_renew, generation_claim
+from generation.attempts import generation_claim
 from generation.choices import CommandKind
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import order_create
@@ -16,7 +16,7 @@ from generation.upkeep import sweep as sweeping
 from generation.upkeep.clock import DatabaseClock
 from generation.upkeep.sweep import sweep
 from tests.support.clocks import SEARCH_PATH, clock_replace, clock_set
-from tests.support.endings import succeed
+from tests.support.endings import attempt_renew, succeed
 from tests.support.factories import GenerationMaker, make_worker
 
 HOUR_S = 3600
