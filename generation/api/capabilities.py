@@ -11,11 +11,11 @@ from rest_framework.views import APIView
 
 from generation.choices import QUALITY_STEPS, Kind, OutputFormat
 from generation.pictures.reading import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, PICTURE_FORMATS
+from generation.requests.model_limits import MAX_STEPS
 from generation.requests.serializers import (
     MAX_GUIDANCE_SCALE,
     MAX_IMAGES,
     MAX_PROMPT_CHARACTERS,
-    MAX_STEPS,
     MIN_GUIDANCE_SCALE,
 )
 from models_registry.family_facts import FAMILY_FACTS

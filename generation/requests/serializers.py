@@ -13,21 +13,19 @@ from rest_framework import serializers
 from generation.choices import Kind, OutputFormat
 from generation.errors import InvalidImageError
 from generation.models import DEFAULT_OUTPUT_QUALITY, MAX_EDIT_IMAGES, MAX_PRIORITY, MAX_SEED
-from generation.pictures.fitting import size_follow
 from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read
 from generation.requests.job_options import WebhookEventsField, WebhookUrlField, job_options_check
 from generation.requests.loras import MAX_LORAS, MAX_NAME, MAX_SCALE, MIN_SCALE, LoraUseIn, wishes_read
+from generation.requests.model_limits import MAX_STEPS, limit_errors, picture_errors, size_used
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.serializers import BoundedListField, FormListField, StrictSerializer, TextField
 from models_registry.errors import ModelNotFoundError, ModelUnsupportedError
-from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
 from models_registry.pipeline_facts import TRUE_CFG
-from models_registry.schedulers import SCHEDULERS, step_limits
+from models_registry.schedulers import SCHEDULERS
 from models_registry.selectors import checkpoint_check_supported, checkpoint_default, checkpoint_get
 
 MAX_PROMPT_CHARACTERS = 32_000
-MAX_STEPS = 100
 MIN_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE = 0.0, 20.0
 MIN_TRUE_CFG_SCALE = 1.0
 MAX_IMAGES = 10
@@ -327,8 +325,8 @@ class GenerationCreateIn(StrictSerializer):
         attrs.setdefault("guidance_scale", checkpoint.default_guidance_scale)
         attrs.setdefault("timeout_s", min(settings.DEFAULT_TIMEOUT_S, settings.MAX_TIMEOUT_S))
         attrs.setdefault("strength", DEFAULT_STRENGTH.get(attrs["kind"]) if "kind" in attrs else None)
-        errors_here = self._kind_errors(checkpoint, attrs) | _limit_errors(checkpoint, attrs)
-        for name, error in (errors_here | _picture_errors(attrs)).items():
+        errors_here = self._kind_errors(checkpoint, attrs) | limit_errors(checkpoint, attrs)
+        for name, error in (errors_here | picture_errors(attrs)).items():
             errors.setdefault(name, error)
         try:
             attrs["loras"] = wishes_read(attrs, owner=self.context["owner"], checkpoint=checkpoint)
@@ -337,7 +335,7 @@ class GenerationCreateIn(StrictSerializer):
                 raise
             errors.setdefault(error.param or "loras", serializers.ErrorDetail(error.detail, error.code))
         if not errors:
-            attrs["width"], attrs["height"] = _size(checkpoint, attrs)
+            attrs["width"], attrs["height"] = size_used(checkpoint, attrs)
 
     def _checkpoint(self, name: str | None) -> Checkpoint:
         try:
@@ -414,69 +412,3 @@ def _kind_meant(kinds: tuple[Kind, ...], makes: tuple[Kind, ...], attrs: dict[st
     if edits and Kind.TXT2IMG not in makes:
         return Kind.EDIT
     return Kind.IMG2IMG if "image" in attrs or Kind.TXT2IMG not in kinds else Kind.TXT2IMG
-
-
-def _limit_errors(checkpoint: Checkpoint, attrs: dict[str, Any]) -> dict[str, str]:
-    """What the checkpoint does not allow, by field."""
-    facts = FAMILY_FACTS[checkpoint.family]
-    errors: dict[str, str] = {
-        side: message
-        for side in ("width", "height")
-        if side in attrs and (message := _size_error(checkpoint, attrs[side]))
-    }
-    if attrs["scheduler"] and attrs["scheduler"] not in facts.schedulers:
-        fitting = ", ".join(facts.schedulers) or "only its own: leave this out"
-        errors["scheduler"] = f"{attrs['scheduler']} does not fit {checkpoint.id}. Fitting: {fitting}."
-    low, high = checkpoint.facts.min_guidance_scale, checkpoint.facts.max_guidance_scale
-    if not low <= attrs["guidance_scale"] <= high:
-        errors["guidance_scale"] = f"{checkpoint.id} takes {low:g} to {high:g}."
-    if not checkpoint.facts.loras and (attrs.get("loras") or attrs.get("lora_path")):
-        errors["loras" if attrs.get("loras") else "lora_path"] = f"{checkpoint.id} takes no LoRA."
-    if facts.max_clip_skip and (attrs["clip_skip"] or 0) > facts.max_clip_skip:
-        errors["clip_skip"] = f"{checkpoint.id} can leave out {facts.max_clip_skip} layers at most."
-    fewest, most = step_limits(attrs["scheduler"], most=MAX_STEPS)
-    if not fewest <= attrs["num_inference_steps"] <= most:
-        errors["num_inference_steps"] = f"The scheduler {attrs['scheduler']} takes {fewest} to {most} steps."
-    return errors
-
-
-def _size_error(checkpoint: Checkpoint, pixels: int) -> str | None:
-    low, high = checkpoint.min_size, checkpoint.max_size
-    if not low <= pixels <= high:
-        return f"{checkpoint.id} takes {low} to {high} pixels."
-    multiple = checkpoint.side_multiple
-    if pixels % multiple:
-        lower = pixels - pixels % multiple
-        near = [side for side in (lower, lower + multiple) if low <= side <= high]
-        fitting = " or ".join(map(str, near))
-        return f"{checkpoint.id} takes multiples of {multiple} pixels: {fitting}."
-    return None
-
-
-def _picture_errors(attrs: dict[str, Any]) -> dict[str, str]:
-    """What is wrong with strength and mask beside the picture, by field."""
-    errors = {}
-    strength, steps = attrs["strength"], attrs["num_inference_steps"]
-    # Beside another field's error, a form's "-inf" comes here; it is no number that could be rounded.
-    if strength is not None and not steps * strength >= 1:
-        errors["strength"] = f"No step would run: int({steps} x {strength:g}) must be at least 1."
-    if {"image", "mask_image"} <= attrs.keys() and attrs["mask_image"].size != attrs["image"].size:
-        sizes = "{}x{}, and the image {}x{}".format(*attrs["mask_image"].size, *attrs["image"].size)
-        errors["mask_image"] = f"Must be as large as the image; it has {sizes}."
-    return errors
-
-
-def _size(checkpoint: Checkpoint, attrs: dict[str, Any]) -> tuple[int, int]:
-    """Width and height: as asked for, else the input picture's within the model's limits, else the model's."""
-    width, height = attrs.get("width"), attrs.get("height")
-    first = attrs["image"] if "image" in attrs else next(iter(attrs.get("images", ())), None)
-    if first is None or (width and height):
-        return width or checkpoint.default_width, height or checkpoint.default_height
-    return size_follow(
-        first.size,
-        width=width,
-        height=height,
-        low=checkpoint.min_size,
-        high=checkpoint.max_size,
-        multiple=checkpoint.side_multiple,
-    )

@@ -14,7 +14,8 @@ from generation.compat.dialect import refuse, warning
 from generation.models import MAX_SEED, A1111Options
 from generation.pictures.fitting import size_follow
 from generation.pictures.reading import Picture, Size, picture_made
-from generation.requests.serializers import MAX_PROMPT_CHARACTERS, MAX_STEPS
+from generation.requests.model_limits import MAX_STEPS
+from generation.requests.serializers import MAX_PROMPT_CHARACTERS
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
 from models_registry.schedulers import sampler_and_schedule, step_limits

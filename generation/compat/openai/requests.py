@@ -12,7 +12,7 @@ from generation.compat.dialect import Params, refuse, warning
 from generation.compat.openai.models import ModelMeant, model_read
 from generation.compat.openai.pictures import picture_read_one, pictures_read
 from generation.pictures.fitting import size_follow
-from generation.requests.serializers import MAX_STEPS
+from generation.requests.model_limits import MAX_STEPS
 from models_registry.models import Checkpoint
 
 MAX_PARTIAL_IMAGES: Final = 3
