@@ -104,16 +104,18 @@ REDIS_URL: str = _with_password(_secret("REDIS_URL"), REDIS_PASSWORD)
 DB_POOL_SIZE: int = _env.int("DB_POOL_SIZE", 16, validate=_AT_LEAST_ONE)
 
 # --- Web ---
-#: Signs sessions and tickets, 50 characters or more; empty: a random one kept in the data folder.
+#: Signs sessions, addresses of pictures, shared links and webhooks, 50 characters or more; empty: a random one kept
+#: in the data folder.
 SECRET_KEY: str = _secret("SECRET_KEY")  # "" means the one kept in the data folder
-#: Former values of SECRET_KEY, separated by commas: what they have signed is still good, nothing new is signed by them.
+#: Former values of SECRET_KEY, separated by commas: what they have signed is still good, except
+#: webhooks; nothing new is signed by them.
 SECRET_KEY_FALLBACKS: str = _secret("SECRET_KEY_FALLBACKS")
 #: Django's debug pages; never in production.
 DEBUG: bool = _env.bool("DEBUG", False)
 #: Host names under which the service may be reached.
 ALLOWED_HOSTS: list[str] = _env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
-#: Where clients reach the service, such as https://images.example.com, for the addresses of pictures that it tells
-#: them; empty: as each request has it.
+#: Where clients reach the service, such as https://images.example.com, for the addresses that it tells them; empty:
+#: as each request has it.
 PUBLIC_URL: str = _env.str("PUBLIC_URL", "", validate=_is_base_url).rstrip("/")
 #: Origins (https://name) whose forms may post when TLS ends at a proxy.
 CSRF_TRUSTED_ORIGINS: list[str] = _env.list("CSRF_TRUSTED_ORIGINS", [])
@@ -147,7 +149,7 @@ TICKET_TTL_S: int = _env.int("TICKET_TTL_S", 30, validate=_AT_LEAST_ONE)
 THROTTLE_MODELS: int = _env.int("THROTTLE_MODELS", 300, validate=_AT_LEAST_ZERO)
 #: How many orders to load or unload a model each user may give per minute; 0: no limit.
 THROTTLE_ORDERS: int = _env.int("THROTTLE_ORDERS", 30, validate=_AT_LEAST_ZERO)
-#: Socket tickets and signing secrets a user may make per minute; 0: no limit.
+#: Requests for socket tickets, tokens and signing secrets that a user may make per minute; 0: no limit.
 THROTTLE_TICKETS: int = _env.int("THROTTLE_TICKETS", 120, validate=_AT_LEAST_ZERO)
 #: LoRA a user may upload or load from the Hub per minute; 0: no limit.
 THROTTLE_UPLOADS: int = _env.int("THROTTLE_UPLOADS", 60, validate=_AT_LEAST_ZERO)
@@ -273,7 +275,7 @@ MAX_ATTEMPTS: int = _env.int("MAX_ATTEMPTS", 3, validate=_AT_LEAST_ONE)
 LEASE_S: int = _env.int("LEASE_S", 15, validate=validate.Range(min=3, max=60))
 #: Longest time without a step before a worker ends itself and is restarted, in seconds; 0: for ever.
 WATCHDOG_S: int = _env.int("WATCHDOG_S", 600, validate=_AT_LEAST_ZERO)
-#: How long a worker that is asked to stop may go on with its generation, in seconds.
+#: How long a worker that is asked to stop may go on with what it draws, in seconds.
 WORKER_GRACE_S: int = _env.int("WORKER_GRACE_S", 20, validate=_AT_LEAST_ZERO)
 #: How long a generation's events can be read again, in seconds.
 FEED_TTL_S: int = _env.int("FEED_TTL_S", 86400, validate=_AT_LEAST_ONE)
