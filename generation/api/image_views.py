@@ -16,6 +16,7 @@ from rest_framework.views import APIView
 from generation.errors import AddressExpiredError
 from generation.models import GeneratedImage
 from generation.pictures.files import THUMBNAIL_WIDTHS, image_read, input_read, picture_disposition
+from generation.pictures.notes import notes_removed
 from generation.pictures.thumbnails import THUMBNAIL_TYPE, thumbnail_of
 from generation.selectors import generation_get, image_get, image_get_signed
 from imagegen_project.common.http import file_response
@@ -106,25 +107,39 @@ def width_wanted(request: Request) -> int | None:
 
 
 def picture_response(
-    request: Request, image: GeneratedImage, *, width: int | None = None, max_age_s: int = YEAR_S
+    request: Request,
+    image: GeneratedImage,
+    *,
+    width: int | None = None,
+    max_age_s: int = YEAR_S,
+    with_notes: bool = True,
 ) -> HttpResponse:
-    """A finished picture's bytes, or those of its thumbnail; the `Range` of them that is asked for."""
-    etag = f'"{image.sha256}-{width}"' if width else f'"{image.sha256}"'
+    """A finished picture's bytes, or those of its thumbnail; the `Range` of them that is asked for.
+
+    Without its notes neither file nor name tell what was asked for.
+    """
+    variant = f"-{width}" if width else "" if with_notes else "-bare"
+    etag = f'"{image.sha256}{variant}"'
+    content_type = THUMBNAIL_TYPE if width else str(image.content_type)
     headers = {
         "ETag": etag,
         "Cache-Control": f"private, max-age={max_age_s}, immutable",
         # What a page that shows it loads from elsewhere does not learn the address.
         "Referrer-Policy": "no-referrer",
-        "Content-Disposition": picture_disposition(image, THUMBNAIL_TYPE if width else image.content_type),
+        "Content-Disposition": picture_disposition(image, content_type, by_prompt=with_notes),
     }
     if request.headers.get("If-None-Match") == etag:
         return HttpResponse(status=status.HTTP_304_NOT_MODIFIED, headers=headers)
     if width:
         thumbnail = thumbnail_of(image, width)
-        return file_response(request, thumbnail, content_type=THUMBNAIL_TYPE, headers=headers)
+        return file_response(request, thumbnail, content_type=content_type, headers=headers)
+    if not with_notes:
+        bare = notes_removed(image_read(image))
+        return file_response(request, bare, content_type=content_type, headers=headers)
     if request.query_params.get("redirect") == "1" and (address := image.storage_url()):
-        return HttpResponseRedirect(address, headers={"Cache-Control": "private, no-store"})
-    return file_response(request, image_read(image), content_type=image.content_type, headers=headers)
+        kept_to_itself = {"Cache-Control": "private, no-store", "Referrer-Policy": "no-referrer"}
+        return HttpResponseRedirect(address, headers=kept_to_itself)
+    return file_response(request, image_read(image), content_type=content_type, headers=headers)
 
 
 class InputView(APIView):

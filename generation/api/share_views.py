@@ -122,13 +122,16 @@ class SharedImageView(APIView):
 
     @extend_schema(exclude=True)
     def get(self, request: Request, token: str, index: str) -> HttpResponse:
-        """Its bytes, or those of a thumbnail."""
+        """Its bytes, or those of a thumbnail; with its prompt in them only where the page shows it too."""
         width = width_wanted(request)
-        images = share_get(token).generation.images.all()
+        share = share_get(token)
+        images = share.generation.images.all()
         image = next((image for image in images if image.index == int(index)), None)
         if image is None:
             raise ImageNotFoundError(f"There is no picture {index}.")
-        answer = picture_response(request, image, width=width, max_age_s=_MAX_AGE_S)
+        answer = picture_response(
+            request, image, width=width, max_age_s=_MAX_AGE_S, with_notes=share.show_prompt
+        )
         answer.headers["X-Robots-Tag"] = _NOT_FOR_ROBOTS
         return answer
 

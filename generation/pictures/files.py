@@ -81,9 +81,10 @@ def image_read(image: GeneratedImage) -> bytes:
     return data
 
 
-def picture_disposition(image: GeneratedImage, content_type: str) -> str:
-    """The `Content-Disposition` of a picture: shown in a browser, and kept under a name that its prompt gives."""
-    words = slugify(image.generation.prompt, allow_unicode=True)[:_MAX_NAME_CHARACTERS].strip("-_")
+def picture_disposition(image: GeneratedImage, content_type: str, *, by_prompt: bool = True) -> str:
+    """The `Content-Disposition` of a picture: shown in a browser, and kept under a name, which its prompt may give."""
+    prompt = image.generation.prompt if by_prompt else ""
+    words = slugify(prompt, allow_unicode=True)[:_MAX_NAME_CHARACTERS].strip("-_")
     suffix = content_type.removeprefix("image/")
     name = f"{words or 'picture'}-{image.seed}.{suffix}"
     return str(content_disposition_header(as_attachment=False, filename=name))

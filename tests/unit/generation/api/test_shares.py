@@ -1,11 +1,13 @@
 """Links to pictures, and where a generation's answer leads."""
 
+import dataclasses
 import re
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
+from PIL.PngImagePlugin import PngInfo
 from pytest_django import DjangoAssertNumQueries
 from rest_framework.test import APIClient
 
@@ -14,8 +16,9 @@ from generation.attempts import generation_claim
 from generation.models import Generation, Share, Worker
 from generation.services import generation_cancel, generation_delete
 from imagegen_project.telemetry.redaction import Redactor
-from tests.support.endings import succeed
+from tests.support.endings import drawn_picture, succeed
 from tests.support.factories import GenerationMaker, client_of
+from tests.support.pictures import decoded, encoded, gradient
 
 SITE = "http://testserver"
 
@@ -61,6 +64,28 @@ def test_a_stranger_sees_what_was_shared(api: APIClient, generation: Generation,
         assert "max-age=60" in file["Cache-Control"]
         assert client.get(f"{picture}?width=128")["Content-Type"] == "image/webp"
         assert client.get(picture[:-1] + "1").status_code == 404
+
+
+def test_a_picture_tells_no_more_than_its_page(
+    api: APIClient, make: GenerationMaker, worker: Worker, client: Client
+) -> None:
+    """Its notes and its name say what was asked for, and so they go only where the page does."""
+    make(prompt="a secret circle")
+    claimed = generation_claim(worker=worker)
+    assert claimed is not None
+    notes = PngInfo()
+    notes.add_text("parameters", "a secret circle")
+    data = encoded(gradient(), "PNG", pnginfo=notes)
+    assert succeed(claimed, images=[dataclasses.replace(drawn_picture(), data=data)])
+    for show_prompt in (True, False):
+        share = shared(api, claimed, show_prompt=show_prompt)
+        (picture,) = pictures(client.get(share["url"]).content.decode())
+        file = client.get(picture)
+        assert (b"a secret circle" in file.content) is show_prompt
+        for answer in (file, client.get(f"{picture}?width=128")):
+            assert ("secret" in answer["Content-Disposition"]) is show_prompt
+        assert decoded(file.content).tobytes() == decoded(data).tobytes()
+        assert client.get(picture, headers={"if-none-match": file["ETag"]}).status_code == 304
 
 
 @pytest.mark.parametrize("end", ["one", "all", "deleted"])
@@ -147,4 +172,7 @@ def test_addresses_are_absolute_and_follow_the_state(
         assert api.get(urls[name]).status_code == 200
     for name in ("retry", "replay"):
         assert api.post(urls[name]).status_code == 202
-    assert [api.get(url).status_code for url in urls["images"]] == [200]
+    assert [client.get(url).status_code for client in (api, APIClient()) for url in urls["images"]] == [
+        200,
+        200,
+    ]
