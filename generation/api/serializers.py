@@ -70,7 +70,10 @@ class GenerationLoraOut(serializers.ModelSerializer[GenerationLora]):
 
 
 class UrlsOut(serializers.Serializer[Any]):
-    """Absolute addresses, for requests with a token or a session; those that the state does not allow are left out."""
+    """Absolute addresses, for requests with a token or a session; those that the state does not allow are left out.
+
+    Those of pictures open without either for a while, as `images[].url` does.
+    """
 
     self = serializers.URLField()
     events = serializers.URLField(help_text="Its feed as server-sent events.")
@@ -177,7 +180,7 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
         ways = ["retry" if generation.is_terminal else "cancel"]
         if generation.status == Status.SUCCEEDED:
             ways += ["replay", "result", "receipt", "shares"]
-            urls["images"] = [f"{base}/images/{index}" for index in range(generation.num_images)]
+            urls["images"] = [image.signed_url(base=site) for image in generation.images.all()]
         return urls | {name: f"{base}/{name}" for name in ways}
 
 

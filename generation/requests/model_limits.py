@@ -1,9 +1,10 @@
 """What a checkpoint allows of a request, beyond what its kind of pipeline does."""
 
+import math
 from typing import Any
 
 from generation.pictures.fitting import size_follow
-from models_registry.family_facts import FAMILY_FACTS
+from models_registry.family_facts import FAMILY_FACTS, steps_to_run
 from models_registry.models import Checkpoint
 from models_registry.schedulers import step_limits
 
@@ -47,13 +48,26 @@ def _size_error(checkpoint: Checkpoint, pixels: int) -> str | None:
     return None
 
 
-def picture_errors(attrs: dict[str, Any]) -> dict[str, str]:
+def strength_suffices(checkpoint: Checkpoint, *, scheduler: str, steps: int, strength: float) -> bool:
+    """Whether at least one step runs, as the checkpoint's pipeline rounds."""
+    # Beside another field's error, a form's "-inf" comes here; it is no number that could be rounded.
+    return (
+        math.isfinite(strength)
+        and steps_to_run(
+            family=checkpoint.family, scheduler=scheduler, num_inference_steps=steps, strength=strength
+        )
+        >= 1
+    )
+
+
+def picture_errors(checkpoint: Checkpoint, attrs: dict[str, Any]) -> dict[str, str]:
     """What is wrong with strength and mask beside the picture, by field."""
     errors = {}
     strength, steps = attrs["strength"], attrs["num_inference_steps"]
-    # Beside another field's error, a form's "-inf" comes here; it is no number that could be rounded.
-    if strength is not None and not steps * strength >= 1:
-        errors["strength"] = f"No step would run: int({steps} x {strength:g}) must be at least 1."
+    if strength is not None and not strength_suffices(
+        checkpoint, scheduler=attrs["scheduler"], steps=steps, strength=strength
+    ):
+        errors["strength"] = f"No step would run: {strength:g} of {steps}."
     if {"image", "mask_image"} <= attrs.keys() and attrs["mask_image"].size != attrs["image"].size:
         sizes = "{}x{}, and the image {}x{}".format(*attrs["mask_image"].size, *attrs["image"].size)
         errors["mask_image"] = f"Must be as large as the image; it has {sizes}."

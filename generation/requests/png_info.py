@@ -7,10 +7,9 @@ from typing import Any, Final
 from django.contrib.auth.models import User
 from rest_framework import serializers
 
-from generation.choices import Kind
 from generation.pictures.infotext import FileTexts, infotext_parse
 from generation.requests.a1111_words import sampler_named, schedule_named
-from generation.requests.serializers import GenerationCreateIn
+from generation.requests.serializers import PICTURES, GenerationCreateIn
 from loras.errors import LoraNotFoundError
 from loras.selectors import lora_get
 from models_registry.errors import ModelNotFoundError
@@ -36,7 +35,6 @@ _RECEIPT_FIELDS: Final = (
 )
 # Fields that not every model takes, whose zero asks for nothing.
 _IF_ANY: Final = ("true_cfg_scale", "guidance_rescale")
-_NEEDS: Final[dict[str, list[str]]] = {Kind.IMG2IMG: ["image"], Kind.INPAINT: ["image", "mask_image"]}
 Warnings = list[dict[str, Any]]
 
 
@@ -48,7 +46,7 @@ def png_info(texts: FileTexts, *, owner: User) -> dict[str, Any]:
         notes_of: str | None = "imagegen"
         given = {name: receipt[name] for name in _RECEIPT_FIELDS if receipt.get(name) not in (None, "")}
         given |= {name: receipt[name] for name in _IF_ANY if receipt.get(name)}
-        needs = _NEEDS.get(receipt.get("kind", ""), [])
+        needs = list(PICTURES.get(receipt.get("kind", ""), ()))
     else:
         given = _from_a1111(texts.parameters, warnings)
         notes_of = "a1111" if given else None

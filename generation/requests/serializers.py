@@ -31,7 +31,8 @@ MIN_TRUE_CFG_SCALE = 1.0
 MAX_IMAGES = 10
 DEFAULT_STRENGTH = {Kind.IMG2IMG: 0.8, Kind.INPAINT: 1.0}
 
-_PICTURES: dict[Kind, tuple[str, ...]] = {
+# What a request of a kind brings.
+PICTURES: dict[Kind, tuple[str, ...]] = {
     Kind.TXT2IMG: (),
     Kind.IMG2IMG: ("image",),
     Kind.INPAINT: ("image", "mask_image"),
@@ -326,7 +327,7 @@ class GenerationCreateIn(StrictSerializer):
         attrs.setdefault("timeout_s", min(settings.DEFAULT_TIMEOUT_S, settings.MAX_TIMEOUT_S))
         attrs.setdefault("strength", DEFAULT_STRENGTH.get(attrs["kind"]) if "kind" in attrs else None)
         errors_here = self._kind_errors(checkpoint, attrs) | limit_errors(checkpoint, attrs)
-        for name, error in (errors_here | picture_errors(attrs)).items():
+        for name, error in (errors_here | picture_errors(checkpoint, attrs)).items():
             errors.setdefault(name, error)
         try:
             attrs["loras"] = wishes_read(attrs, owner=self.context["owner"], checkpoint=checkpoint)
@@ -361,7 +362,7 @@ class GenerationCreateIn(StrictSerializer):
             raise serializers.ValidationError({"kind": f"This route makes {' or '.join(kinds)}."})
         if kind is Kind.EDIT and "images" not in attrs and "image" in attrs:
             attrs["images"] = [attrs.pop("image")]
-        pictures = _PICTURES[kind]
+        pictures = PICTURES[kind]
         takes = {*pictures, *(("strength",) if kind in DEFAULT_STRENGTH else ())}
         missing = {name: f"Required for {kind}." for name in pictures if name not in attrs}
         if kind is Kind.EDIT and attrs.get("prompt") == "":
@@ -377,7 +378,7 @@ class GenerationCreateIn(StrictSerializer):
         if kind is None:
             return {}
         if kind not in facts.kinds:
-            given = ("kind", *_PICTURES[kind][::-1], "image", "prompt")
+            given = ("kind", *PICTURES[kind][::-1], "image", "prompt")
             field = next(name for name in given if name in self.initial_data or name == "prompt")
             return {field: f"{checkpoint.id} makes {facts.makes}, and no {kind}."}
         if len(attrs.get("images", ())) > facts.max_images:

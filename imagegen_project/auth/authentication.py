@@ -12,7 +12,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
-from imagegen_project.auth.errors import InvalidTokenError, challenge
+from imagegen_project.auth.errors import InvalidTokenError, challenge, challenges
 from imagegen_project.auth.failures import address_of, failure_note, failures_check, success_note
 from imagegen_project.auth.identity import hub_identity
 from imagegen_project.auth.services import token_use_note, user_for_hub_identity
@@ -144,7 +144,7 @@ class BasicTokenAuthentication(BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         """The challenges that go with a 401."""
-        return f'Basic realm="imagegen", {challenge(presented=False)}'
+        return challenges()
 
 
 def _is_token(text: str) -> bool:

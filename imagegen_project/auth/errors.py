@@ -101,6 +101,11 @@ class TooManyTokensError(DomainError):
         super().__init__("Revoke one that is not used any more.")
 
 
+def challenges() -> str:
+    """The same where HTTP Basic with a token is taken too."""
+    return f'Basic realm="imagegen", {challenge(presented=False)}'
+
+
 def challenge(*, presented: bool) -> str:
     """The `WWW-Authenticate` value (RFC 6750, section 3): no error where no credential was presented."""
     realm = 'Bearer realm="imagegen"'

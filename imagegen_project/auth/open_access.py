@@ -31,16 +31,24 @@ class OpenAuthentication(BaseAuthentication):
 
     def authenticate(self, request: Request) -> tuple[User, TokenAuth] | None:
         """The user; None for everybody else. Raises InvalidTokenError where the user was deactivated."""
-        if not is_let_in(request):
+        user = open_user(request)
+        if user is None:
             return None
-        user, created = User.objects.get_or_create(username=settings.A1111_OPEN_USER)
-        if created:
-            user.set_unusable_password()
-            user.save(update_fields=["password"])
-        if not user.is_active:
-            raise InvalidTokenError("This service's open user has been deactivated.", code="user_inactive")
         username.set(user.get_username())
         return user, TokenAuth(kind="open")
+
+
+def open_user(request: HttpRequest | Request) -> User | None:
+    """The user for a request that is let in; None for others. Raises InvalidTokenError where they were deactivated."""
+    if not is_let_in(request):
+        return None
+    user, created = User.objects.get_or_create(username=settings.A1111_OPEN_USER)
+    if created:
+        user.set_unusable_password()
+        user.save(update_fields=["password"])
+    if not user.is_active:
+        raise InvalidTokenError("This service's open user has been deactivated.", code="user_inactive")
+    return user
 
 
 def is_let_in(request: HttpRequest | Request) -> bool:

@@ -78,7 +78,8 @@ class SignInView(View):
             for error in errors
         ]
         shown = {"form": PasswordForm(request), "token_form": TokenForm(request)} | forms
-        shown |= {"next": next_checked(request), "lacks_rights": request.user.is_authenticated}
+        lacks_rights = request.user.is_authenticated and self._lacks_rights(request)
+        shown |= {"next": next_checked(request), "lacks_rights": lacks_rights}
         status = next((_STATUS[code] for code in codes if code in _STATUS), 400 if forms else 200)
         return render(request, "imagegen/sign_in.html", shown, status=status)
 

@@ -40,10 +40,10 @@ PROBE_PATHS: Final = re.compile(r"/health/?|/health/ready/?|/metrics/?")
 # Where files are uploaded, and what a form may add to one.
 UPLOAD_PATHS: Final = re.compile(r"/(?:api/)?v1/loras/upload/?|/admin/loras/lora/add/")
 FORM_BYTES: Final = 64 * 1024
-# Where pictures come, most of them in base64.
+# Where pictures come, most of them in base64, or the longest prompts, each character of which may be escaped as twelve.
 PICTURE_PATHS: Final = re.compile(
     r"/(?:api/)?v1/(?:generations|png-info|(?:generate/)?(?:txt2img|img2img))/?"
-    r"|/v1/images/(?:edits|variations)/?"
+    r"|/v1/images/(?:generations|edits|variations)/?"
     r"|/hf/.+"
     r"|/sdapi/v1/(?:txt2img|img2img|png-info|interrogate|extra-single-image|extra-batch-images)/?"
 )

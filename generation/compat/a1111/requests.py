@@ -14,7 +14,7 @@ from generation.compat.dialect import refuse, warning
 from generation.models import MAX_SEED, A1111Options
 from generation.pictures.fitting import size_follow
 from generation.pictures.reading import Picture, Size, picture_made
-from generation.requests.model_limits import MAX_STEPS
+from generation.requests.model_limits import MAX_STEPS, strength_suffices
 from generation.requests.serializers import MAX_PROMPT_CHARACTERS
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
@@ -109,7 +109,7 @@ def img2img_read(body: Any, options: A1111Options) -> Drawing:
     factor = scripts_read(params, route="img2img")
     data, checkpoint = _common(params, options)
     data |= _size(params, checkpoint, picture=picture, factor=factor)
-    data["strength"] = _strength(params, data.get("num_inference_steps", checkpoint.default_steps))
+    data["strength"] = _strength(params, checkpoint, data)
     data |= _pictures(params, picture, (data["width"], data["height"]))
     params.not_followed(_NOT_FOLLOWED_IMG2IMG)
     return _end(params, data)
@@ -208,12 +208,13 @@ def _size(
     return {"width": used[0], "height": used[1]}
 
 
-def _strength(params: LenientParams, steps: int) -> float:
+def _strength(params: LenientParams, checkpoint: Checkpoint, data: Mapping[str, Any]) -> float:
     """How much of the picture may change; at least one step is drawn."""
     strength = params.within("denoising_strength", low=0, high=1)
     if strength is None:
         return DEFAULT_STRENGTH
-    if int(steps * strength) >= 1:
+    steps = data.get("num_inference_steps", checkpoint.default_steps)
+    if strength_suffices(checkpoint, scheduler=data["scheduler"], steps=steps, strength=strength):
         return float(strength)
     used = min(1.0, 1.001 / steps)
     params.note("denoising_strength", "At least one step is drawn.", used=round(used, 4))

@@ -62,7 +62,6 @@ def edit_read(body: Any) -> ImagesRequest:
     params = Params(_form(body) if isinstance(body, MultiValueDict) else body)
     model = model_read(params)
     params.without_effect("input_fidelity", "`strength` says how much may change.")
-    params.without_effect("markup", "Nothing reads what is marked in it; a mask says where to draw.")
     return _read(
         params, params.rename({"strength": "strength"}) | pictures_read(params, model.checkpoint), model
     )
@@ -103,6 +102,7 @@ def _read(
     params.without_effect("moderation", "The server's own filter decides.", silent=("auto",))
     params.without_effect("complexity", "`quality` or num_inference_steps decide.")
     params.without_effect("prompt_rewriter", "The prompt is taken as it is.")
+    params.without_effect("markup", "Nothing reads what is marked in it; a mask says where to draw.")
     for name in params.names("frame_"):
         params.without_effect(name, "No animation is made.")
     # Who a picture is for is known by the token; nothing is done with these names.
@@ -159,7 +159,7 @@ def _size(params: Params, checkpoint: Checkpoint | None) -> dict[str, int]:
             height=None,
             low=checkpoint.min_size,
             high=checkpoint.max_size,
-            multiple=checkpoint.size_multiple,
+            multiple=checkpoint.side_multiple,
         )
         if near != (width, height):
             used = "{}x{}".format(*near)

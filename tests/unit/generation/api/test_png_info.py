@@ -94,6 +94,8 @@ def test_what_a_file_cannot_give_is_named(api: APIClient) -> None:
     made = batch(kind="img2img", strength=0.5, image=PICTURE)
     told = info(api, picture_encode(gradient(256, 512), made, 0).data)
     assert (told["request"]["strength"], told["needs"]) == (0.5, ["image"])
+    edited = info(api, picture_encode(gradient(256, 512), batch(kind="edit", images=(PICTURE,)), 0).data)
+    assert edited["needs"] == ["images"]
 
 
 def test_a1111s_notes(api: APIClient, owner: User) -> None:

@@ -156,6 +156,9 @@ def test_openais_sizes_are_always_taken(api: APIClient, other: Checkpoint) -> No
         generation = made(api.post(URL, {"prompt": "a", "model": "other", "size": size}))
         assert (generation.width, generation.height) == used
         assert warned(generation) == (set() if size == "1024x1024" else {"size"})
+    Checkpoint.objects.filter(pk=other.pk).update(family="sd3")  # whose sides are multiples of 16
+    generation = made(api.post(URL, {"prompt": "a", "model": "other", "size": "1792x1024"}))
+    assert (generation.width, generation.height) == (1024, 592)
     body = {"prompt": "a", "model": "other", "size": "1800x1024"}
     assert error_of(api.post(URL, body), 400)["param"] == "size"
 
@@ -190,6 +193,13 @@ def test_a_pictures_own_transparency_is_the_mask(api: APIClient) -> None:
     picture.putalpha(128)
     form = {"prompt": "a", "image": upload(encoded(picture))}
     assert made(api.post(EDITS, form, format="multipart")).kind == "img2img"
+
+
+def test_markup_is_warned_of_wherever_it_comes(api: APIClient) -> None:
+    """It has no place in the other two routes, and is no reason to refuse a drawing."""
+    assert warned(made(api.post(URL, REQUEST | {"markup": "x"}))) == {"markup"}
+    form = {"image": upload(PICTURE), "markup": "x"}
+    assert warned(made(api.post(VARIATIONS, form, format="multipart"))) == {"markup"}
 
 
 def test_markup_is_warned_of(api: APIClient) -> None:

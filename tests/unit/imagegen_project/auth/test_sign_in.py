@@ -148,6 +148,8 @@ def test_staff_reach_the_admin_with_the_same_session(client: Client, ada: User, 
     assert "no staff rights" in refused.content.decode()
     User.objects.filter(pk=ada.pk).update(is_staff=True, is_superuser=True)
     assert client.get(door).status_code == 200
+    mistyped = client.post("/sign-in/", {"username": "ada", "password": "wrong", "next": door})
+    assert "no staff rights" not in mistyped.content.decode()
 
 
 def test_pages_hold_no_script_and_no_style_and_are_kept_by_nobody(client: Client, ada: User) -> None:

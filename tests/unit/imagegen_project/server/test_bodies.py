@@ -161,6 +161,7 @@ NO_FORM = {"Content-Type": "application/octet-stream"}
         (PICTURES, 16 * 1024, None),
         (PICTURES, 16 * 1024 + 1, MIB),
         ("/hf/org/model", 16 * 1024 + 1, MIB),
+        ("/v1/images/generations", 384, None),
         (UPLOAD, 20 * 1024, None),
         ("/v1/loras/upload/", 20 * 1024, None),
         ("/admin/loras/lora/add/", 20 * 1024, None),

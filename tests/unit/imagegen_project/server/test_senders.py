@@ -1,6 +1,7 @@
 """Who sends a body, by every credential there is, before anything of it is stored."""
 
 from base64 import b64encode
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -64,6 +65,43 @@ async def test_whoever_is_nobody_is_refused(headers: list[tuple[bytes, bytes]], 
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.code) == (401, code)
     assert refusal.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.fixture
+def guest(settings: Settings) -> User:
+    """Who comes without credentials."""
+    return User.objects.create_user(settings.A1111_OPEN_USER)
+
+
+@pytest.mark.parametrize("credentials", [(), ((b"authorization", b"Basic Og=="),)])
+async def test_open_networks_may_send_pictures(
+    settings: Settings, guest: User, credentials: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    """As the views let them in: on A1111's paths, straight from there, under a listed name, and from no other page."""
+    settings.A1111_OPEN_NETWORKS, settings.ALLOWED_HOSTS = [ip_network("10.0.0.0/8")], ["images.example"]
+    host = (b"host", b"images.example")
+    path = "/sdapi/v1/img2img"
+
+    def asked(*headers: tuple[bytes, bytes], at: str = path, client: str = "10.0.0.1") -> Head:
+        return Head("POST", at, [*credentials, *headers], (client, 5), 1_000_000)
+
+    assert await sender(asked(host)) == guest.pk
+    for refused in (
+        asked(host, at="/api/v1/generations"),
+        asked(host, client="192.0.2.1"),
+        asked((b"host", b"other.example")),
+        asked(host, (b"x-forwarded-for", b"10.0.0.1")),
+        asked(host, (b"origin", b"https://other.example")),
+        asked(host, (b"sec-fetch-site", b"cross-site")),
+    ):
+        assert isinstance(await sender(refused), Refusal)
+
+
+async def test_a1111s_refusal_names_both_ways() -> None:
+    """Its clients know HTTP Basic alone."""
+    refusal: Any = await sender(Head("POST", "/sdapi/v1/img2img", [], ("10.0.0.1", 5), 1_000_000))
+    assert refusal.headers["WWW-Authenticate"] == 'Basic realm="imagegen", Bearer realm="imagegen"'
+    assert "HTTP Basic" in refusal.detail
 
 
 async def test_guessing_has_its_limit_here_too(settings: Settings, empty_redis: object) -> None:
