@@ -44,6 +44,17 @@ class WordsFilter(django_filters.CharFilter):
         return qs if value is None else generations_with_words(qs, value)
 
 
+class MineFilter(FlagFilter):
+    """Rows of whoever asks, or those of others: staff see all."""
+
+    def filter(self, qs: QuerySet[Generation], value: str) -> QuerySet[Generation]:
+        """The narrowed rows."""
+        if not value:
+            return qs
+        asks = self.parent.request.user
+        return qs.filter(owner=asks) if value == "true" else qs.exclude(owner=asks)
+
+
 class GenerationFilter(django_filters.FilterSet):
     """By words of the prompt, status (repeatable), kind, model, mark and date."""
 
@@ -52,9 +63,10 @@ class GenerationFilter(django_filters.FilterSet):
     kind = ChoiceFilter(choices=Kind.choices)
     model = django_filters.CharFilter(field_name="checkpoint_id")
     favorite = FlagFilter()
+    mine = MineFilter()
     created_after = MomentFilter(field_name="created_at", lookup_expr="gte")
     created_before = MomentFilter(field_name="created_at", lookup_expr="lt")
 
     class Meta:
         model = Generation
-        fields = ("q", "status", "kind", "model", "favorite", "created_after", "created_before")
+        fields = ("q", "status", "kind", "model", "favorite", "mine", "created_after", "created_before")

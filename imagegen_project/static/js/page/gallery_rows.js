@@ -42,7 +42,7 @@ export class GalleryRows {
   async #load(next) {
     const turn = this.#turn;
     const { q, favorite } = this.#store.state.gallery;
-    const query = new URLSearchParams({ status: "succeeded", limit: String(PAGE), fields: FIELDS });
+    const query = new URLSearchParams({ mine: "true", status: "succeeded", limit: String(PAGE), fields: FIELDS });
     if (q) query.set("q", q);
     if (favorite) query.set("favorite", "true");
     this.#store.setGallery({ loading: true, trouble: "" });

@@ -53,7 +53,7 @@ export class Jobs {
 
   /** Finds what is on its way, for instance after a reload. */
   async find() {
-    const rows = await this.#client.json(`/api/v1/generations?status=queued&status=running&limit=50&fields=${FIELDS}`);
+    const rows = await this.#client.json(`/api/v1/generations?mine=true&status=queued&status=running&limit=50&fields=${FIELDS}`);
     const known = new Set(this.#store.state.jobs.map((job) => job.id));
     const found = rows.results.filter((/** @type {any} */ row) => !known.has(row.id)).map(jobOf);
     this.#store.set(({ jobs }) => ({ jobs: [...jobs, ...found].sort((a, b) => b.made - a.made) }));
@@ -67,7 +67,8 @@ export class Jobs {
    * @returns {Promise<Job>} Throws RefusedError and ConnectionLostError.
    */
   async make(request, send) {
-    const placeholder = jobOf({ ...request, id: `sending-${Date.now()}-${Math.random()}`, created_at: new Date().toISOString() });
+    const { prompt, width, height, num_images } = request;
+    const placeholder = jobOf({ prompt, width, height, num_images, id: `sending-${Date.now()}-${Math.random()}`, created_at: new Date().toISOString() });
     placeholder.phase = "sending";
     this.#store.set(({ jobs }) => ({ jobs: [placeholder, ...jobs], focus: placeholder.id }));
     try {

@@ -64,6 +64,15 @@ def test_the_search_has_an_index(staff: User, make: GenerationMaker) -> None:
         assert "generation_prompt_words" in "".join(line for (line,) in cursor.fetchall())
 
 
+def test_staff_see_their_own_where_they_ask_for_them(staff: User, make: GenerationMaker) -> None:
+    """As the page does, which is about one's own pictures."""
+    make(prompt="somebody else's")
+    make(prompt="own", owner=staff)
+    eve = client_of(staff)
+    assert prompts(eve) == ["own", "somebody else's"]
+    assert (prompts(eve, mine="true"), prompts(eve, mine="false")) == (["own"], ["somebody else's"])
+
+
 def test_a_favorite_is_marked_and_found(api: APIClient, make: GenerationMaker) -> None:
     """And loses the mark again."""
     first, _ = make(prompt="first"), make(prompt="second")
