@@ -216,7 +216,7 @@ def _strength(params: LenientParams, checkpoint: Checkpoint, data: Mapping[str, 
     steps = data.get("num_inference_steps", checkpoint.default_steps)
     if strength_suffices(checkpoint, scheduler=data["scheduler"], steps=steps, strength=strength):
         return float(strength)
-    used = min(1.0, 1.001 / steps)
+    used: float = min(1.0, 1.001 / steps)
     params.note("denoising_strength", "At least one step is drawn.", used=round(used, 4))
     return used
 
