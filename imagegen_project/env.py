@@ -231,6 +231,8 @@ LORA_MAX_UPLOAD_MB: float = _env.float("LORA_MAX_UPLOAD_MB", 512.0, validate=_PO
 MODEL_CACHE_VRAM_MB: int = _env.int("MODEL_CACHE_VRAM_MB", 0, validate=_AT_LEAST_ZERO)
 #: Host memory for models that wait to be used again, in MiB; 0: a quarter of the host's, or of its container's.
 MODEL_CACHE_RAM_MB: int = _env.int("MODEL_CACHE_RAM_MB", 0, validate=_AT_LEAST_ZERO)
+#: A worker without work for this long lets its models go, from the device and from host memory, in seconds; 0: never.
+MODEL_IDLE_UNLOAD_S: float = _env.float("MODEL_IDLE_UNLOAD_S", 0.0, validate=_AT_LEAST_ZERO)
 #: LoRA that stay attached to one loaded model, in MiB of their weights.
 LORA_CACHE_VRAM_MB: int = _env.int("LORA_CACHE_VRAM_MB", 1024, validate=_AT_LEAST_ONE)
 #: How much of `LORA_CACHE_MAX_MB` one user's LoRA may take (staff: all of it).

@@ -356,6 +356,20 @@ class ModelCache:
         memory_release(self.device)
         return True
 
+    def drop_all(self) -> list[str]:
+        """Takes every model out of all tiers that is neither in use nor on its way; returns their ids."""
+        with self._lock:
+            gone = [
+                entry
+                for entry in self._entries.values()
+                if not entry.pins and entry.tier in ("resident", "warm")
+            ]
+            for entry in gone:
+                self._drop(entry)
+        if gone:
+            memory_release(self.device)
+        return [entry.model.id for entry in gone]
+
     def detach(self, sha256: str) -> None:
         """Takes an adapter off every model that it is attached to."""
         for entry in list(self._entries.values()):

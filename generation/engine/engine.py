@@ -100,6 +100,11 @@ class Engine:
         """Frees device and host memory of a checkpoint; False when it was not there."""
         return self.cache.drop(model_id)
 
+    def unload_idle(self) -> list[str]:
+        """Frees all that nothing uses, the safety filter's classifier too; returns the checkpoints that went."""
+        self.safety.unload()
+        return self.cache.drop_all()
+
     def attach(self, model: ModelRef, use: AdapterUse, *, should_stop: ShouldStop = never_stop) -> None:
         """Puts an adapter on a model before a batch needs it.
 

@@ -55,6 +55,10 @@ class SafetyFilter:
             )
         return [bool(verdict) for verdict in verdicts]
 
+    def unload(self) -> None:
+        """Lets the classifier go; it is loaded again when it has to look."""
+        self._classifier = self._processor = None
+
     def _classify(self, images: list[Image.Image]) -> list[bool]:
         try:
             self._load()

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -104,6 +105,7 @@ class GpuRuntime:
         self._grace: threading.Timer | None = None
         self._begun: Future[None] | None = None
         self._loading = False
+        self._worked_at = time.monotonic()
         self._leaked_mb = 0
         self._seen: frozenset[str] = frozenset()
 
@@ -185,6 +187,7 @@ class GpuRuntime:
             if generation is None:
                 return False
             self._easel.draw(generation)
+            self._worked_at = time.monotonic()
             self._look_for_leaks()
         finally:
             close_old_connections()
@@ -260,6 +263,10 @@ class GpuRuntime:
         if self.draining.is_set():
             return
         upcoming = generation_next(device_class=self.worker.device_class)
+        if upcoming is not None or self.status() is not WorkerStatus.IDLE:
+            self._worked_at = time.monotonic()
+        elif self._is_idle() and self.engine.models():
+            self._submit(self._unload_idle)
         if upcoming is None:
             return
         if not self.runs:
@@ -273,7 +280,20 @@ class GpuRuntime:
         """Carries an order out, beside the job in hand where it can be."""
         self._orders.carry_out(command)
 
+    def _is_idle(self) -> bool:
+        """Whether it has had no work for so long that its models may go."""
+        limit = settings.MODEL_IDLE_UNLOAD_S
+        return bool(limit) and time.monotonic() - self._worked_at > limit and not self.runs
+
+    def _unload_idle(self) -> None:
+        if not self._is_idle():  # something came meanwhile
+            return
+        gone = self.engine.unload_idle()
+        logger.info("models unloaded", extra={"idle_s": settings.MODEL_IDLE_UNLOAD_S, "model_ids": gone})
+        self._look_for_leaks()
+
     def _order_carried_out(self) -> None:
+        self._worked_at = time.monotonic()
         self._look_for_leaks()
         Worker.objects.filter(pk=self.worker.pk).update(**self.cache_state())
 
