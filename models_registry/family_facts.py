@@ -35,8 +35,8 @@ class FamilyFacts:
     """What a request may ask of a family beside its checkpoint's own scheduler.
 
     `schedulers` are names that fit; `max_clip_skip` is how many layers of the text encoder may be left out, 0 where
-    that is not supported. A picture from text alone whose longer side is above `native_max_side` pixels is drawn that
-    large and enlarged; None where the checkpoints draw all the sizes that their rows allow.
+    that is not supported. A picture whose longer side is above `native_max_side` pixels is drawn that large and
+    enlarged; None where the checkpoints draw all the sizes that their rows allow.
     """
 
     schedulers: tuple[str, ...]
@@ -62,12 +62,10 @@ FAMILY_FACTS: Final[dict[str, FamilyFacts]] = {
 }
 
 
-def drawn_size(
-    *, family: str, size: tuple[int, int], multiple: int, from_text: bool
-) -> tuple[int, int] | None:
+def drawn_size(*, family: str, size: tuple[int, int], multiple: int) -> tuple[int, int] | None:
     """The width and height that a picture of that size is drawn at and enlarged from; None where it is not enlarged."""
     most, longer = FAMILY_FACTS[family].native_max_side, max(size)
-    if most is None or longer <= most or not from_text:
+    if most is None or longer <= most:
         return None
     width, height = (max(multiple, round(side * most / longer / multiple) * multiple) for side in size)
     return width, height

@@ -191,6 +191,7 @@ class DialectView(APIView):
                 kinds=kinds,
                 prompt_required=self.prompt_required,
                 warnings=warnings,
+                name=self._name,
             )
         except serializers.ValidationError as error:
             raise serializers.ValidationError(self._renamed(error.detail)) from error

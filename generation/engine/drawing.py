@@ -29,6 +29,7 @@ from generation.engine.pipelines import (
     outside_kept,
     pictures_of,
     pipeline_for,
+    resized,
     step_callback,
     steps_of,
 )
@@ -111,11 +112,12 @@ class Surroundings(Protocol):
 
 
 def _as_drawn(batch: Batch) -> Batch:
-    """The batch at the size at which it is drawn."""
+    """The batch at the size at which it is drawn, its picture and mask as well."""
     if batch.drawn_size is None:
         return batch
     width, height = batch.drawn_size
-    return dataclasses.replace(batch, width=width, height=height)
+    image, mask = (file and resized(file, batch.drawn_size) for file in (batch.image, batch.mask))
+    return dataclasses.replace(batch, width=width, height=height, image=image, mask=mask)
 
 
 def _enlarged(images: list[Image.Image], batch: Batch) -> list[Image.Image]:
@@ -149,7 +151,7 @@ class Drawing:
         unexpected error the model is `broken`, since nobody knows what state it is in.
         """
         try:
-            images = _enlarged(self._with_second_chance(row), self.asked)
+            images = outside_kept(_enlarged(self._with_second_chance(row), self.asked), self.asked)
             verdicts = self._verdicts(images)
         except EngineError:
             raise
@@ -240,7 +242,7 @@ class Drawing:
         with torch.inference_mode(), old_text_encoder_name(self.pipeline), memory.allocations_told():
             told = step_callback(self.pipeline, self._after_step)
             output = self.pipeline(**arguments, generator=generators, **told)
-        return outside_kept(pictures_of(output.images), batch)
+        return pictures_of(output.images)
 
     def _preview(self, latents: torch.Tensor) -> None:
         """Of the first picture; transformers that work on sequences have no latents that could be shown."""

@@ -44,6 +44,15 @@ def _opened(data: bytes | None, mode: str) -> Image.Image:
         return image.convert(mode)
 
 
+def resized(file: bytes, size: tuple[int, int]) -> bytes:
+    """An input picture or a mask, which is black and white, at another size."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(file)) as image:
+        resample = Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.LANCZOS
+        image.resize(size, resample).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
 def call_arguments(pipeline: Any, batch: Batch) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A pipeline call's arguments for a batch, and a warning for each that this pipeline does not take."""
     arguments: dict[str, Any] = {

@@ -4,7 +4,6 @@ from dataclasses import fields
 
 from django.conf import settings
 
-from generation.choices import Kind
 from generation.engine import AdapterUse, Batch, BatchResult, EngineAdapterUnusable, ModelRef
 from generation.engine.encoding import request_of
 from generation.models import REQUEST_FIELDS, Generation, GenerationLora
@@ -74,7 +73,6 @@ def batch_of(generation: Generation) -> Batch:
             family=generation.checkpoint.family,
             size=(request.width, request.height),
             multiple=generation.checkpoint.side_multiple,
-            from_text=request.kind == Kind.TXT2IMG,
         ),
         **wanted,
     )

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from generation.choices import Kind
 from generation.models import Generation
 from models_registry.family_facts import drawn_size
 
@@ -19,12 +18,7 @@ def batch_key(generation: Generation, *, adapters: Sequence[tuple[str, float]]) 
         return ""
     checkpoint = generation.checkpoint
     size = (generation.width, generation.height)
-    drawn = drawn_size(
-        family=checkpoint.family,
-        size=size,
-        multiple=checkpoint.side_multiple,
-        from_text=generation.kind == Kind.TXT2IMG,
-    )
+    drawn = drawn_size(family=checkpoint.family, size=size, multiple=checkpoint.side_multiple)
     common = [
         checkpoint.id,
         checkpoint.revision,

@@ -4,7 +4,6 @@ from typing import Any, Final
 
 from django.conf import settings
 
-from generation.choices import Kind
 from generation.errors import AdjustedError
 from generation.pictures.fitting import edited_prepare, image_prepare, mask_prepare
 from models_registry.builtin.scenes import PALETTE, SHAPES
@@ -86,12 +85,7 @@ def _guidance_warnings(used: dict[str, Any]) -> list[dict[str, Any]]:
 def _size_warnings(used: dict[str, Any]) -> list[dict[str, Any]]:
     """Says where a picture is drawn smaller than it was asked for, and enlarged."""
     checkpoint, size = used["checkpoint"], (used["width"], used["height"])
-    drawn = drawn_size(
-        family=checkpoint.family,
-        size=size,
-        multiple=checkpoint.side_multiple,
-        from_text=used["kind"] == Kind.TXT2IMG,
-    )
+    drawn = drawn_size(family=checkpoint.family, size=size, multiple=checkpoint.side_multiple)
     if drawn is None:
         return []
     shown = "{}x{}".format(*drawn)

@@ -1,6 +1,6 @@
 """The one way from a client's request to a stored generation, whichever door it came through."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -19,11 +19,13 @@ def generation_submit(
     kinds: tuple[Kind, ...] = tuple(Kind),
     prompt_required: bool = True,
     warnings: Iterable[dict[str, Any]] = (),
+    name: Callable[[str], str] = str,
 ) -> Generation:
     """Validates, adjusts and stores a request in the native fields.
 
-    `kinds` are those that the door makes; `warnings` is what the door itself had to adjust. Raises ValidationError,
-    which names the native fields, AdjustedError for a `strict` request, and what `generation_create` refuses.
+    `kinds` are those that the door makes; `warnings` is what the door itself had to adjust, and `name` what it calls a
+    native field, for further ones. Raises ValidationError, which names the native fields, AdjustedError for a `strict`
+    request, and what `generation_create` refuses.
     """
     context = {"kinds": kinds, "owner": owner, "prompt_required": prompt_required}
     serializer = GenerationCreateIn(data=data, context=context)
@@ -40,5 +42,5 @@ def generation_submit(
         pictures=pictures,
         edited=edited,
         loras=loras,
-        warnings=[*warnings, *adjusted],
+        warnings=[*warnings, *(entry | {"param": name(entry["param"])} for entry in adjusted)],
     )

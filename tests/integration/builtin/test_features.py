@@ -1,6 +1,7 @@
 """Every feature of the stock pipelines works on the trained model; the detector judges."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from models_registry.builtin.drawing import draw_scene
 from models_registry.builtin.evaluate import Case, draw_cases, judge
 from models_registry.builtin.scenes import Item, Scene
 from tests.integration.builtin.pictures import Draw, drawer, read, values
+from tests.support.pictures import decoded, encoded
 
 PROMPTS = [
     "a large red circle in the centre on a white background",
@@ -94,6 +96,51 @@ def test_other_sizes_give_pictures_of_the_named_colours(draw: Draw, height: int,
     reading = read(image)
     assert reading.background == ("white",)
     assert reading.found[0].colour == "red"
+
+
+@pytest.fixture(scope="module")
+def large() -> Callable[..., list[Image.Image]]:
+    """What the service draws when it is asked for 1024 pixels: the model's own size, enlarged."""
+    from generation.engine import Batch, Engine, ModelRef
+    from models_registry.builtin import DEFAULT_GUIDANCE, DEFAULT_STEPS, WEIGHTS
+    from models_registry.family_facts import drawn_size
+
+    base = Batch(
+        model=ModelRef("builtin", "imagegen/builtin", "", WEIGHTS),
+        prompt="",
+        negative_prompt="",
+        width=1024,
+        height=1024,
+        num_inference_steps=DEFAULT_STEPS,
+        guidance_scale=DEFAULT_GUIDANCE,
+        seed=0,
+        drawn_size=drawn_size(family="builtin", size=(1024, 1024), multiple=16),
+    )
+    engine = Engine(threads=1)
+
+    def draw(**changes: Any) -> list[Image.Image]:
+        return [decoded(picture.data) for picture in engine.run(replace(base, **changes)).pictures]
+
+    return draw
+
+
+def test_the_largest_size_shows_what_was_asked_for(large: Callable[..., list[Image.Image]]) -> None:
+    """Most clients of OpenAI's ask for it; drawn as it is, the model repeats its shapes there."""
+    images = large(prompt="a large red circle in the centre on a white background", num_images=4)
+    assert {image.size for image in images} == {(1024, 1024)}
+    found = [read(image).only() for image in images]
+    assert sum(each is not None and (each.shape, each.colour) == ("circle", "red") for each in found) >= 3
+
+
+def test_a_redraw_at_the_largest_size_does_too(large: Callable[..., list[Image.Image]]) -> None:
+    (image,) = large(
+        kind="img2img", image=encoded(input_scene(1024)), strength=0.9,
+        prompt="a large green heart on the right on a pink background",
+    )  # fmt: skip
+    reading = read(image)
+    found = reading.only()
+    assert found is not None
+    assert (reading.background, found.colour, found.position) == (("pink",), "green", "right")
 
 
 def test_the_same_seed_gives_the_same_picture(draw: Draw) -> None:

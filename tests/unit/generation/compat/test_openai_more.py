@@ -163,6 +163,12 @@ def test_openais_sizes_are_always_taken(api: APIClient, other: Checkpoint) -> No
     assert error_of(api.post(URL, body), 400)["param"] == "size"
 
 
+def test_a_size_that_is_enlarged_is_called_by_openais_name(api: APIClient) -> None:
+    """`builtin` draws smaller pictures; nothing here is called a width."""
+    generation = made(api.post(URL, {"prompt": "a red circle", "size": "1024x1024"}))
+    assert [(entry["param"], entry["used"]) for entry in generation.warnings] == [("size", "640x640")]
+
+
 def test_no_model_draws_transparency(api: APIClient) -> None:
     error = error_of(api.post(URL, REQUEST | {"background": "transparent"}), 400)
     assert (error["param"], error["code"]) == ("background", "invalid_value")

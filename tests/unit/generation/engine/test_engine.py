@@ -1,5 +1,6 @@
 """The engine alone, without Django or RQ: pixels, files, stops and failures."""
 
+import dataclasses
 import errno
 import functools
 import hashlib
@@ -31,6 +32,7 @@ from generation.engine import (
     ModelRef,
 )
 from generation.engine.encoding import picture_encode
+from tests.support.pictures import decoded, encoded
 
 BatchMaker = Callable[..., Batch]
 
@@ -98,6 +100,26 @@ def test_a_picture_is_enlarged_from_the_size_that_it_is_drawn_at(engine: Engine,
         "lanczos",
         None,
     )
+
+
+def test_a_picture_is_redrawn_at_that_size_too(engine: Engine, batch: BatchMaker) -> None:
+    """From its smaller copy; outside a mask it stays as it was, to the pixel of the size that was asked for."""
+    picture = Image.effect_noise((512, 384), 80).convert("RGB")
+    mask = Image.new("L", picture.size)
+    mask.paste(255, (0, 0, 256, 384))
+    guided = batch(kind="img2img", strength=0.9, image=encoded(picture), width=512, height=384)
+    guided = dataclasses.replace(guided, num_inference_steps=3, drawn_size=(256, 192))
+    small = dataclasses.replace(
+        guided, image=encoded(picture.resize((256, 192), Image.Resampling.LANCZOS)), width=256, height=192
+    )
+    drawn = decoded(engine.run(dataclasses.replace(small, drawn_size=None)).pictures[0].data)
+    enlarged = decoded(engine.run(guided).pictures[0].data)
+    assert enlarged.tobytes() == drawn.resize((512, 384), Image.Resampling.LANCZOS).tobytes()
+    masked = dataclasses.replace(guided, kind="inpaint", mask=encoded(mask))
+    kept = decoded(engine.run(masked).pictures[0].data)
+    outside, inside = (257, 0, 512, 384), (0, 0, 250, 384)
+    assert kept.crop(outside).tobytes() == picture.crop(outside).tobytes()
+    assert kept.crop(inside).tobytes() != picture.crop(inside).tobytes()
 
 
 def test_every_step_is_reported(engine: Engine, batch: BatchMaker) -> None:

@@ -11,7 +11,7 @@ from generation.models import Generation
 from models_registry.builtin import DEMO_PROMPT
 from models_registry.choices import Family
 from models_registry.models import Checkpoint
-from tests.support.pictures import encoded, gradient
+from tests.support.pictures import decoded, encoded, gradient, mask_of
 
 BASE = "/api/v1/generations"
 
@@ -46,9 +46,21 @@ def test_what_the_builtin_model_draws_badly_is_enlarged_and_said(
     assert (refused.status_code, refused.json()["errors"][0]["param"]) == (422, param)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_a_picture_guides_is_enlarged_as_well(api: APIClient, *, masked: bool) -> None:
+    """The picture is kept as it came."""
+    picture = base64.b64encode(encoded(gradient(1024, 768))).decode()
+    mask = {"mask_image": base64.b64encode(encoded(mask_of(gradient(1024, 768)))).decode()} if masked else {}
+    generation, (warning,) = made(api, image=picture, **mask)
+    assert (warning["param"], warning["used"]) == ("width", "640x480")
+    batch = batch_of(generation)
+    assert ((batch.width, batch.height), batch.drawn_size) == ((1024, 768), (640, 480))
+    assert decoded(batch.image or b"").size == (1024, 768)
+
+
 def test_nothing_else_is_enlarged(api: APIClient) -> None:
-    """Neither what is small, nor what a picture guides, nor what another model draws."""
-    picture = base64.b64encode(encoded(gradient(1024, 1024))).decode()
+    """Neither what is small, nor what another model draws."""
+    picture = base64.b64encode(encoded(gradient(640, 512))).decode()
     Checkpoint.objects.filter(family=Family.SD1).update(enabled=True)
     for body in (
         {"width": 640, "height": 640},
