@@ -14,10 +14,10 @@ from imagegen_project.api import routes
 from imagegen_project.auth import sign_in
 from imagegen_project.telemetry.metrics import MetricsView
 
-handler400 = "imagegen_project.common.problems.bad_request"
-handler403 = "imagegen_project.common.problems.permission_denied"
-handler404 = "imagegen_project.common.problems.not_found"
-handler500 = "imagegen_project.common.problems.server_error"
+handler400 = "imagegen_project.refusals.bad_request"
+handler403 = "imagegen_project.refusals.permission_denied"
+handler404 = "imagegen_project.refusals.not_found"
+handler500 = "imagegen_project.refusals.server_error"
 
 admin.site.site_header = admin.site.site_title = "imagegen"
 
@@ -28,7 +28,7 @@ urlpatterns = [
     path("api/v1/", include((routes, "api"), namespace="api")),
     path("v1/", include((openai.urlpatterns, "openai"))),
     path("v1/", include((routes, "api"), namespace="short")),
-    re_path(r"^v1/", NothingHereView.as_view()),
+    re_path(r"^v1(?:/|$)", NothingHereView.as_view()),
     path("hf/", include((huggingface.urlpatterns, "huggingface"))),
     path("sdapi/v1/", include((a1111.urlpatterns, "a1111"))),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(), name="schema"),

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+from django.urls import Resolver404, resolve
 
 from generation.choices import ErrorCode
 
@@ -65,12 +67,20 @@ def a1111_shape(problem: dict[str, Any]) -> dict[str, Any]:
 
 
 _SHAPES: tuple[tuple[re.Pattern[str], Shape], ...] = (
-    (re.compile(r"/v1/images(?:/|$)"), openai_shape),
-    (re.compile(r"/hf/"), huggingface_shape),
-    (re.compile(r"/sdapi/"), a1111_shape),
+    (re.compile(r"/v1(?:/|$)"), openai_shape),
+    (re.compile(r"/hf(?:/|$)"), huggingface_shape),
+    (re.compile(r"/sdapi(?:/|$)"), a1111_shape),
 )
+# The native API's routes that lie below /v1 too.
+_NATIVE: Final = "short"
 
 
 def shape_of(path: str) -> Shape | None:
     """The shape of the dialect that a path belongs to; None where problems stay as they are."""
-    return next((shape for pattern, shape in _SHAPES if pattern.match(path)), None)
+    shape = next((shape for pattern, shape in _SHAPES if pattern.match(path)), None)
+    if shape is not openai_shape:
+        return shape
+    try:
+        return None if resolve(path).namespace == _NATIVE else shape
+    except Resolver404:
+        return shape

@@ -10,7 +10,7 @@ from typing import Any
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
-from django.http.response import HttpResponseBase
+from django.http.response import HttpResponse
 from psycopg_pool import PoolTimeout
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -176,7 +176,7 @@ def problem_response(http_status: int, code: str, detail: str) -> JsonResponse:
     )
 
 
-def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Django's 400: says what was suspicious only where that is meant for people."""
     named = isinstance(exception, SuspiciousOperation)
     return problem_response(
@@ -184,16 +184,16 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     )
 
 
-def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Django's 403."""
     return problem_response(403, "permission_denied", "You may not do this.")
 
 
-def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Django's 404."""
     return problem_response(404, "not_found", f"There is nothing at {request.path}.")
 
 
-def server_error(request: HttpRequest) -> HttpResponseBase:
+def server_error(request: HttpRequest) -> HttpResponse:
     """Django's 500: the traceback goes to the log, under the request's id."""
     return problem_response(500, "internal_error", UNEXPECTED)

@@ -10,6 +10,7 @@ import pytest
 from django.contrib.auth.models import User
 from openai.types import ImagesResponse
 from PIL import Image
+from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from generation.compat.openai import stream as openai_stream
@@ -331,19 +332,27 @@ async def test_a_stream_that_is_hung_up_ends_its_job(
 
 
 @pytest.mark.parametrize("method", ["get", "post", "delete"])
-@pytest.mark.parametrize("path", ["chat/completions", "embeddings", "files/file-1", "responses"])
+@pytest.mark.parametrize("path", ["/chat/completions", "/embeddings", "/files/file-1", "/responses", ""])
 def test_whatever_else_is_asked_for_is_refused_in_openais_shape(method: str, path: str) -> None:
     """Its clients read no other; and nobody needs a token to learn that there is nothing."""
-    answer = getattr(APIClient(), method)(f"/v1/{path}")
+    answer = getattr(APIClient(), method)(f"/v1{path}")
     assert answer.status_code == 404
     assert answer.json() == {
         "error": {
-            "message": f"There is nothing at /v1/{path}.",
+            "message": f"There is nothing at /v1{path}.",
             "type": "invalid_request_error",
             "param": None,
             "code": "not_found",
         }
     }
+
+
+def test_what_django_refuses_has_the_shape_too(settings: Settings) -> None:
+    """A host that is not listed; on the native routes it stays a problem."""
+    settings.ALLOWED_HOSTS = ["localhost"]
+    error = error_of(APIClient().get("/v1/models", HTTP_HOST="other.example"), 400)
+    assert (error["code"], error["type"]) == ("bad_request", "invalid_request_error")
+    assert APIClient().get("/v1/generations", HTTP_HOST="other.example").json()["code"] == "bad_request"
 
 
 def test_a_misspelt_parameter_is_asked_back(api: APIClient) -> None:

@@ -13,7 +13,8 @@ from pytest_django import Settings
 from generation.compat.shapes import shape_of
 from imagegen_project import __version__
 from imagegen_project.common.waiting import AFTERWARDS_KEY, REQUEST_ID_KEY, WAITED_KEY, Wait
-from imagegen_project.server.gate import LARGE_AT_ONCE, RequestGate
+from imagegen_project.server.bodies import TOO_SLOW, Refusal
+from imagegen_project.server.gate import LARGE_AT_ONCE, REFUSAL_KEY, RequestGate
 
 WAIT = Wait((uuid4(),), 5.0, "/answer")
 
@@ -69,6 +70,7 @@ async def call(
     headers: list[Any] | None = None,
     ends: Ends | None = None,
     path: str = "/",
+    more: dict[str, Any] | None = None,
 ) -> list[Any]:
     """What the gate sends; after its messages the client stays, unless it hung up."""
     sent: list[Any] = []
@@ -82,6 +84,7 @@ async def call(
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path, "query_string": b"a=1", "headers": headers or []}
+    scope |= more or {}
     async with asyncio.timeout(20):
         await (ends or Ends()).gate(inner)(scope, receive, send)
     return sent
@@ -161,6 +164,45 @@ async def test_a_body_over_the_cap_is_413(settings: Settings, declared: bool) ->
     assert sent[0]["status"] == 413
     assert json.loads(sent[1]["body"])["code"] == "body_too_large"
     assert len(chunks) == (3 if declared else 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        *((path, "openai") for path in ("/v1", "/v1/chat/completions", "/v1/models", "/v1/images/edits")),
+        *(
+            (path, "native")
+            for path in ("/v1/", "/v1/generations", "/v1/loras/upload", "/v1/models/load", "/api/v1/models")
+        ),
+        ("/hf/builtin", "huggingface"),
+        ("/sdapi/v1/txt2img", "a1111"),
+    ],
+)
+@pytest.mark.parametrize("refusal", [None, TOO_SLOW, Refusal(401, "not_authenticated", "Send a token.")])
+async def test_a_refusal_has_the_paths_own_shape(path: str, shape: str, refusal: Refusal | None) -> None:
+    """Whatever it is about, and also where a dialect has no such route."""
+    large = [(b"content-length", b"99999999999")]
+    headers, code = ([], refusal.code) if refusal else (large, "body_too_large")
+    sent = await call(
+        Inner(), [BODY], headers=headers, path=path, more={REFUSAL_KEY: refusal} if refusal else {}
+    )
+    said = json.loads(sent[1]["body"])
+    assert sent[0]["status"] == (refusal.status if refusal else 413)
+    found = {
+        "openai": lambda: (set(said), set(said["error"]), said["error"]["code"]),
+        "native": lambda: (said["title"] != "", said["code"]),
+        "huggingface": lambda: (set(said), said["error_type"]),
+        "a1111": lambda: (set(said), said["error"]),
+    }
+    assert (
+        found[shape]()
+        == {
+            "openai": ({"error"}, {"message", "type", "param", "code"}, code),
+            "native": (True, code),
+            "huggingface": ({"error", "error_type"}, code),
+            "a1111": ({"error", "detail", "body", "errors"}, code),
+        }[shape]
+    )
 
 
 async def test_life_is_told_while_every_place_is_taken(settings: Settings) -> None:
