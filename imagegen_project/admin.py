@@ -35,10 +35,10 @@ class QueuesAdmin(QueueAdmin):  # type: ignore[misc]  # the library has no types
     """django-rq's, which lets all of the staff empty queues and read entries."""
 
     def get_urls(self) -> list[URLPattern]:
-        """Its pages, each behind the permission "Access admin page" of Django-RQ."""
+        """Its pages, each behind the permission "Access admin page" of Django-RQ; they carry styles."""
         urls: list[URLPattern] = super().get_urls()
         for pattern in urls:
-            pattern.callback = _permitted(pattern.callback)
+            pattern.callback = csp_update({"style-src": [UNSAFE_INLINE]})(_permitted(pattern.callback))
             if pattern.name == SCRIPTED_PAGE:
                 pattern.callback = csp_update({"script-src-attr": [UNSAFE_INLINE]})(pattern.callback)
         return urls

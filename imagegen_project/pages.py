@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from csp.constants import SELF
-from csp.decorators import csp_replace
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.http import HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponseBase
@@ -27,7 +25,6 @@ def modules() -> list[str]:
     return [str(file.relative_to(STATIC)) for file in found]
 
 
-@method_decorator(csp_replace({"style-src": [SELF]}), name="dispatch")
 @method_decorator(ensure_csrf_cookie, name="dispatch")
 class ProgramView(LoginRequiredMixin, TemplateView):
     """An address of the program, for whoever is signed in; it asks the API for everything that it shows."""

@@ -3,7 +3,10 @@
 from typing import Any, NoReturn
 from uuid import UUID
 
+from csp.constants import UNSAFE_INLINE
+from csp.decorators import csp_update
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.decorators import method_decorator
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
 from rest_framework import status
@@ -23,6 +26,8 @@ from imagegen_project.common.http import file_response
 from imagegen_project.common.signed_addresses import address_claims, address_seconds_left
 
 YEAR_S = 31_536_000
+# Opened by itself, a picture is placed by the browser's own viewer, which does that by style attributes.
+styled_by_the_viewer = method_decorator(csp_update({"style-src-attr": [UNSAFE_INLINE]}))
 
 
 class PictureRenderer(BaseRenderer):
@@ -85,6 +90,7 @@ class ImageView(APIView):
             304: None,
         },
     )
+    @styled_by_the_viewer
     def get(self, request: Request, generation_id: UUID, index: str) -> HttpResponse:
         """The file as it was stored, its ETag being its SHA-256; or with `width` a thumbnail, made once and kept."""
         width = width_wanted(request)
@@ -149,6 +155,7 @@ class InputView(APIView):
     part: str
 
     @extend_schema(responses={(200, "image/png"): OpenApiResponse(OpenApiTypes.BINARY, "The file.")})
+    @styled_by_the_viewer
     def get(self, request: Request, generation_id: UUID, index: str = "") -> HttpResponse:
         """The picture as the pipeline takes it: upright, fitted to width x height (to be edited: in its own size)."""
         generation = generation_get(user=request.user, generation_id=generation_id)

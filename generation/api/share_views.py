@@ -3,12 +3,9 @@
 from typing import Any
 from uuid import UUID
 
-from csp.constants import SELF
-from csp.decorators import csp_replace
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import re_path
-from django.utils.decorators import method_decorator
 from django.views.generic import View
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
@@ -17,7 +14,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from generation import services
-from generation.api.image_views import PICTURE_RENDERERS, picture_response, width_wanted
+from generation.api.image_views import PICTURE_RENDERERS, picture_response, styled_by_the_viewer, width_wanted
 from generation.errors import ImageNotFoundError, ShareNotFoundError
 from generation.models import Share
 from generation.selectors import generation_get, share_get
@@ -95,7 +92,6 @@ class ShareView(APIView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-@method_decorator(csp_replace({"style-src": [SELF]}), name="dispatch")
 class SharedPageView(View):
     """What a link opens: the pictures, and what was asked for where their owner wants to show it."""
 
@@ -121,6 +117,7 @@ class SharedImageView(APIView):
     renderer_classes = PICTURE_RENDERERS
 
     @extend_schema(exclude=True)
+    @styled_by_the_viewer
     def get(self, request: Request, token: str, index: str) -> HttpResponse:
         """Its bytes, or those of a thumbnail; with its prompt in them only where the page shows it too."""
         width = width_wanted(request)

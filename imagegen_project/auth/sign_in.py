@@ -2,8 +2,6 @@
 
 from typing import Any, Final
 
-from csp.constants import SELF
-from csp.decorators import csp_replace
 from django.contrib import admin
 from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -25,11 +23,8 @@ from imagegen_project.auth.sessions import Way, session_begin
 from imagegen_project.auth.tickets import link_redeem, link_user
 
 _STATUS: Final = {TooManyFailuresError.code: 429, HubUnavailableError.code: 503}
-# A stricter policy than the browsable API's, nothing kept by a browser, and no secret in a report of an error.
-_own_page = method_decorator(
-    [csp_replace({"style-src": [SELF]}), never_cache, sensitive_post_parameters("password", "token")],
-    name="dispatch",
-)
+# Nothing kept by a browser, and no secret in a report of an error.
+_own_page = method_decorator([never_cache, sensitive_post_parameters("password", "token")], name="dispatch")
 
 
 def next_checked(request: HttpRequest) -> str:

@@ -113,6 +113,27 @@ async def test_every_page_runs_its_scripts(page: "Page", live: Live) -> None:
         assert other is not None
         assert "script-src-attr" not in other.headers["content-security-policy"]
         assert complaints.seen == []
+        # Styles in pages are RQ's alone.
+        assert "'unsafe-inline'" in other.headers["content-security-policy"]
+        for path in starts:
+            page_of_ours = await page.goto(live.url + path)
+            assert page_of_ours is not None
+            assert "unsafe" not in page_of_ours.headers["content-security-policy"]
+
+
+async def test_the_documentation_tries_requests_out(page: "Page", live: Live) -> None:
+    """Operations open, take a request and show its answer, and the way in opens, without a style in the page."""
+    await log_in(page, live)
+    complaints = Complaints(page)
+    await page.goto(f"{live.url}/api/docs/")
+    operation = page.locator("#operations-tag-me, .opblock-get", has_text="/api/v1/me").first
+    await operation.locator(".opblock-summary-control").click()
+    await operation.locator(".try-out__btn").click()
+    await operation.locator("button.execute").click()
+    await operation.locator(".live-responses-table .response-col_status", has_text="200").wait_for()
+    await page.locator(".authorize").first.click()
+    await page.wait_for_selector(".dialog-ux .modal-ux")
+    assert complaints.seen == []
 
 
 async def test_a_list_of_entries_can_be_acted_on(page: "Page", live: Live) -> None:

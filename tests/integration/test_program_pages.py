@@ -32,7 +32,7 @@ def test_a_stranger_signs_in_first_and_comes_back(client: Client, path: str) -> 
 
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_is_one_program_without_scripts_or_styles_in_it(visitor: Client, path: str) -> None:
-    """Under a stricter policy than the browsable API's; it brings the cookie that its requests need."""
+    """As the policy wants it; it brings the cookie that its requests need."""
     answer = visitor.get(path, headers=BROWSER)
     html = answer.content.decode()
     assert answer.status_code == 200

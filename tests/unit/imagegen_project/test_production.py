@@ -149,19 +149,23 @@ def test_every_answer_carries_the_policies(client: Client, db: None, path: str) 
     headers = client.get(path).headers
     policy = dict(part.strip().partition(" ")[::2] for part in headers["Content-Security-Policy"].split(";"))
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
-    assert policy["script-src"] == policy["form-action"] == "'self'"
+    assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
+    assert "unsafe" not in headers["Content-Security-Policy"]
     assert headers["X-Frame-Options"] == "DENY"
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "same-origin"
 
 
-@pytest.mark.parametrize("path", ["/api/docs/", "/sign-in/"])
+@pytest.mark.parametrize("path", ["/api/docs/", "/sign-in/", "/api/v1/", "/api/v1/generations"])
 def test_pages_work_under_the_policy(client: Client, db: None, path: str) -> None:
-    """No script inside a page, which the policy would stop."""
-    page = client.get(path).content.decode()
+    """No script and no style inside a page, which the policy would stop."""
+    page = client.get(path, headers={"accept": "text/html"}).content.decode()
+    assert "</html>" in page
     scripts = [part.partition(">")[0] for part in page.split("<script")[1:]]
     assert [tag for tag in scripts if "src=" not in tag and "application/json" not in tag] == []
-    assert not [word for word in (" onclick=", " onload=", "javascript:") if word in page]
+    assert not [
+        word for word in (" onclick=", " onload=", "javascript:", " style=", "<style") if word in page
+    ]
 
 
 @pytest.mark.slow
