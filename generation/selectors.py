@@ -8,8 +8,8 @@ from uuid import UUID
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.postgres.expressions import ArraySubquery
 from django.contrib.postgres.search import SearchQuery
-from django.db.models import BigIntegerField, BooleanField, Case, Count, F, Func, Q, QuerySet, Sum, When
-from django.db.models.functions import Cast, Coalesce, TruncDate
+from django.db.models import BooleanField, Case, Count, F, Func, Q, QuerySet, Sum, When
+from django.db.models.functions import Coalesce, TruncDate
 
 from generation.choices import ACTIVE, Status
 from generation.errors import (
@@ -22,7 +22,7 @@ from generation.errors import (
     ShareNotFoundError,
     UnfinishedError,
 )
-from generation.models import PROMPT_WORDS, GeneratedImage, Generation, Share, share_id
+from generation.models import PIXEL_STEPS, PROMPT_WORDS, GeneratedImage, Generation, Share, share_id
 
 MOST_FOUND: Final = 10_000
 
@@ -64,10 +64,9 @@ def usage_by_day(*, owner: User, since: datetime) -> list[dict[str, Any]]:
     Deleted ones do not count. `megapixel_steps` are those of what succeeded.
     """
     rows = Generation.objects.filter(owner=owner, created_at__gte=since).order_by()
-    work = F("width") * F("height") * F("num_images") * F("total_steps")
     jobs = rows.values(day=TruncDate("created_at"), model=F("checkpoint_id")).annotate(
         jobs=Count("pk"),
-        drawn_work=Coalesce(Sum(Cast(work, BigIntegerField()), filter=Q(status=Status.SUCCEEDED)), 0),
+        drawn_work=Coalesce(Sum(PIXEL_STEPS, filter=Q(status=Status.SUCCEEDED)), 0),
     )
     drawn = GeneratedImage.objects.filter(generation__owner=owner, generation__created_at__gte=since)
     pictures = drawn.order_by().values(

@@ -9,6 +9,7 @@ from django.contrib.postgres.search import SearchVector
 from django.core.files.storage import default_storage
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Cast
 from uuid_utils.compat import uuid7
 
 from generation.choices import (
@@ -39,6 +40,10 @@ MAX_EDIT_IMAGES = 16
 
 # Prompts are of any language: words as they are, neither stems nor stop words.
 PROMPT_WORDS: Final = SearchVector("prompt", config="simple")
+# `Generation.pixel_steps` in a query; more than an integer column holds.
+PIXEL_STEPS: Final = (
+    Cast("width", models.BigIntegerField()) * F("height") * F("num_images") * F("total_steps")
+)
 
 
 class Generation(models.Model):

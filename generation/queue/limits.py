@@ -1,8 +1,10 @@
 """What one user may ask for, and how much may wait altogether. A limit of 0 is none."""
 
 import math
+import time
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +21,10 @@ from generation.queue.standing import seconds_to_next_start
 # What a refused client is told to wait, in seconds: as long as measured, within these; the first if unknown.
 UNKNOWN_WAIT_S = 30
 MIN_WAIT_S, MAX_WAIT_S = 1, 600
+
+# For how long it is remembered what a user's pictures took, and by how much the machines' clocks may differ.
+REMEMBER_S, CLOCKS_DIFFER_S = 600, 300
+_EVER = UUID(int=0)
 
 MEGA = 1_000_000
 # What one order to one worker counts: a model's way to a device takes about as long as a picture of 1024 x 1024 pixels
@@ -104,18 +110,35 @@ def _check_work(owner_id: int, pixel_steps: int) -> None:
     )
 
 
-def bytes_stored(owner_id: int) -> int:
-    """What a user's pictures take, those that they were made from included."""
-    pictures = GeneratedImage.objects.filter(generation__owner_id=owner_id)
-    inputs = Generation.objects.filter(owner_id=owner_id)
+def bytes_stored(owner_id: int, *, since: UUID = _EVER) -> int:
+    """What a user's pictures take, those that they were made from included; of rows from an id on."""
+    pictures = GeneratedImage.objects.filter(generation__owner_id=owner_id, id__gte=since)
+    inputs = Generation.objects.filter(owner_id=owner_id, id__gte=since)
     made: int = pictures.aggregate(total=Sum("size_bytes"))["total"] or 0
     given: int = inputs.aggregate(total=Sum("input_bytes"))["total"] or 0
     return made + given
 
 
+def _bytes_at_most(owner_id: int) -> int:
+    """As much as `bytes_stored` says, or more, without reading all rows of a user each time.
+
+    What was stored at some moment of the current window, and once more all that may have come since it began; only
+    deletions could make it less.
+    """
+    window = int(time.time() // REMEMBER_S)
+    # The first milliseconds of an id of version 7 say when it was made (RFC 9562).
+    since = UUID(int=(window * REMEMBER_S - CLOCKS_DIFFER_S) * 1000 << 80)
+    return _bytes_in_window(owner_id, window) + bytes_stored(owner_id, since=since)
+
+
+@lru_cache(maxsize=4096)
+def _bytes_in_window(owner_id: int, _window: int) -> int:
+    return bytes_stored(owner_id)
+
+
 def _check_storage(generation: Generation) -> None:
     quota = settings.STORAGE_QUOTA_BYTES
-    if not quota:
+    if not quota or _bytes_at_most(generation.owner_id) + generation.input_bytes < quota:
         return
     stored = bytes_stored(generation.owner_id)
     if stored + generation.input_bytes >= quota:

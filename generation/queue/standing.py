@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db.models import Count, F, Q, QuerySet, Sum
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from generation.choices import Status
-from generation.models import Generation, Worker
+from generation.models import PIXEL_STEPS, Generation, Worker
 from generation.queue.precedence import QUEUE_ORDER, generations_claimable
 from models_registry.choices import DiskState
 
 # How many of a model's latest generations say how fast it is.
 SPEED_SAMPLES = 20
 
-_WORK = F("width") * F("height") * F("num_images") * F("total_steps")
-_WORK_LEFT = F("width") * F("height") * F("num_images") * (F("total_steps") - F("step"))
+_WORK_LEFT = PIXEL_STEPS * (F("total_steps") - F("step")) / F("total_steps")
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,9 @@ def _ms_per_pixel_step(checkpoint_id: str) -> float | None:
         status=Status.SUCCEEDED, checkpoint=checkpoint_id, latency_ms__isnull=False
     ).order_by("-finished_at")
     # Of what was drawn with others, its share: together they took no longer than one of them.
-    measured = [
-        (row.latency_ms or 0 if row.busy_ms is None else row.busy_ms, row.pixel_steps)
-        for row in latest[:SPEED_SAMPLES]
-    ]
-    work = sum(pixel_steps for _, pixel_steps in measured)
-    return sum(busy_ms for busy_ms, _ in measured) / work if work else None
+    measured = latest.values_list(Coalesce("busy_ms", "latency_ms"), PIXEL_STEPS)[:SPEED_SAMPLES]
+    busy_ms, work = (sum(column) for column in zip(*measured, strict=True)) if measured else (0, 0)
+    return busy_ms / work if work else None
 
 
 def queue_standing(generation: Generation) -> Standing | None:
@@ -59,7 +56,10 @@ def queue_standing(generation: Generation) -> Standing | None:
     if generation.status != Status.QUEUED:
         return None
     ahead = list(
-        _ahead(generation).order_by().values("checkpoint_id").annotate(rows=Count("id"), work=Sum(_WORK))
+        _ahead(generation)
+        .order_by()
+        .values("checkpoint_id")
+        .annotate(rows=Count("id"), work=Sum(PIXEL_STEPS))
     )
     position = 1 + sum(group["rows"] for group in ahead)
     if generation.checkpoint.state != DiskState.PRESENT:

@@ -1,7 +1,7 @@
 """Who is next: priorities, owners that take turns, and what a queued generation is told about its place."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,22 @@ def test_nothing_is_estimated_without_a_measurement(api: APIClient, make: Genera
     assert (body["queue_position"], body["estimated_start_at"]) == (2, None)
     waits_for_files = api.post(BASE, {"prompt": "b", "model": "sd-2-1"}).json()
     assert (waits_for_files["queue_position"], waits_for_files["estimated_start_at"]) == (3, None)
+
+
+def test_work_is_counted_beyond_32_bits(api: APIClient, make: GenerationMaker, worker: Worker) -> None:
+    """Ten pictures of 2048 x 2048 in 100 steps are more pixels than PostgreSQL's integers hold."""
+    large = {"width": 2048, "height": 2048, "num_images": 10, "num_inference_steps": 100}
+    make(**large)
+    assert succeed(claimed(worker), latency_ms=2_000_000)
+    make(**large)
+    claimed(worker)
+    make(**large)
+    before = timezone.now()
+    body = api.post(BASE, {"prompt": "b"}).json()
+    assert body["queue_position"] == 2
+    assert datetime.fromisoformat(body["estimated_start_at"]) >= before + timedelta(seconds=3990)
+    usage = api.get("/api/v1/usage").json()
+    assert sum(day["megapixel_steps"] for day in usage["days"]) > 4000
 
 
 QUEUED_ROWS = 100_000
