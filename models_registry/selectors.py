@@ -40,7 +40,9 @@ def checkpoint_default() -> Checkpoint:
     """
     if settings.DEFAULT_MODEL_ID:
         return checkpoint_get(name=settings.DEFAULT_MODEL_ID)
-    chosen = checkpoints_enabled().filter(is_default=True).first()
+    chosen = (
+        checkpoints_enabled().filter(Q(is_default=True) | Q(id=BUILTIN_ID)).order_by("-is_default").first()
+    )
     return chosen or checkpoint_get(name=BUILTIN_ID)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.core.cache import cache
-from django.db import close_old_connections
+from django.db import close_old_connections, connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
-from pytest_django import Settings
+from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
 from rest_framework.throttling import ScopedRateThrottle
 
@@ -18,6 +19,7 @@ from generation.attempts import attempt_fail, generation_claim
 from generation.choices import ErrorCode
 from generation.errors import UserQueueFullError
 from generation.models import Generation, WorkEntry, Worker
+from generation.queue import limits
 from generation.queue.limits import work_forget
 from generation.services import generation_cancel, generation_delete
 from tests.support.endings import succeed
@@ -102,6 +104,19 @@ def test_only_what_never_started_gives_its_work_back(
     attempt_fail(generation=claimed, code=ErrorCode.TIMEOUT, detail="late")
     generation_delete(generation=claimed)
     assert refused(api.post(BASE, REQUEST)) == (429, "work_limit_reached")
+
+
+def test_the_quota_reads_all_of_a_users_rows_once_in_a_while(
+    api: APIClient, settings: Settings, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    """And not for each generation: they may be hundreds of thousands."""
+    settings.STORAGE_QUOTA_BYTES = 1_000_000
+    assert api.post(BASE, REQUEST).status_code == 202  # whatever else is read once
+    with CaptureQueriesContext(connection) as known:
+        assert api.post(BASE, REQUEST).status_code == 202
+    limits._bytes_in_window.cache_clear()
+    with django_assert_num_queries(len(known) + 2):
+        assert api.post(BASE, REQUEST).status_code == 202
 
 
 def test_a_users_pictures_have_a_quota(
