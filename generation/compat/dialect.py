@@ -1,8 +1,10 @@
 """What every dialect shares: taking parameters one by one, creating, waiting, and errors in its own shape."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar, NoReturn
+from types import MappingProxyType
+from typing import Any, ClassVar, NoReturn, Self, cast
 
 from rest_framework import serializers
 from rest_framework.exceptions import NotFound
@@ -19,7 +21,7 @@ from generation.choices import Kind
 from generation.compat.shapes import Shape, openai_shape
 from generation.errors import CanceledError, FailedError, IdempotencyConflictError, UnfinishedError
 from generation.models import Generation
-from generation.requests.creation import generation_submit
+from generation.requests.creation import generation_submit, request_errors
 from imagegen_project.auth.authentication import BearerAuthentication
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.http import Preference, caller
@@ -42,7 +44,10 @@ def warning(param: str, reason: str, used: Any = None) -> dict[str, Any]:
 
 
 class Params:
-    """A request's parameters, each taken once; what is left over is unknown and refused. Null is the same as absent."""
+    """A request's parameters, each taken once; what is left over is unknown and refused. Null is the same as absent.
+
+    What is wrong is noted in `errors`, by field, and the default used in its place, so that all of it is said at once.
+    """
 
     def __init__(self, data: Any, *, below: str = "") -> None:
         if not isinstance(data, Mapping):
@@ -51,6 +56,33 @@ class Params:
         self._below = below
         self._known: set[str] = set()
         self.warnings: list[dict[str, Any]] = []
+        self.errors: dict[str, Any] = {}
+
+    def inner(self, name: str, value: Any) -> Self:
+        """The parameters in an object that a parameter is, whose warnings and errors are this one's."""
+        if not isinstance(value, Mapping):
+            self.blame(name, "A JSON object is expected.")
+        inner = type(self)(value if isinstance(value, Mapping) else {}, below=f"{self.named(name)}.")
+        inner.warnings, inner.errors = self.warnings, self.errors
+        return inner
+
+    def blame(self, name: str, reason: str, code: str = "invalid") -> None:
+        """Notes what is wrong with a parameter."""
+        self.errors.setdefault(self.named(name), serializers.ErrorDetail(reason, code))
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Notes what is refused inside; the first refusal of a parameter counts."""
+        try:
+            yield
+        except serializers.ValidationError as error:
+            for name, detail in cast(dict[str, Any], error.detail).items():
+                self.errors.setdefault(name, detail)
+
+    def check(self) -> None:
+        """Raises ValidationError that names each parameter that is wrong."""
+        if self.errors:
+            raise serializers.ValidationError(self.errors)
 
     def take(self, name: str, default: Any = None) -> Any:
         """A parameter's value, or the default."""
@@ -79,27 +111,29 @@ class Params:
         return {native: self._left.pop(name) for name, native in names.items() if name in self._left}
 
     def choice(self, name: str, choices: Iterable[str], default: str) -> str:
-        """One of some words. Raises ValidationError."""
+        """One of some words."""
         value = self.take(name, default)
         known = list(choices)
-        if not isinstance(value, str) or value not in known:
-            refuse(self.named(name), f"Must be one of {', '.join(known)}.", "invalid_choice")
-        return value
+        if isinstance(value, str) and value in known:
+            return value
+        self.blame(name, f"Must be one of {', '.join(known)}.", "invalid_choice")
+        return default
 
     def number(self, name: str, *, low: int, high: int, default: int) -> int:
-        """A whole number within bounds. Raises ValidationError."""
+        """A whole number within bounds."""
         field = serializers.IntegerField(min_value=low, max_value=high)
         return int(self._checked(name, field, default))
 
     def flag(self, name: str, *, default: bool = False) -> bool:
-        """True or false. Raises ValidationError."""
+        """True or false."""
         return bool(self._checked(name, serializers.BooleanField(), default))
 
     def _checked(self, name: str, field: serializers.Field[Any, Any, Any, Any], default: Any) -> Any:
         try:
             return field.run_validation(self.take(name, default))
         except serializers.ValidationError as error:
-            raise serializers.ValidationError({self.named(name): error.detail}) from error
+            self.errors.setdefault(self.named(name), error.detail)
+            return default
 
     def without_effect(self, name: str, reason: str, *, silent: Iterable[Any] = ()) -> None:
         """Takes a parameter that nothing here follows, with a warning unless its value asks for nothing."""
@@ -108,23 +142,20 @@ class Params:
             self.warnings.append(warning(name, reason))
 
     def neutral(self, accepted: Mapping[str, tuple[Any, ...]]) -> None:
-        """Takes parameters that must keep the values that clients always send. Raises ValidationError for others."""
+        """Takes parameters that must keep the values that clients always send."""
         for name, values in accepted.items():
             value = self.take(name)
             if value is not None and value not in values:
                 shown = " or ".join(repr(known) for known in values) or "nothing"
-                refuse(self.named(name), f"Not supported here; only {shown} is accepted.", "unsupported")
+                self.blame(name, f"Not supported here; only {shown} is accepted.", "unsupported")
 
     def end(self) -> None:
-        """Raises ValidationError that names each parameter nobody took."""
-        if self._left:
-            unknown = {
-                self.named(name)[:MAX_NAME_SHOWN]: serializers.ErrorDetail(
-                    f"Unknown parameter.{did_you_mean(name, self._known)}", "unknown_parameter"
-                )
-                for name in sorted(self._left)[:MAX_UNKNOWN_NAMED]
-            }
-            raise serializers.ValidationError(unknown)
+        """Notes each parameter that nobody took, the first of them by name."""
+        for name in sorted(self._left)[:MAX_UNKNOWN_NAMED]:
+            reason = f"Unknown parameter.{did_you_mean(name, self._known)}"
+            self.errors.setdefault(
+                self.named(name)[:MAX_NAME_SHOWN], serializers.ErrorDetail(reason, "unknown_parameter")
+            )
 
 
 class AlwaysFirst(DefaultContentNegotiation):
@@ -169,7 +200,7 @@ class DialectView(APIView):
         return Response(self.shape(body), status=body["status"], headers=headers)
 
     def _status(self, body: dict[str, Any]) -> int:
-        if any(error["code"] == "model_not_found" for error in body["errors"]):
+        if body["errors"] and body["errors"][0]["code"] == "model_not_found":
             return 404
         return self.invalid_status if body["code"] == "invalid_request" else int(body["status"])
 
@@ -180,8 +211,17 @@ class DialectView(APIView):
         *,
         kinds: tuple[Kind, ...],
         warnings: Iterable[dict[str, Any]] = (),
+        errors: Mapping[str, Any] = MappingProxyType({}),
     ) -> Generation:
-        """Stores the generation. Raises what `generation_submit` does, with the dialect's names."""
+        """Stores the generation, unless the dialect itself found errors.
+
+        Raises what `generation_submit` does, with the dialect's names, and ValidationError with all that is wrong.
+        """
+        if errors:
+            found = request_errors(
+                owner=caller(request), data=data, kinds=kinds, prompt_required=self.prompt_required
+            )
+            raise serializers.ValidationError({**errors, **self._further(found, beside=errors)})
         # Whoever sends a key may come back for the picture.
         ends = self.ends_with_request and IDEMPOTENCY_HEADER not in request.headers
         try:
@@ -198,6 +238,11 @@ class DialectView(APIView):
         except DomainError as error:
             error.param = self._name(error.param)
             raise
+
+    def _further(self, found: Mapping[str, Any], *, beside: Mapping[str, Any]) -> dict[str, Any]:
+        """Errors in the native fields by the dialect's names, but for those of fields that are blamed already."""
+        blamed = {name.partition(".")[0] for name in beside} | {*beside}
+        return {name: errors for name, errors in self._renamed(found).items() if name not in blamed}
 
     def _renamed(self, detail: Any) -> Any:
         if not isinstance(detail, Mapping):
@@ -218,9 +263,11 @@ class DialectView(APIView):
         kinds: tuple[Kind, ...],
         afterwards: Callable[[Generation], Wait | Stream],
         warnings: Iterable[dict[str, Any]] = (),
+        errors: Mapping[str, Any] = MappingProxyType({}),
     ) -> Response:
         """Stores the generation, once for an Idempotency-Key, and leaves the rest to the gate.
 
+        `warnings` and `errors` are what the dialect found; where there are errors, all of them are answered at once.
         What is returned here only goes out where there is no gate.
         """
 
@@ -228,7 +275,7 @@ class DialectView(APIView):
             body = {"job_id": str(generation.id)}
             return Answer(Response(body, status=202, headers=job_header(generation)), afterwards(generation))
 
-        create = partial(self._create, request, data, kinds=kinds, warnings=warnings)
+        create = partial(self._create, request, data, kinds=kinds, warnings=warnings, errors=errors)
         return answer_once(request, create=create, answer=accepted)
 
 

@@ -27,7 +27,7 @@ def openai_shape(problem: dict[str, Any]) -> dict[str, Any]:
     kind = "server_error" if problem["status"] >= 500 else "invalid_request_error"
     return {
         "error": {
-            "message": problem["detail"],
+            "message": _told(problem),
             "type": _OPENAI_TYPES.get(problem["status"], kind),
             "param": blamed.get("param") or None,
             "code": blamed.get("code", problem["code"]) if invalid else problem["code"],
@@ -49,7 +49,7 @@ def _moderation_blocked(problem: dict[str, Any]) -> dict[str, Any]:
 
 def huggingface_shape(problem: dict[str, Any]) -> dict[str, Any]:
     """Hugging Face Inference's: one sentence, and the code beside it."""
-    return {"error": problem["detail"], "error_type": problem["code"]}
+    return {"error": _told(problem), "error_type": problem["code"]}
 
 
 def a1111_shape(problem: dict[str, Any]) -> dict[str, Any]:
@@ -62,8 +62,16 @@ def a1111_shape(problem: dict[str, Any]) -> dict[str, Any]:
         "error": problem["code"],
         "detail": fields or problem["detail"],
         "body": "",
-        "errors": problem["detail"],
+        "errors": _told(problem),
     }
+
+
+def _told(problem: dict[str, Any]) -> str:
+    """All that is wrong in one text, for shapes that have no place for a list."""
+    if len(problem["errors"]) < 2:
+        return str(problem["detail"])
+    named = [f"{error['param']}: {error['detail']}".removeprefix(": ") for error in problem["errors"]]
+    return " ".join(named)
 
 
 _SHAPES: tuple[tuple[re.Pattern[str], Shape], ...] = (

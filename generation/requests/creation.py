@@ -1,5 +1,6 @@
 """The one way from a client's request to a stored generation, whichever door it came through."""
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,6 +11,19 @@ from generation.models import Generation, GenerationRequest
 from generation.requests.adjustments import request_adjust
 from generation.requests.serializers import GenerationCreateIn
 from generation.services import generation_create
+from imagegen_project.common.errors import DomainError
+
+
+def request_errors(
+    *, owner: User, data: Any, kinds: tuple[Kind, ...], prompt_required: bool
+) -> dict[str, Any]:
+    """What is wrong with a request in the native fields, by field; as for `generation_submit`."""
+    context = {"kinds": kinds, "owner": owner, "prompt_required": prompt_required}
+    serializer = GenerationCreateIn(data=data, context=context)
+    with contextlib.suppress(DomainError):  # an adapter's own, where nothing else is wrong
+        serializer.is_valid()
+        return dict(serializer.errors)
+    return {}
 
 
 def generation_submit(

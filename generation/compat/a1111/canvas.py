@@ -7,6 +7,7 @@ from PIL import Image, ImageChops, ImageOps
 from generation.compat.a1111.params import LenientParams
 from generation.compat.dialect import refuse
 from generation.errors import InvalidImageError
+from generation.pictures.fetching import picture_fetch
 from generation.pictures.reading import Picture, Size, base64_decode, picture_made, picture_read
 
 STRETCH, CROP, FILL, LATENT = range(4)
@@ -15,13 +16,18 @@ _LANCZOS: Final = Image.Resampling.LANCZOS
 _WHITE_FROM: Final = 128
 
 
-def canvas_bytes(name: str, value: object) -> bytes:
-    """The file in a field. Raises ValidationError.
+def canvas_bytes(name: str, value: object, *, fetched: bool = True) -> bytes:
+    """The file in a field, or at the address in it where it may be `fetched`. Raises ValidationError, FetchBusyError.
 
     Line breaks and missing padding are taken, as A1111 does; nothing else that the native fields refuse.
     """
     if not isinstance(value, str):
         refuse(name, "Base64 text is expected.", "invalid_image")
+    if fetched and value.startswith(("https://", "http://")):
+        try:
+            return picture_fetch(value)
+        except InvalidImageError as error:
+            refuse(name, error.detail, error.code)
     text = "".join(value.split())
     if not text.startswith("data:"):
         text += "=" * (-len(text) % 4)
@@ -32,7 +38,7 @@ def canvas_bytes(name: str, value: object) -> bytes:
 
 
 def canvas_read(name: str, value: object) -> Picture:
-    """The picture in a field. Raises ValidationError."""
+    """The picture in a field, or at the address in it. Raises ValidationError, FetchBusyError."""
     data = canvas_bytes(name, value)
     try:
         return picture_read(data)

@@ -3,8 +3,6 @@
 import re
 from typing import Final
 
-from rest_framework import serializers
-
 from generation.requests.loras import MAX_NAME
 from imagegen_project.common.serializers import TextField
 from models_registry.errors import ModelNotFoundError
@@ -16,15 +14,12 @@ _HASH: Final = re.compile(r"[0-9a-f]{8,64}")
 _SUFFIXES: Final = (".safetensors", ".ckpt")
 
 
-def checkpoint_named(value: object, *, param: str) -> Checkpoint:
+def checkpoint_named(value: object) -> Checkpoint:
     """The checkpoint of a registry id, a repository, `name.safetensors`, `name [hash]`, a title or a hash.
 
-    Raises ValidationError, with the code `model_not_found` where there is none.
+    Raises ModelNotFoundError where there is none, and ValidationError for what is no name.
     """
-    try:
-        name = TextField(max_length=MAX_NAME).run_validation(value)
-    except serializers.ValidationError as error:
-        raise serializers.ValidationError({param: error.detail}) from error
+    name = TextField(max_length=MAX_NAME).run_validation(value)
     for known in _names(name):
         try:
             return checkpoint_get(name=known)
@@ -36,8 +31,7 @@ def checkpoint_named(value: object, *, param: str) -> Checkpoint:
             if checkpoint.revision.startswith(digest) or checkpoint_hash(checkpoint) == digest:
                 return checkpoint
     known_ids = ", ".join(checkpoints_enabled().values_list("id", flat=True))
-    reason = f"There is no such model. Known: {known_ids}."
-    raise serializers.ValidationError({param: serializers.ErrorDetail(reason, ModelNotFoundError.code)})
+    raise ModelNotFoundError(f"There is no such model. Known: {known_ids}.")
 
 
 def _names(name: str) -> list[str]:

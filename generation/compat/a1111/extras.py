@@ -85,7 +85,7 @@ def extras_read(params: LenientParams) -> Extras:
     by_size = params.number("resize_mode", low=0, high=1, default=0) == 1
     factor = params.within("upscaling_resize", low=0.0, high=float(_MAX_SIDE))
     if factor is not None and factor <= 0:
-        refuse("upscaling_resize", "Must be above 0.")
+        params.blame("upscaling_resize", "Must be above 0.")
     sides = [params.within(f"upscaling_resize_{side}", low=1, high=_MAX_SIDE, whole=True) for side in "wh"]
     first, second = _upscaler(params, "upscaler_1"), _upscaler(params, "upscaler_2")
     visibility = params.within("extras_upscaler_2_visibility", low=0, high=1) or 0.0
@@ -97,6 +97,7 @@ def extras_read(params: LenientParams) -> Extras:
     show = params.flag("show_extras_results", default=True)
     params.end()
     params.strict_check()
+    params.check()
     return Extras(
         factor=None if by_size else (factor or 2.0),
         size=(sides[0] or 512, sides[1] or 512),
@@ -112,7 +113,8 @@ def _upscaler(params: LenientParams, name: str) -> str:
     """One that there is, "" for none; Lanczos, with a warning, in the place of any other."""
     value = params.take(name, NO_UPSCALER)
     if not isinstance(value, str):
-        refuse(name, "Text is expected.")
+        params.blame(name, "Text is expected.")
+        return ""
     if value in ("", NO_UPSCALER):
         return ""
     if value not in UPSCALERS:
@@ -127,7 +129,8 @@ def extras_draw(
 
     Raises ValidationError, also where all of them together would have too many pixels; ExtrasBusyError.
     """
-    files = [(name, canvas_bytes(name, value)) for name, value in pictures]
+    alone = len(pictures) == 1  # many addresses would hold a thread for minutes
+    files = [(name, canvas_bytes(name, value, fetched=alone)) for name, value in pictures]
     _check_pixels(files, extras)
     with resizing_place():
         return [_draw(name, data, extras, output_format) for name, data in files]

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from django.contrib.auth.models import User
+from rest_framework import serializers
 
 from generation.choices import OutputFormat
 from generation.compat.a1111.checkpoints import checkpoint_named
-from generation.compat.dialect import Params, refuse
+from generation.compat.a1111.params import LenientParams
+from generation.compat.dialect import refuse
 from generation.models import A1111Options
+from models_registry.errors import ModelNotFoundError
 from models_registry.selectors import checkpoint_default, checkpoint_hash
 
 SAMPLES_FORMATS: Final[dict[str, str]] = {
@@ -47,7 +50,7 @@ _MAX_DEPTH: Final = 8
 
 def options_get(*, owner: User) -> A1111Options:
     """What a user has set through A1111's `options`; the defaults, not stored, where nothing was."""
-    rows = A1111Options.objects.select_related("checkpoint")
+    rows = A1111Options.objects.select_related("checkpoint", "owner")
     return rows.filter(owner=owner).first() or A1111Options(owner=owner)
 
 
@@ -64,10 +67,10 @@ def options_body(options: A1111Options) -> dict[str, Any]:
     }
 
 
-def options_read(params: Params, present: A1111Options) -> A1111Options:
+def options_read(params: LenientParams, present: A1111Options, *, must_exist: bool) -> A1111Options:
     """The present options, not stored, with those that requests follow taken from the parameters.
 
-    Raises ValidationError.
+    A model that there is not is blamed where it `must_exist`, else a warning: A1111 then draws with the present one.
     """
     used = A1111Options(
         owner_id=present.owner_id,
@@ -77,12 +80,34 @@ def options_read(params: Params, present: A1111Options) -> A1111Options:
         kept=present.kept,
     )
     if (model := params.take("sd_model_checkpoint")) not in (None, ""):
-        used.checkpoint = checkpoint_named(model, param=params.named("sd_model_checkpoint"))
-    if (stop := params.number("CLIP_stop_at_last_layers", low=0, high=MAX_CLIP_STOP, default=0)) > 0:
+        try:
+            used.checkpoint = checkpoint_named(model)
+        except ModelNotFoundError as error:
+            if must_exist:
+                params.blame("sd_model_checkpoint", error.detail, error.code)
+            else:
+                own = present.checkpoint or checkpoint_default()
+                params.note("sd_model_checkpoint", error.detail, used=own.id)
+        except serializers.ValidationError as error:
+            params.errors.setdefault(params.named("sd_model_checkpoint"), error.detail)
+    if stop := params.within("CLIP_stop_at_last_layers", low=0, high=MAX_CLIP_STOP, whole=True):
         used.clip_skip = stop - 1
-    if name := params.choice("samples_format", ("", *SAMPLES_FORMATS), ""):
-        used.output_format = SAMPLES_FORMATS[name]
+    used.output_format = _format(params, present.output_format)
     return used
+
+
+def _format(params: LenientParams, present: str) -> str:
+    name = params.take("samples_format", "")
+    if not isinstance(name, str):
+        params.blame("samples_format", "Text is expected.")
+    elif name and name.lower() not in SAMPLES_FORMATS:
+        known = ", ".join(SAMPLES_FORMATS)
+        params.note(
+            "samples_format", f"Pictures come as one of {known}.", used=_FORMAT_NAMES[OutputFormat(present)]
+        )
+    else:
+        return SAMPLES_FORMATS.get(name.lower(), present)
+    return present
 
 
 def options_set(*, owner: User, body: Any) -> None:
@@ -90,8 +115,10 @@ def options_set(*, owner: User, body: Any) -> None:
 
     Raises ValidationError, also where there would be too many of them or too much in them.
     """
-    params = Params(body)
-    wanted = options_read(params, options_get(owner=owner))
+    params = LenientParams(body)
+    wanted = options_read(params, options_get(owner=owner), must_exist=True)
+    params.strict_check()
+    params.check()
     params.take("sd_checkpoint_hash")  # follows from the model
     kept = wanted.kept | params.rest()
     _check(kept)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from django.conf import settings
 from rest_framework import serializers
 
-from generation.compat.dialect import Params, refuse, warning
+from generation.compat.dialect import Params, warning
 from imagegen_project.common.serializers import MAX_UNKNOWN_NAMED
 
 _MAX_NAME_SHOWN: Final = 100
@@ -25,27 +25,30 @@ class LenientParams(Params):
         self.warnings.append(warning(_shown(self.named(name)), reason, used))
 
     def within(self, name: str, *, low: float, high: float, whole: bool = False) -> Any:
-        """A number, moved to the nearer bound with a warning; None where it is absent. Raises ValidationError."""
+        """A number, moved to the nearer bound with a warning; None where it is absent, or none."""
         value = self.take(name)
         if value is None:
             return None
         try:
             given = (serializers.IntegerField() if whole else serializers.FloatField()).run_validation(value)
         except serializers.ValidationError as error:
-            raise serializers.ValidationError({self.named(name): error.detail}) from error
+            self.errors.setdefault(self.named(name), error.detail)
+            return None
         if not math.isfinite(given):
-            refuse(self.named(name), "A valid number is required.")
+            self.blame(name, "A valid number is required.")
+            return None
         used = min(max(given, low), high)
         if used != given:
             self.note(name, f"Here it goes from {low:g} to {high:g}.", used=used)
         return used
 
     def fields(self, name: str) -> Mapping[str, Any]:
-        """An object, empty where it is absent. Raises ValidationError."""
+        """An object, empty where it is absent."""
         value = self.take(name, {})
-        if not isinstance(value, Mapping):
-            refuse(self.named(name), "A JSON object is expected.")
-        return value
+        if isinstance(value, Mapping):
+            return value
+        self.blame(name, "A JSON object is expected.")
+        return {}
 
     def not_followed(self, reasons: Mapping[str, tuple[tuple[Any, ...], str]]) -> None:
         """Takes parameters by their table: the values that ask for nothing, and what is said of any other."""
@@ -63,14 +66,9 @@ class LenientParams(Params):
             self.note("...", f"{len(names) - MAX_UNKNOWN_NAMED} more are not known here.")
 
     def strict_check(self) -> None:
-        """Raises ValidationError that names what is warned of, where A1111_STRICT is set."""
-        if settings.A1111_STRICT and self.warnings:
-            raise serializers.ValidationError(
-                {
-                    entry["param"]: serializers.ErrorDetail(entry["reason"], "unsupported")
-                    for entry in self.warnings
-                }
-            )
+        """Notes what is warned of as errors, where A1111_STRICT is set."""
+        for entry in self.warnings if settings.A1111_STRICT else []:
+            self.errors.setdefault(entry["param"], serializers.ErrorDetail(entry["reason"], "unsupported"))
 
 
 def _shown(name: str) -> str:

@@ -1,6 +1,5 @@
 """A1111's `txt2img` and `img2img` in the native fields."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -8,14 +7,14 @@ from typing import Any, Final
 from generation.compat.a1111.canvas import CROP, FILL, LATENT, canvas_fit, canvas_read, hole_fill, mask_fit
 from generation.compat.a1111.options import options_read
 from generation.compat.a1111.params import LenientParams
+from generation.compat.a1111.prompts import prompt_read
 from generation.compat.a1111.samplers import sampler_fit, sampler_read
 from generation.compat.a1111.scripts import scripts_read
-from generation.compat.dialect import refuse, warning
+from generation.compat.dialect import refuse
 from generation.models import MAX_SEED, A1111Options
 from generation.pictures.fitting import size_follow
 from generation.pictures.reading import Picture, Size, picture_made
 from generation.requests.model_limits import MAX_STEPS, strength_suffices
-from generation.requests.serializers import MAX_PROMPT_CHARACTERS
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.models import Checkpoint
 from models_registry.schedulers import sampler_and_schedule, step_limits
@@ -75,8 +74,6 @@ _SILENT_MASK: Final = (
     "mask_blur", "mask_blur_x", "mask_blur_y", "inpaint_full_res", "inpaint_full_res_padding", "mask_round",
     "inpainting_fill", "inpainting_mask_invert",
 )  # fmt: skip
-_LORA = re.compile(r"<lora:([^:<>]+)((?::[^:<>]*)*)>")
-_WEIGHTED = re.compile(r"\([^()]*:\s*[0-9.]+\s*\)")
 
 
 @dataclass(frozen=True)
@@ -85,11 +82,12 @@ class Drawing:
 
     data: dict[str, Any]
     warnings: list[dict[str, Any]]
+    errors: dict[str, Any]
     send_images: bool
 
 
 def txt2img_read(body: Any, options: A1111Options) -> Drawing:
-    """A drawing from text. Raises ValidationError, SamplerNotFoundError."""
+    """A drawing from text. Raises SamplerNotFoundError, and ValidationError for what is no object."""
     params = LenientParams(body)
     # Only the second pass follows it.
     params.take("denoising_strength")
@@ -100,12 +98,13 @@ def txt2img_read(body: Any, options: A1111Options) -> Drawing:
 
 
 def img2img_read(body: Any, options: A1111Options) -> Drawing:
-    """A drawing from a picture; the caller has seen that there is one. Raises ValidationError, SamplerNotFoundError."""
+    """A drawing from a picture; the caller has seen that there is one. Raises as above, and FetchBusyError."""
     params = LenientParams(body)
-    pictures = params.take("init_images")
-    if not isinstance(pictures, list) or len(pictures) != 1:
-        refuse("init_images", "A list of exactly one picture is expected.")
-    picture = canvas_read("init_images", pictures[0])
+    pictures, picture = params.take("init_images"), None
+    with params.noted():
+        if not isinstance(pictures, list) or len(pictures) != 1:
+            refuse("init_images", "A list of exactly one picture is expected.")
+        picture = canvas_read("init_images", pictures[0])
     factor = scripts_read(params, route="img2img")
     data, checkpoint = _common(params, options)
     data |= _size(params, checkpoint, picture=picture, factor=factor)
@@ -122,7 +121,7 @@ def _end(params: LenientParams, data: dict[str, Any]) -> Drawing:
     send_images = params.flag("send_images", default=True)
     params.end()
     params.strict_check()
-    return Drawing(data, params.warnings, send_images)
+    return Drawing(data, params.warnings, params.errors, send_images)
 
 
 def _common(params: LenientParams, options: A1111Options) -> tuple[dict[str, Any], Checkpoint]:
@@ -134,7 +133,7 @@ def _common(params: LenientParams, options: A1111Options) -> tuple[dict[str, Any
         "output_format": used.output_format,
         "preview_every": PREVIEW_EVERY,
     }
-    data |= _prompt(params) | sampler_read(params)
+    data |= prompt_read(params, owner=options.owner) | sampler_read(params)
     data["scheduler"] = sampler_fit(params, data["scheduler"], model=checkpoint.id)
     _eta(params, data["scheduler"])
     count, rounds = (params.number(name, low=1, high=100, default=1) for name in ("batch_size", "n_iter"))
@@ -152,11 +151,10 @@ def _common(params: LenientParams, options: A1111Options) -> tuple[dict[str, Any
 
 def _settings(params: LenientParams, options: A1111Options) -> A1111Options:
     """The user's options with those of `override_settings` in their place."""
-    override = LenientParams(params.fields("override_settings"), below="override_settings.")
-    used = options_read(override, options)
+    override = params.inner("override_settings", params.take("override_settings", {}))
+    used = options_read(override, options, must_exist=False)
     override.not_followed({"sd_vae": (("", "None", "Automatic"), "The model's own is used.")})
     override.end()
-    params.warnings += override.warnings
     return used
 
 
@@ -221,54 +219,34 @@ def _strength(params: LenientParams, checkpoint: Checkpoint, data: Mapping[str, 
     return used
 
 
-def _pictures(params: LenientParams, picture: Picture, size: Size) -> dict[str, Picture]:
-    """The picture, and the mask where there is one, as large as what is drawn."""
+def _pictures(params: LenientParams, picture: Picture | None, size: Size) -> dict[str, Picture]:
+    """The picture, and the mask where there is one, as large as what is drawn; nothing where one cannot be read."""
     mode = params.number("resize_mode", low=0, high=LATENT, default=0)
     if mode == LATENT:
         params.note("resize_mode", "The picture is resized, not its latents.", used=0)
-    image = canvas_fit(params, picture, size, mode=mode if mode in (CROP, FILL) else 0)
-    mask = params.take("mask")
-    if mask in (None, ""):
-        for name in _SILENT_MASK:
-            params.take(name)
-        return {"image": image}
-    drawn = canvas_read("mask", mask)
-    inverted = params.flag("inpainting_mask_invert")
-    hole = mask_fit(drawn, size, mode=mode, inverted=inverted)
-    fill = params.number("inpainting_fill", low=0, high=3, default=1)
-    if fill >= 2:
-        reason = "Latents are not filled; the picture is."
-        params.note("inpainting_fill", reason, used="original" if fill == 2 else "grey")
-    params.not_followed(_NOT_FOLLOWED_MASK)
+    mask, drawn, inverted, fill = params.take("mask"), None, False, 1
+    if mask not in (None, ""):
+        with params.noted():
+            drawn = canvas_read("mask", mask)
+        inverted = params.flag("inpainting_mask_invert")
+        fill = params.number("inpainting_fill", low=0, high=3, default=1)
+        if fill >= 2:
+            reason = "Latents are not filled; the picture is."
+            params.note("inpainting_fill", reason, used="original" if fill == 2 else "grey")
+        params.not_followed(_NOT_FOLLOWED_MASK)
     for name in _SILENT_MASK:
         params.take(name)
+    if picture is None:
+        return {}
+    if params.errors:  # nothing is drawn, and the native fields have no more to say of it
+        return {"image": picture}
+    image = canvas_fit(params, picture, size, mode=mode if mode in (CROP, FILL) else 0)
+    if drawn is None:
+        return {"image": image}
+    hole = mask_fit(drawn, size, mode=mode, inverted=inverted)
     with image.decoded() as decoded:
         filled = picture_made(hole_fill(decoded, hole, fill=fill), animated=image.animated)
     return {"image": filled, "mask_image": picture_made(hole, animated=drawn.animated)}
-
-
-def _prompt(params: LenientParams) -> dict[str, Any]:
-    """The prompts, the first one without its `<lora:name:scale>` tags, and what these ask for."""
-    prompts = {"negative_prompt": params.take("negative_prompt", "")}
-    prompt, plain = params.take("prompt", ""), params.flag("disable_extra_networks")
-    if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT_CHARACTERS:
-        return prompts | {"prompt": prompt}  # the native field says what is wrong with it
-    found = _LORA.findall(prompt)
-    loras = [] if plain else [{"lora": name.strip(), "scale": _scale(tail)} for name, tail in found]
-    prompt = _LORA.sub("", prompt).strip() if found else prompt
-    if _WEIGHTED.search(prompt):
-        params.warnings.append(warning("prompt", "Weights in brackets are read as text."))
-    return prompts | {"prompt": prompt, **({"loras": loras} if loras else {})}
-
-
-def _scale(tail: str) -> float:
-    """The strength in a tag: one number, or the same one for text encoder and denoiser."""
-    numbers = set(tail.split(":")[1:] or ["1"])
-    try:
-        (number,) = numbers
-        return float(number)
-    except ValueError:
-        refuse("prompt", f"A tag's strength must be one number: <lora:name{tail}>.", "invalid_lora_tag")
 
 
 def _eta(params: LenientParams, scheduler: str) -> None:

@@ -1,6 +1,6 @@
 """Which scheduler a request of A1111's asks for."""
 
-from generation.compat.dialect import Params, refuse, warning
+from generation.compat.dialect import Params, warning
 from generation.requests.a1111_words import SAMPLERS, sampler_named, schedule_named
 from imagegen_project.common.errors import DomainError
 from models_registry.errors import ModelNotFoundError
@@ -23,7 +23,8 @@ def sampler_read(params: Params) -> dict[str, str]:
     name = params.take("sampler_name") or index or "Automatic"
     schedule = _schedule(params)
     if not isinstance(name, str):
-        refuse("sampler_name", "Text is expected.")
+        params.blame("sampler_name", "Text is expected.")
+        return {"scheduler": ""}
     sampler, named = sampler_named(name)
     if sampler is None:
         raise SamplerNotFoundError(f"Sampler not found. Known: {', '.join(SAMPLERS)}.")

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from generation.compat.a1111.params import LenientParams
-from generation.compat.dialect import refuse
 
 SD_UPSCALE: Final = "sd upscale"
 SCRIPTS: Final[dict[str, list[str]]] = {"txt2img": [], "img2img": [SD_UPSCALE]}
@@ -25,6 +24,13 @@ SCRIPT_INFO: Final[list[dict[str, Any]]] = [
     }
 ]  # fmt: skip
 _SCALE_ARGUMENT: Final = 3
+# Those that come with A1111, by their titles. What the first four show on its page follows no request of its API.
+_ITS_PAGE: Final = "Only A1111's own page follows it; the fields of the request count."
+_STOCK: Final[dict[str, str]] = {
+    **dict.fromkeys(("seed", "sampler", "refiner", "comments", "extra options"), _ITS_PAGE),
+    "hypertile": "Pictures are drawn whole.",
+    "soft inpainting": "The mask's edge is sharp.",
+}
 # Words of extensions' units that leave them off.
 _OFF_KEYS: Final = ("enabled", "enable", "ad_tab_enable")
 _MODEL_KEYS: Final = ("ad_model", "model", "module")
@@ -33,29 +39,36 @@ _MODEL_KEYS: Final = ("ad_model", "model", "module")
 def scripts_read(params: LenientParams, *, route: str) -> float | None:
     """How much larger the picture is to become; None without a script that says so.
 
-    Raises ValidationError for a script that would change the picture and that there is not, as A1111 does.
+    A script that would change the picture and that there is not is blamed, as A1111 does.
     """
     for name, unit in params.fields("alwayson_scripts").items():
         if _asks(unit.get("args") if isinstance(unit, Mapping) else unit):
-            refuse("alwayson_scripts", f"Always on script {str(name)[:100]!a} not found.", "script_not_found")
+            if reason := _STOCK.get(str(name).strip().lower()):
+                params.note(f"alwayson_scripts.{name}", reason)
+            else:
+                reason = f"Always on script {str(name)[:100]!a} not found."
+                params.blame("alwayson_scripts", reason, "script_not_found")
     name, arguments = params.take("script_name", ""), params.take("script_args", [])
     if not isinstance(name, str):
-        refuse("script_name", "Text is expected.")
+        params.blame("script_name", "Text is expected.")
+        return None
     if name.strip().lower() in ("", "none"):
         return None
     if name.strip().lower() not in SCRIPTS[route]:
         known = ", ".join(SCRIPTS[route]) or "none"
-        refuse("script_name", f"Script {name[:100]!a} not found. Known: {known}.", "script_not_found")
+        params.blame("script_name", f"Script {name[:100]!a} not found. Known: {known}.", "script_not_found")
+        return None
     params.note("script_name", "The picture is drawn whole, not in tiles.")
-    return _factor(arguments)
+    return _factor(params, arguments)
 
 
-def _factor(arguments: Any) -> float:
+def _factor(params: LenientParams, arguments: Any) -> float:
     given = (
         arguments[_SCALE_ARGUMENT] if isinstance(arguments, list) and len(arguments) > _SCALE_ARGUMENT else 2
     )
     if isinstance(given, bool) or not isinstance(given, int | float) or not 1 <= given <= _MAX_FACTOR:
-        refuse("script_args", f"The fourth is how much larger: a number from 1 to {_MAX_FACTOR:g}.")
+        params.blame("script_args", f"The fourth is how much larger: a number from 1 to {_MAX_FACTOR:g}.")
+        return 1.0
     return float(given)
 
 

@@ -75,7 +75,14 @@ class A1111View(DialectView):
         def wait(generation: Generation) -> Wait:
             return result_wait(request, generation, f"/sdapi/v1/results/{generation.id}{query}")
 
-        return self.answer(request, drawing.data, kinds=kinds, warnings=drawing.warnings, afterwards=wait)
+        return self.answer(
+            request,
+            drawing.data,
+            kinds=kinds,
+            warnings=drawing.warnings,
+            errors=drawing.errors,
+            afterwards=wait,
+        )
 
     def _answer_error(self, error: Exception, context: dict[str, Any]) -> Response:
         response = super()._answer_error(error, context)
@@ -224,9 +231,9 @@ class ExtraBatchView(A1111View):
         """The pictures in their order, and what was done."""
         params = LenientParams(request.data)
         given = params.take("imageList")
-        extras = extras_read(params)
         if not isinstance(given, list) or not 1 <= len(given) <= MAX_PICTURES:
-            refuse("imageList", f"A list of 1 to {MAX_PICTURES} pictures is expected.")
+            params.blame("imageList", f"A list of 1 to {MAX_PICTURES} pictures is expected.")
+        extras = extras_read(params)
         pictures = [(f"imageList.{index}.data", LenientParams(entry, below="imageList.").take("data"))
                     for index, entry in enumerate(given)]  # fmt: skip
         output_format = options_get(owner=caller(request)).output_format

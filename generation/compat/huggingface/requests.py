@@ -8,7 +8,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from rest_framework.exceptions import NotAcceptable
 
 from generation.choices import OutputFormat
-from generation.compat.dialect import Params, refuse
+from generation.compat.dialect import Params
 
 _FORMATS: Final = {
     "image/png": OutputFormat.PNG,
@@ -70,10 +70,10 @@ def _picture(body: bytes) -> tuple[dict[str, Any], Params]:
 
 
 def _read(body: Any) -> tuple[dict[str, Any], Params]:
-    """The native fields. Raises ValidationError."""
+    """The native fields. Raises ValidationError for what is no object."""
     outer = Params(body)
     inputs = outer.take("inputs")
-    params = Params(outer.take("parameters", {}), below="parameters.")
+    params = outer.inner("parameters", outer.take("parameters", {}))
     _options(outer)
     outer.end()
     data = params.rename(_FIELDS) | _target_size(params) | _scheduler(params)
@@ -81,28 +81,27 @@ def _read(body: Any) -> tuple[dict[str, Any], Params]:
     prompt = params.take("prompt")
     params.end()
     if inputs is None:
-        refuse("inputs", "This field is required.", "required")
+        outer.blame("inputs", "This field is required.", "required")
     if prompt is None and not (isinstance(inputs, str) and _PICTURE.match(inputs)):
         if inputs == "":
-            refuse("inputs", "This field may not be blank.", "blank")
+            outer.blame("inputs", "This field may not be blank.", "blank")
         return data | {"prompt": inputs}, outer
     return data | {"image": inputs, "prompt": "" if prompt is None else prompt}, outer
 
 
 def _options(outer: Params) -> None:
     """What old clients send about caching and waiting: nothing is cached, and every request waits."""
-    options = Params(outer.take("options", {}), below="options.")
+    options = outer.inner("options", outer.take("options", {}))
     options.without_effect("use_cache", "Nothing is cached; give a seed for equal pictures.", silent=(False,))
     options.without_effect("wait_for_model", "Every request waits.", silent=(True,))
     options.end()
-    outer.warnings.extend(options.warnings)
 
 
 def _target_size(params: Params) -> dict[str, Any]:
     size = params.take("target_size")
     if size is None:
         return {}
-    sides = Params(size, below="parameters.target_size.")
+    sides = params.inner("target_size", size)
     data = sides.rename({"width": "width", "height": "height"})
     sides.end()
     return data

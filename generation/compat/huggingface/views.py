@@ -70,7 +70,9 @@ class InferenceView(HuggingFaceView):
         def wait(generation: Generation) -> Wait:
             return result_wait(request, generation, f"/hf/results/{generation.id}")
 
-        return self.answer(request, data, kinds=kinds, warnings=params.warnings, afterwards=wait)
+        return self.answer(
+            request, data, kinds=kinds, warnings=params.warnings, errors=params.errors, afterwards=wait
+        )
 
 
 class ResultView(HuggingFaceView):

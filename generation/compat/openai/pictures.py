@@ -22,7 +22,7 @@ def pictures_read(params: Params, checkpoint: Checkpoint | None) -> dict[str, An
 
     A model that draws from one picture and a strength is given the picture; one that edits by instruction, all of them.
     Without a mask, what is fully transparent in the picture is drawn anew where the model can do that. Raises
-    ValidationError and FetchBusyError.
+    FetchBusyError.
     """
     name, given = "images", params.take("images")
     if given is None:
@@ -31,27 +31,38 @@ def pictures_read(params: Params, checkpoint: Checkpoint | None) -> dict[str, An
     kinds = checkpoint.facts.kinds if checkpoint else (Kind.IMG2IMG, Kind.INPAINT)
     mask = params.take("mask")
     edits = Kind.EDIT in kinds and mask is None
-    _count_check(
-        name,
-        len(given),
-        most=checkpoint.facts.max_images if checkpoint and edits else 1,
-        checkpoint=checkpoint,
-    )
-    pictures = [_picture(picture, name) for picture in given]
+    most = checkpoint.facts.max_images if checkpoint and edits else 1
+    pictures = _pictures(params, name, given, most=most, checkpoint=checkpoint)
+    hole = None
+    with params.noted():
+        hole = _mask(_picture(mask, "mask")) if mask is not None else None
+    if not pictures:
+        return {}
     if edits and (len(pictures) > 1 or Kind.IMG2IMG not in kinds):
         return {"images": pictures}
-    if mask is not None:
-        return {"image": pictures[0], "mask_image": _mask(_picture(mask, "mask"))}
+    if hole is not None:
+        return {"image": pictures[0], "mask_image": hole}
     own = _transparency(pictures[0]) if Kind.INPAINT in kinds else None
     return {"image": pictures[0], **({"mask_image": own} if own else {})}
 
 
-def picture_read_one(params: Params) -> Picture:
-    """`image` alone. Raises as `pictures_read`."""
+def picture_read_one(params: Params) -> dict[str, Any]:
+    """`image` alone, as the native field. Raises as `pictures_read`."""
     given = params.take("image", [])
     given = given if isinstance(given, list) else [given]
-    _count_check("image", len(given), most=1, checkpoint=None)
-    return _picture(given[0], "image")
+    pictures = _pictures(params, "image", given, most=1, checkpoint=None)
+    return {"image": pictures[0]} if pictures else {}
+
+
+def _pictures(
+    params: Params, name: str, given: list[Any], *, most: int, checkpoint: Checkpoint | None
+) -> list[Picture]:
+    """The pictures; none where one of them cannot be read or there are too many."""
+    pictures: list[Picture] = []
+    with params.noted():
+        _count_check(name, len(given), most=most, checkpoint=checkpoint)
+        pictures += [_picture(picture, name) for picture in given]
+    return pictures
 
 
 def _count_check(name: str, count: int, *, most: int, checkpoint: Checkpoint | None) -> None:

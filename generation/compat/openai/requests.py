@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.utils.datastructures import MultiValueDict
 
 from generation.choices import QUALITY_STEPS, OutputFormat
-from generation.compat.dialect import Params, refuse, warning
+from generation.compat.dialect import Params, warning
 from generation.compat.openai.models import ModelMeant, model_read
 from generation.compat.openai.pictures import picture_read_one, pictures_read
 from generation.pictures.fitting import size_follow
@@ -45,6 +45,7 @@ class ImagesRequest:
 
     data: dict[str, Any]
     warnings: list[dict[str, Any]]
+    errors: dict[str, Any]
     response_format: str
     quality: str
     stream: bool
@@ -52,14 +53,14 @@ class ImagesRequest:
 
 
 def generation_read(body: Any) -> ImagesRequest:
-    """`POST images/generations`. Raises ValidationError."""
+    """`POST images/generations`. Raises ValidationError for what is no object."""
     params = Params(body)
     return _read(params, {}, model_read(params))
 
 
 def edit_read(body: Any) -> ImagesRequest:
-    """`POST images/edits`, a form, or JSON with data URLs and addresses. Raises ValidationError, FetchBusyError."""
-    params = Params(_form(body) if isinstance(body, MultiValueDict) else body)
+    """`POST images/edits`, a form, or JSON with data URLs and addresses. As above; raises FetchBusyError too."""
+    params = _params(body)
     model = model_read(params)
     params.without_effect("input_fidelity", "`strength` says how much may change.")
     return _read(
@@ -69,23 +70,31 @@ def edit_read(body: Any) -> ImagesRequest:
 
 def variation_read(body: Any) -> ImagesRequest:
     """`POST images/variations`: a picture again, without a prompt, answered by address. As `edit_read`."""
-    params = Params(_form(body) if isinstance(body, MultiValueDict) else body)
+    params = _params(body)
     model = model_read(params)
-    picture = {"image": picture_read_one(params)}
-    return _read(params, params.rename({"strength": "strength"}) | picture, model, response_format=URL)
+    return _read(
+        params,
+        params.rename({"strength": "strength"}) | picture_read_one(params),
+        model,
+        response_format=URL,
+    )
 
 
-def _form(form: MultiValueDict[str, Any]) -> dict[str, Any]:
-    """A form's values, each once; only pictures come as lists."""
+def _params(body: Any) -> Params:
+    """The parameters of JSON, or of a form, whose values come once; only pictures come as lists."""
+    if not isinstance(body, MultiValueDict):
+        return Params(body)
     values: dict[str, Any] = {}
-    for name, given in form.lists():
+    for name, given in body.lists():
         if name in ("image", "image[]"):
             values.setdefault("image", []).extend(given)
-        elif len(given) > 1:
-            refuse(str(name), "Given more than once.", "repeated")
         else:
             values[str(name)] = given[0]
-    return values
+    params = Params(values)
+    for name, given in body.lists():
+        if name not in ("image", "image[]") and len(given) > 1:
+            params.blame(str(name), "Given more than once.", "repeated")
+    return params
 
 
 def _read(
@@ -109,15 +118,17 @@ def _read(
     params.take("user")
     params.take("safety_identifier")
     if params.choice("background", ("auto", "opaque", "transparent"), "auto") == "transparent":
-        refuse("background", "Transparent background is not supported for this model.", "invalid_value")
+        params.blame("background", "Transparent background is not supported for this model.", "invalid_value")
     response_format = params.choice("response_format", (B64, URL), response_format)
     partial_images = params.number("partial_images", low=0, high=MAX_PARTIAL_IMAGES, default=0)
     params.end()
     if stream and response_format == URL:
-        refuse("response_format", "A stream carries the pictures themselves: b64_json.", "unsupported")
+        params.blame("response_format", "A stream carries the pictures themselves: b64_json.", "unsupported")
     if stream and partial_images:
         data["preview_every"] = 1  # how many steps there will be is the model's to say
-    return ImagesRequest(data, params.warnings, response_format, quality, stream, partial_images)
+    return ImagesRequest(
+        data, params.warnings, params.errors, response_format, quality, stream, partial_images
+    )
 
 
 def _quality(params: Params, data: dict[str, Any], checkpoint: Checkpoint | None) -> str:
@@ -150,7 +161,8 @@ def _size(params: Params, checkpoint: Checkpoint | None) -> dict[str, int]:
         return {}
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
     if match is None:
-        refuse("size", "Must be `auto` or, for instance, `1024x1024`.")
+        params.blame("size", "Must be `auto` or, for instance, `1024x1024`.")
+        return {}
     width, height = int(match[1]), int(match[2])
     if size in _SIZES and checkpoint is not None:
         near = size_follow(
@@ -174,16 +186,18 @@ def _loras(params: Params) -> dict[str, Any]:
     given = params.take("lora")
     if given is None:
         return {}
-    return {"loras": [_lora(use) for use in (given if isinstance(given, list) else [given])]}
+    uses = [_lora(params, use) for use in (given if isinstance(given, list) else [given])]
+    return {"loras": [use for use in uses if use]}
 
 
-def _lora(use: Any) -> dict[str, Any]:
+def _lora(params: Params, use: Any) -> dict[str, Any]:
     if isinstance(use, str):
         return {"lora": use}
-    params = Params(use, below="lora.")
-    names = [name for key in _LORA_NAMES if (name := params.take(key)) is not None]
-    scales = [scale for key in _LORA_SCALES if (scale := params.take(key)) is not None]
-    params.end()
+    inner = params.inner("lora", use)
+    names = [name for key in _LORA_NAMES if (name := inner.take(key)) is not None]
+    scales = [scale for key in _LORA_SCALES if (scale := inner.take(key)) is not None]
+    inner.end()
     if len(names) != 1 or len(scales) > 1:
-        refuse("lora", "Each LoRA needs one `name` and at most one `scale`.")
+        params.blame("lora", "Each LoRA needs one `name` and at most one `scale`.")
+        return {}
     return {"lora": names[0], **({"scale": scales[0]} if scales else {})}

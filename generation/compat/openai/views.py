@@ -80,7 +80,12 @@ class ImagesView(OpenAIView):
             return result_wait(request, generation, f"/v1/images/results/{generation.id}?{query}")
 
         return self.answer(
-            request, wanted.data, kinds=self.kinds, warnings=wanted.warnings, afterwards=afterwards
+            request,
+            wanted.data,
+            kinds=self.kinds,
+            warnings=wanted.warnings,
+            errors=wanted.errors,
+            afterwards=afterwards,
         )
 
     def read(self, body: Any) -> ImagesRequest:

@@ -147,6 +147,54 @@ def test_tags_in_the_prompt_are_adapters(api: APIClient, owner: User) -> None:
     assert [(use.name, use.scale) for use in generation.adapters.all()] == [("pastel", 0.8), ("outline", 1.0)]
 
 
+@pytest.mark.parametrize(
+    ("tag", "used", "said"),
+    [
+        ("<lora:pastel:0.5:0.5>", 0.5, set()),
+        ("<lyco:pastel:te=0.4:unet=0.4>", 0.4, set()),
+        ("<lora:pastel:0.8:0.5>", 0.5, {"prompt"}),
+        ("<lora:pastel:-1>", 0.0, {"prompt"}),
+        ("<lora:pastel:0.3> <lora:pastel:0.7>", 0.7, set()),
+    ],
+)
+def test_strengths_in_tags(api: APIClient, owner: User, tag: str, used: float, said: set[str]) -> None:
+    """As A1111 reads them; where it does what there is not here, the nearest, with a warning."""
+    make_lora(owner, "pastel")
+    generation = made(api.post(URL, REQUEST | {"prompt": f"a red circle {tag}"}))
+    assert (generation.prompt, warned(generation)) == ("a red circle", said)
+    assert [(use.name, use.scale) for use in generation.adapters.all()] == [("pastel", used)]
+
+
+def test_layers_beyond_the_last_are_the_last(api: APIClient) -> None:
+    generation = made(api.post(URL, REQUEST | {"override_settings": {"CLIP_stop_at_last_layers": 99}}))
+    assert generation.clip_skip == FAMILY_FACTS["builtin"].max_clip_skip
+    assert "override_settings.CLIP_stop_at_last_layers" in warned(generation)
+
+
+def test_options_that_a1111_takes_are_taken(api: APIClient, settings: Any) -> None:
+    """What they come to is what is read again; a model that there is not is an error there too."""
+    odd = {"samples_format": "avif", "CLIP_stop_at_last_layers": 99}
+    assert api.post(f"{BASE}/options", odd).status_code == 200
+    body = api.get(f"{BASE}/options").json()
+    assert (body["samples_format"], body["CLIP_stop_at_last_layers"]) == ("png", 12)
+    assert blamed(api.post(f"{BASE}/options", odd | {"sd_model_checkpoint": "x"}), 404) == {
+        "sd_model_checkpoint"
+    }
+    settings.A1111_STRICT = True
+    assert blamed(api.post(f"{BASE}/options", odd)) == odd.keys()
+
+
+def test_all_that_is_wrong_is_named_at_once(api: APIClient) -> None:
+    """By the dialect's own reading and by the native fields; what hangs on a wrong field is not blamed for it."""
+    body = {"cfg_scale": "x", "batch_size": 0, "seed": "x", "script_name": "y"}
+    response = api.post(URL, REQUEST | body | {"override_settings": {"samples_format": 5}})
+    assert blamed(response) == {*body, "override_settings.samples_format"}
+    assert all(f"{name}: " in response.json()["errors"] for name in ("cfg_scale", "seed", "script_name"))
+    picture = {"init_images": ["no picture"], "mask": "no picture", "inpainting_fill": 9, "resize_mode": 9}
+    assert blamed(api.post(f"{BASE}/img2img", {"prompt": 5.5} | picture)) == {"prompt", *picture}
+    assert nothing_stored()
+
+
 def test_an_empty_prompt_is_a_prompt(api: APIClient) -> None:
     assert made(api.post(URL, REQUEST | {"prompt": ""})).prompt == ""
 
@@ -213,6 +261,19 @@ def test_fields_of_other_programs_are_warned_of_without_their_values(
         ({"seed": 2**53}, "seed"),
         ({"override_settings": {"CLIP_stop_at_last_layers": 12}}, "CLIP_stop_at_last_layers"),
         ({"prompt": "a (red:1.3) circle"}, "prompt"),
+        ({"prompt": "a <lora:nobody:0.8> circle"}, "prompt"),
+        ({"prompt": "a <lora:x:strong> circle"}, "prompt"),
+        ({"prompt": "a <hypernet:x:1> circle"}, "prompt"),
+        ({"override_settings": {"samples_format": "avif"}}, "override_settings.samples_format"),
+        ({"override_settings": {"sd_model_checkpoint": "none"}}, "override_settings.sd_model_checkpoint"),
+        ({"alwayson_scripts": {"Seed": {"args": [5, True, 6, 0.5, 0, 0]}}}, "alwayson_scripts.Seed"),
+        (
+            {"alwayson_scripts": {"sampler": {"args": [30, "DPM++ 2M", "Karras"]}}},
+            "alwayson_scripts.sampler",
+        ),
+        ({"alwayson_scripts": {"Refiner": {"args": [True, "x", 0.8]}}}, "alwayson_scripts.Refiner"),
+        ({"alwayson_scripts": {"Extra options": {"args": ["x"]}}}, "alwayson_scripts.Extra options"),
+        ({"alwayson_scripts": {"Soft Inpainting": {"args": [True, 1]}}}, "alwayson_scripts.Soft Inpainting"),
     ],
 )
 def test_what_has_no_effect_is_said(
@@ -285,11 +346,12 @@ def test_what_asks_for_nothing_is_taken(api: APIClient) -> None:
         ({"script_name": "x/y/z plot"}, "script_name"),
         ({"script_name": "sd upscale"}, "script_name"),
         (
-            {"override_settings": {"CLIP_stop_at_last_layers": 99}},
+            {"override_settings": {"CLIP_stop_at_last_layers": "many"}},
             "override_settings.CLIP_stop_at_last_layers",
         ),
+        ({"override_settings": {"samples_format": 5}}, "override_settings.samples_format"),
+        ({"override_settings": {"sd_model_checkpoint": ["x"]}}, "override_settings.sd_model_checkpoint"),
         ({"override_settings": 5}, "override_settings"),
-        ({"prompt": "a <lora:x:strong>"}, "prompt"),
         ({"prompt": 5.5, "mystery": 1}, "prompt"),
         ({"prompt": ["a"]}, "prompt"),
     ],
@@ -326,8 +388,8 @@ def test_a_foreign_page_must_name_the_content_type(api: APIClient, headers: dict
 
 
 def test_errors_have_their_shape(api: APIClient) -> None:
-    assert blamed(api.post(URL, REQUEST | {"override_settings": {"sd_model_checkpoint": "none"}}), 404) == {
-        "override_settings.sd_model_checkpoint"
+    assert blamed(api.post(f"{BASE}/options", {"sd_model_checkpoint": "none"}), 404) == {
+        "sd_model_checkpoint"
     }
     missing = api.post(f"{BASE}/img2img", {"prompt": "a"})
     assert (missing.status_code, missing.json()["detail"]) == (404, "Init image not found")

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageOps, ImageStat
 from PIL.PngImagePlugin import PngInfo
+from pytest_django import Settings
 from rest_framework.test import APIClient
 
-from generation.compat.a1111 import extras
+from generation.compat.a1111 import canvas, extras
 from generation.compat.a1111.canvas import hole_fill
 from generation.models import Generation, Worker
 from generation.pictures.files import input_read
@@ -80,6 +81,23 @@ def test_base64_as_clients_wrap_it(api: APIClient) -> None:
     wrapped = base64.encodebytes(PICTURE).decode().replace("=", "")
     drawn_from(api, init_images=[f"data:image/png;base64,{text_of(PICTURE)}"])
     drawn_from(api, init_images=[wrapped])
+
+
+def test_a_picture_by_its_address(
+    api: APIClient, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    """Fetched as OpenAI's are, and refused alike; not by the batch, which would hold a thread for long."""
+    url = "https://example.com/x.png"
+    settings.FETCH_PICTURES = "off"
+    assert blamed(api.post(IMG2IMG_URL, IMG2IMG | {"init_images": [url]})) == {"init_images"}
+    asked: list[str] = []
+    monkeypatch.setattr(canvas, "picture_fetch", lambda address: asked.append(address) or PICTURE)
+    assert drawn_from(api, init_images=[url]).width == 256
+    assert drawn_from(api, mask=url).kind == "inpaint"
+    assert resized(api, image=url)[0].size == (256, 256)
+    assert asked == [url] * 3
+    body = {"imageList": [{"data": url, "name": "x"}] * 2}
+    assert blamed(api.post(f"{BASE}/extra-batch-images", body)) == {"imageList.0.data"}
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,13 @@ def test_old_options_are_taken_with_a_word(api: APIClient) -> None:
     assert warned(made(api.post(URL, body))) == {"use_cache"}
 
 
+def test_all_that_is_wrong_is_named_at_once(api: APIClient) -> None:
+    body = {"parameters": {"steps": 5, "width": 8, "target_size": 5}, "options": {"x": 1}}
+    said = error_of(api.post(URL, body), 400)
+    names = ("inputs", "parameters.steps", "parameters.width", "parameters.target_size", "options.x")
+    assert [name for name in names if f"{name}: " not in said] == []
+
+
 @pytest.mark.parametrize(
     ("body", "named"),
     [

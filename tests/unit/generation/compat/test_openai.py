@@ -128,6 +128,20 @@ def test_bad_parameters_are_named(api: APIClient, changes: dict[str, Any], param
 
 
 @pytest.mark.django_db
+def test_all_that_is_wrong_is_named_at_once(api: APIClient) -> None:
+    """OpenAI's shape has one `param`, which is the first; the message has all of them."""
+    body = {"prompt": "", "n": 99, "size": "large", "quality": "ultra", "lora": {"scale": 1}, "mystery": 1}
+    error = error_of(api.post(URL, body | {"background": "transparent"}), 400)
+    wrong = (*body, "background")
+    assert [name for name in wrong if f"{name}: " not in error["message"]] == []
+    assert error["message"].startswith(f"{error['param']}: ")
+    form = {"image": "no picture", "mask": "no picture", "stream": "x", "prompt": ["a", "b"]}
+    message = error_of(api.post(EDITS, form, format="multipart"), 400)["message"]
+    assert [name for name in form if f"{name}: " not in message] == []
+    assert nothing_stored()
+
+
+@pytest.mark.django_db
 def test_errors_have_their_shape(api: APIClient) -> None:
     """Unknown models and routes, bodies that are none, and callers who are nobody."""
     assert error_of(api.post(URL, REQUEST | {"model": "gpt-4"}), 404)["param"] == "model"
