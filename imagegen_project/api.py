@@ -1,6 +1,9 @@
 """The native API's routes, mounted at /api/v1/ and, for short paths, at /v1/."""
 
+from typing import TypeGuard
+
 from django.urls import re_path
+from django.urls.resolvers import URLPattern, URLResolver
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -19,20 +22,18 @@ class RootView(APIView):
 
     @extend_schema(exclude=True)
     def get(self, request: Request) -> Response:
-        """Links to the routes that a person would start with."""
-        names = (
-            "capabilities",
-            "generation-list",
-            "generate-txt2img",
-            "generate-img2img",
-            "models",
-            "lora-list",
-            "tickets",
-            "tokens",
-            "me",
-            "usage",
-        )
-        return Response({name: reverse(f"api:{name}", request=request) for name in names})
+        """Links to every route that needs no id, and to the documents."""
+        named = {pattern.name: f"api:{pattern.name}" for pattern in routes if _is_native(pattern)}
+        named |= {name: name for name in ("docs", "schema", "asyncapi")}
+        return Response({name: reverse(route, request=request) for name, route in named.items()})
+
+
+def _is_native(pattern: URLPattern | URLResolver) -> TypeGuard[URLPattern]:
+    """Whether a route needs no id, and is no other one's second name."""
+    if not isinstance(pattern, URLPattern):
+        return False
+    alone = not pattern.pattern.regex.groups and pattern.name not in ("root", "txt2img", "img2img")
+    return alone and not str(pattern.name).endswith("-alias")
 
 
 routes = [

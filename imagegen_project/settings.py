@@ -154,6 +154,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
+CSRF_FAILURE_VIEW = "imagegen_project.common.problems.csrf_failure"
 LOGIN_URL = "/sign-in/"
 LOGIN_REDIRECT_URL = "/"
 KNOX_TOKEN_MODEL = (
@@ -162,6 +163,10 @@ KNOX_TOKEN_MODEL = (
 REST_KNOX = {"TOKEN_PREFIX": "img_", "TOKEN_TTL": timedelta(days=90), "AUTH_HEADER_PREFIX": "Bearer"}
 
 REST_FRAMEWORK = {
+    "DEFAULT_RENDERER_CLASSES": [
+        "rest_framework.renderers.JSONRenderer",
+        "imagegen_project.browsable.renderer.PageRenderer",
+    ],
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "imagegen_project.auth.authentication.BearerAuthentication",
         "rest_framework.authentication.SessionAuthentication",
@@ -198,7 +203,14 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "/static/icon.svg",
+    "SWAGGER_UI_SETTINGS": {
+        "deepLinking": True,
+        "displayRequestDuration": True,
+        "filter": True,
+        # A page's session counts as well, and that is in no storage that scripts can read.
+        "persistAuthorization": True,
+    },
     "COMPONENT_SPLIT_REQUEST": True,
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "ENUM_NAME_OVERRIDES": {
@@ -207,10 +219,10 @@ SPECTACULAR_SETTINGS = {
         "CommandKind": "generation.choices.CommandKind",
         "CommandStatus": "generation.choices.CommandStatus",
     },
-    "PREPROCESSING_HOOKS": ["imagegen_project.schema.keep_native_mount"],
+    "PREPROCESSING_HOOKS": ["imagegen_project.openapi.hooks.keep_native_mount"],
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "imagegen_project.schema.describe_problems",
+        "imagegen_project.openapi.hooks.describe_operations",
     ],
 }
 

@@ -1,7 +1,9 @@
 """Where everything is mounted."""
 
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import include, path, re_path
+from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from generation.api import share_views
@@ -12,12 +14,27 @@ from generation.compat.openai import views as openai
 from imagegen_project import health, pages
 from imagegen_project.api import routes
 from imagegen_project.auth import sign_in
+from imagegen_project.openapi.events import AsyncApiView
 from imagegen_project.telemetry.metrics import MetricsView
 
 handler400 = "imagegen_project.refusals.bad_request"
 handler403 = "imagegen_project.refusals.permission_denied"
 handler404 = "imagegen_project.refusals.not_found"
 handler500 = "imagegen_project.refusals.server_error"
+
+# What people type, and what browsers ask for beside a picture or JSON.
+TYPED = {
+    "admin": "/admin/",
+    "docs": "/api/docs/",
+    "docs/": "/api/docs/",
+    "api": "/api/v1/",
+    "api/": "/api/v1/",
+    "api/v1": "/api/v1/",
+    "v1": "/api/v1/",
+    "gallery": "/gallery/",
+    "account": "/account/",
+    "favicon.ico": static("icon.svg"),
+}
 
 admin.site.site_header = admin.site.site_title = "imagegen"
 
@@ -32,9 +49,13 @@ urlpatterns = [
     path("hf/", include((huggingface.urlpatterns, "huggingface"))),
     path("sdapi/v1/", include((a1111.urlpatterns, "a1111"))),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(), name="schema"),
+    re_path(r"^api/asyncapi/?$", AsyncApiView.as_view(), name="asyncapi"),
     re_path(r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     *share_views.page_urlpatterns,
     *sign_in.urlpatterns,  # before the admin's own door
     path("admin/", admin.site.urls),
-    path("accounts/", include("rest_framework.urls")),
+    *(
+        path(typed, RedirectView.as_view(url=address, query_string=True), name="typed")
+        for typed, address in TYPED.items()
+    ),
 ]

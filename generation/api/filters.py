@@ -59,13 +59,15 @@ class GenerationFilter(django_filters.FilterSet):
     """By words of the prompt, status (repeatable), kind, model, mark and date."""
 
     q = WordsFilter(max_length=_MAX_CHARACTERS, label="Words of the prompt, each in full or by how it begins")
-    status = MultipleChoiceFilter(choices=Status.choices)
-    kind = ChoiceFilter(choices=Kind.choices)
-    model = django_filters.CharFilter(field_name="checkpoint_id")
-    favorite = FlagFilter()
-    mine = MineFilter()
-    created_after = MomentFilter(field_name="created_at", lookup_expr="gte")
-    created_before = MomentFilter(field_name="created_at", lookup_expr="lt")
+    status = MultipleChoiceFilter(choices=Status.choices, label="Status, one or more")
+    kind = ChoiceFilter(choices=Kind.choices, label="Kind")
+    model = django_filters.CharFilter(field_name="checkpoint_id", label="Model")
+    favorite = FlagFilter(label="Only favorites, or only others")
+    mine = MineFilter(label="Only yours, or only others'")
+    created_after = MomentFilter(
+        field_name="created_at", lookup_expr="gte", label="Made at this moment or later"
+    )
+    created_before = MomentFilter(field_name="created_at", lookup_expr="lt", label="Made before this moment")
 
     class Meta:
         model = Generation

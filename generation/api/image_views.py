@@ -12,8 +12,9 @@ from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_sche
 from rest_framework import status
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import ValidationError
-from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
+from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
+from rest_framework.settings import api_settings
 from rest_framework.views import APIView
 
 from generation.errors import AddressExpiredError
@@ -46,7 +47,7 @@ class PictureRenderer(BaseRenderer):
         return JSONRenderer().render(data)
 
 
-PICTURE_RENDERERS = (JSONRenderer, BrowsableAPIRenderer, PictureRenderer)
+PICTURE_RENDERERS: Any = (*api_settings.DEFAULT_RENDERER_CLASSES, PictureRenderer)
 
 
 class ImageView(APIView):

@@ -13,8 +13,10 @@ from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.serializers import StrictSerializer
 from imagegen_project.common.waiting import Wait, leave_to_gate
 from loras.api.serializers import LoraLoadIn, LoraOut, lora_url
-from loras.selectors import lora_get
+from loras.selectors import lora_get, loras_visible
 from loras.services import lora_check_fits, lora_load
+
+MAX_OFFERED = 100
 
 
 class LoraUnloadIn(StrictSerializer):
@@ -23,6 +25,10 @@ class LoraUnloadIn(StrictSerializer):
     lora = serializers.CharField(
         max_length=200, help_text="Its id, its name, or the repository it came from."
     )
+
+    def form_choices(self) -> dict[str, list[tuple[str, str]]]:
+        """The LoRA that whoever asks may name."""
+        return {"lora": [(one.name, one.name) for one in loras_visible(self.context["owner"])[:MAX_OFFERED]]}
 
 
 class LoraLoadView(APIView):

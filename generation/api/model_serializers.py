@@ -12,7 +12,7 @@ from generation.requests.serializers import merge_alias
 from imagegen_project.common.serializers import StrictSerializer
 from models_registry.api.serializers import ModelOut
 from models_registry.models import Checkpoint
-from models_registry.selectors import checkpoint_get
+from models_registry.selectors import checkpoint_get, checkpoints_enabled
 
 
 class ModelOnWorkerOut(serializers.Serializer[Any]):
@@ -64,6 +64,10 @@ class OrderIn(StrictSerializer):
         default="one",
         help_text="`one`: the worker with most free memory (an unload: one that holds the model). `all`: every one.",
     )
+
+    def form_choices(self) -> dict[str, list[tuple[str, str]]]:
+        """The models that can be named."""
+        return {"model": [(one.id, f"{one.name} ({one.id})") for one in checkpoints_enabled()]}
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Resolves the checkpoint."""

@@ -15,6 +15,23 @@ EventType = Literal[
     "canceled",
     "warning",
 ]
+# What each type of event has beside what all have, and what may be missing of it.
+EVENT_FIELDS: dict[str, tuple[str, ...]] = {
+    "accepted": ("status", "model", "seed", "total_steps", "warnings"),
+    "snapshot": (
+        *("status", "phase", "step", "total_steps", "percent", "seed", "model", "warnings"),
+        *("images?", "error?"),
+    ),
+    "queued": ("phase?", "total_steps?", "reason?"),
+    "downloading": ("phase?", "model", "percent", "downloaded_bytes", "total_bytes"),
+    "started": ("phase?", "worker", "model", "seed", "total_steps", "warnings"),
+    "progress": ("phase?", "step", "total_steps", "percent", "eta_s", "preview"),
+    "phase": ("phase",),
+    "succeeded": ("seed", "images"),
+    "failed": ("error",),
+    "canceled": ("reason?",),
+    "warning": ("phase?", "warnings"),
+}
 TERMINAL_EVENTS = ("succeeded", "failed", "canceled")
 
 

@@ -36,10 +36,6 @@ class WebhookEventsField(BoundedListField):
         child = serializers.ChoiceField(WebhookEvent.choices)
         super().__init__(child=child, allow_empty=False, max_length=len(WebhookEvent), **kwargs)
 
-    def get_value(self, dictionary: Any) -> Any:
-        """What was given; a form's field is text here, not a list of one."""
-        return dictionary.get(self.field_name, serializers.empty)
-
     def to_internal_value(self, data: Any) -> list[Any]:
         """The events, each once. Raises ValidationError."""
         if isinstance(data, str):

@@ -23,7 +23,12 @@ from models_registry.errors import ModelNotFoundError, ModelUnsupportedError
 from models_registry.models import Checkpoint
 from models_registry.pipeline_facts import TRUE_CFG
 from models_registry.schedulers import SCHEDULERS
-from models_registry.selectors import checkpoint_check_supported, checkpoint_default, checkpoint_get
+from models_registry.selectors import (
+    checkpoint_check_supported,
+    checkpoint_default,
+    checkpoint_get,
+    checkpoints_enabled,
+)
 
 MAX_PROMPT_CHARACTERS = 32_000
 MIN_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE = 0.0, 20.0
@@ -108,6 +113,11 @@ class PictureFilesField(PicturesField):
     """The same, documented as the files that a multipart form holds."""
 
     child = PictureFileField()
+
+
+@extend_schema_field(OpenApiTypes.STR)
+class LorasTextField(FormListField):
+    """The list of LoRA, documented as the JSON text that stands for it in a form."""
 
 
 class GenerationCreateIn(StrictSerializer):
@@ -269,6 +279,13 @@ class GenerationCreateIn(StrictSerializer):
             prompt = cast(TextField, self.fields["prompt"])
             prompt.required, prompt.allow_blank, prompt.default = False, True, ""
 
+    def form_choices(self) -> dict[str, list[tuple[str, str]]]:
+        """The models that can be named, and the classes of workers."""
+        return {
+            "model": [(one.id, f"{one.name} ({one.id})") for one in checkpoints_enabled()],
+            "device_class": [(name, name) for name in settings.DEVICE_CLASSES],
+        }
+
     def validate_device_class(self, value: str) -> str:
         """One that there is. Raises ValidationError."""
         if value and value not in settings.DEVICE_CLASSES:
@@ -392,6 +409,13 @@ class GenerationFormIn(GenerationCreateIn):
     image = PictureFileField(required=False, help_text="PNG, JPEG or WebP to start from.")
     mask_image = PictureFileField(
         required=False, help_text="As large as `image`; what is white in it is drawn anew, the rest is kept."
+    )
+    loras = LorasTextField(
+        main="lora",
+        child=LoraUseIn(),
+        required=False,
+        max_length=MAX_LORAS,
+        help_text='LoRA, stacked, as JSON: `[{"lora": "outline", "scale": 0.8}]`.',
     )
     images = PictureFilesField(
         required=False,

@@ -6,6 +6,7 @@ from typing import Any
 
 import django_filters
 from django.core.exceptions import ValidationError
+from django.forms import DateTimeInput
 from django_filters.fields import IsoDateTimeField
 from django_filters.rest_framework import DjangoFilterBackend
 from rest_framework import serializers
@@ -42,6 +43,10 @@ class MomentFilter(django_filters.IsoDateTimeFilter):
 
     field_class = MomentField
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.extra["widget"] = DateTimeInput(attrs={"placeholder": "2026-01-31T12:00:00Z"})
+
 
 def _listed(choices: Iterable[tuple[Any, Any]]) -> dict[str, str]:
     known = ", ".join(str(value) for value, _ in choices)
@@ -51,22 +56,22 @@ def _listed(choices: Iterable[tuple[Any, Any]]) -> dict[str, str]:
 class ChoiceFilter(django_filters.ChoiceFilter):
     """Filters by one of some words, which a refusal lists."""
 
-    def __init__(self, *, choices: list[tuple[str, Any]]) -> None:
-        super().__init__(choices=choices, error_messages=_listed(choices))
+    def __init__(self, *, choices: list[tuple[str, Any]], label: str) -> None:
+        super().__init__(choices=choices, label=label, error_messages=_listed(choices), empty_label="any")
 
 
 class MultipleChoiceFilter(django_filters.MultipleChoiceFilter):
     """Filters by some of these words, each given by itself; a refusal lists all that there are."""
 
-    def __init__(self, *, choices: list[tuple[str, Any]]) -> None:
-        super().__init__(choices=choices, error_messages=_listed(choices))
+    def __init__(self, *, choices: list[tuple[str, Any]], label: str) -> None:
+        super().__init__(choices=choices, label=label, error_messages=_listed(choices))
 
 
 class FlagFilter(ChoiceFilter):
     """Filters by `true` or `false`; Django's own takes no notice of any other word."""
 
-    def __init__(self) -> None:
-        super().__init__(choices=[("true", "true"), ("false", "false")])
+    def __init__(self, *, label: str) -> None:
+        super().__init__(choices=[("true", "yes"), ("false", "no")], label=label)
 
     def filter(self, qs: Any, value: str) -> Any:
         """The narrowed rows."""

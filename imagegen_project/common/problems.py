@@ -9,8 +9,8 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, JsonResponse
-from django.http.response import HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.template.loader import render_to_string
 from psycopg_pool import PoolTimeout
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -22,6 +22,7 @@ from imagegen_project.common.errors import DomainError
 logger = logging.getLogger(__name__)
 
 PROBLEM_CONTENT_TYPE = "application/problem+json"
+HTML = "text/html"
 UNEXPECTED = "An unexpected error; the log has it under this request_id."
 
 
@@ -110,9 +111,12 @@ _TITLES = {
 
 def problem_exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """DRF's exception handler: any expected error becomes a problem; an unexpected one is left to Django (500)."""
-    # Not at the top: `views` imports the authenticator of the settings, and that this module.
-
     headers: dict[str, str] = {}
+    # A person's browser gets the browsable page of the same problem.
+    renderer = getattr(context.get("request"), "accepted_renderer", None)
+    is_page = renderer is not None and renderer.format == "api"
+    if is_page and isinstance(error, exceptions.MethodNotAllowed) and context["request"].method == "GET":
+        return Response()  # the page of a route that only takes something is its form
     match error:
         case DomainError():
             body = _domain_problem(error)
@@ -130,21 +134,27 @@ def problem_exception_handler(error: Exception, context: dict[str, Any]) -> Resp
             body = _plain(503, "database_unavailable", "The database does not answer; try again.")
             headers["Retry-After"] = "5"
         case exceptions.APIException():
-            code = error.get_codes()
-            unknown = isinstance(error, exceptions.NotAuthenticated)
-            detail = _how_to_authenticate(context.get("request")) if unknown else str(error.detail)
-            body = _plain(error.status_code, code if isinstance(code, str) else "error", detail)
-            if challenge := getattr(error, "auth_header", None):
-                headers["WWW-Authenticate"] = challenge
-            if (wait := getattr(error, "wait", None)) is not None:
-                headers["Retry-After"] = str(int(wait) + 1)
+            body, headers = _framework_problem(error, context)
         case _:
             return None
     set_rollback()
-    # A person's browser gets the browsable page of the same problem.
-    renderer = getattr(context.get("request"), "accepted_renderer", None)
-    content_type = None if renderer is not None and renderer.format == "api" else PROBLEM_CONTENT_TYPE
+    content_type = None if is_page else PROBLEM_CONTENT_TYPE
     return Response(body, status=body["status"], headers=headers, content_type=content_type)
+
+
+def _framework_problem(
+    error: exceptions.APIException, context: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The body and the headers of DRF's own refusals."""
+    headers = {}
+    code = error.get_codes()
+    unknown = isinstance(error, exceptions.NotAuthenticated)
+    detail = _how_to_authenticate(context.get("request")) if unknown else str(error.detail)
+    if challenge := getattr(error, "auth_header", None):
+        headers["WWW-Authenticate"] = challenge
+    if (wait := getattr(error, "wait", None)) is not None:
+        headers["Retry-After"] = str(int(wait) + 1)
+    return _plain(error.status_code, code if isinstance(code, str) else "error", detail), headers
 
 
 def _how_to_authenticate(request: Any) -> str:
@@ -176,24 +186,40 @@ def problem_response(http_status: int, code: str, detail: str) -> JsonResponse:
     )
 
 
+def _answer(request: HttpRequest, http_status: int, code: str, detail: str) -> HttpResponse:
+    """A problem for whoever asked: a page for a browser, which always names HTML."""
+    if HTML not in request.headers.get("Accept", ""):
+        return problem_response(http_status, code, detail)
+    # Without the request's own context, which would ask the database who is there.
+    page = render_to_string("imagegen/problem.html", {"problem": _plain(http_status, code, detail)})
+    return HttpResponse(page, status=http_status)
+
+
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Django's 400: says what was suspicious only where that is meant for people."""
     named = isinstance(exception, SuspiciousOperation)
-    return problem_response(
-        400, "bad_request", str(exception) if named else "The request could not be understood."
-    )
+    detail = str(exception) if named else "The request could not be understood."
+    return _answer(request, 400, "bad_request", detail)
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Django's 403."""
-    return problem_response(403, "permission_denied", "You may not do this.")
+    return _answer(request, 403, "permission_denied", "You may not do this.")
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """A form without Django's token against forgery, or with an old one."""
+    detail = (
+        "The form is too old, or was not this site's. Go back, load the page again, and send it once more."
+    )
+    return _answer(request, 403, "csrf_failed", detail)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Django's 404."""
-    return problem_response(404, "not_found", f"There is nothing at {request.path}.")
+    return _answer(request, 404, "not_found", f"There is nothing at {request.path}.")
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Django's 500: the traceback goes to the log, under the request's id."""
-    return problem_response(500, "internal_error", UNEXPECTED)
+    return _answer(request, 500, "internal_error", UNEXPECTED)

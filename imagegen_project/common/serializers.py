@@ -31,6 +31,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 class StrictSerializer(serializers.Serializer[Any]):
     """Refuses fields it does not know (DRF drops them in silence), and says at once all that is wrong."""
 
+    def form_choices(self) -> dict[str, list[tuple[str, str]]]:
+        """What a form offers for fields whose values depend on what there is: value and words, by field."""
+        return {}
+
     def get_fields(self) -> Any:
         """The fields; those with choices list them where another is given."""
         fields = super().get_fields()
@@ -101,10 +105,7 @@ class StrictSerializer(serializers.Serializer[Any]):
         """What only a form can do wrong: DRF takes the last of several values, and a file's name for its text."""
         field = self.fields[name]
         holds_files = isinstance(getattr(field, "child", field), serializers.FileField)
-        is_list = isinstance(field, FormListField) or (
-            holds_files and isinstance(field, serializers.ListField)
-        )
-        if len(values) > 1 and not is_list:
+        if len(values) > 1 and not isinstance(field, serializers.ListField):
             return serializers.ErrorDetail("Given more than once.", "repeated")
         is_file = bool(values) and isinstance(values[0], UploadedFile)
         if is_file and not holds_files:
@@ -119,7 +120,17 @@ class StrictSerializer(serializers.Serializer[Any]):
 
 
 class BoundedListField(serializers.ListField):
-    """A list whose length is looked at before what is in it: DRF reads millions of children, then counts them."""
+    """A list whose length is looked at before what is in it: DRF reads millions of children, then counts them.
+
+    A form gives files one by one, and anything else as text, separated by commas or blanks; none is left out.
+    """
+
+    def get_value(self, dictionary: Any) -> Any:
+        """What was given."""
+        if not hasattr(dictionary, "getlist") or isinstance(self.child, serializers.FileField):
+            return super().get_value(dictionary)
+        found = [part for text in dictionary.getlist(self.field_name) for part in _parted(text)]
+        return found or serializers.empty
 
     def to_internal_value(self, data: Any) -> list[Any]:
         """The values. Raises ValidationError."""
@@ -194,6 +205,10 @@ class FormListField(BoundedListField):
         if not _is_text(items):
             raise serializers.ValidationError(SURROGATE, "surrogate")
         return items
+
+
+def _parted(text: str) -> list[str]:
+    return text.replace(",", " ").split()
 
 
 def _no_constant(name: str) -> NoReturn:

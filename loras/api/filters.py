@@ -11,8 +11,8 @@ from models_registry.choices import Family
 class LoraFilter(django_filters.FilterSet):
     """By family and state (repeatable)."""
 
-    family = ChoiceFilter(choices=Family.choices)
-    state = MultipleChoiceFilter(choices=LoraState.choices)
+    family = ChoiceFilter(choices=Family.choices, label="Family of models")
+    state = MultipleChoiceFilter(choices=LoraState.choices, label="State, one or more")
 
     class Meta:
         model = Lora

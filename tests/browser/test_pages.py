@@ -152,15 +152,16 @@ async def test_a_list_of_entries_can_be_acted_on(page: "Page", live: Live) -> No
 
 
 async def test_the_browsable_pages_log_out(page: "Page", live: Live) -> None:
-    """By a button that needs no script; the page that was shown then asks who is there."""
+    """By a button that needs no script; the page then asks who is there, and comes back to where one was."""
     await log_in(page, live)
     complaints = Complaints(page)
     await page.goto(f"{live.url}/api/v1/generations")
-    assert await page.is_visible("text=local")
-    await page.click("text=Log out")
-    await page.wait_for_url("**/api/v1/generations")
-    assert await page.is_visible("text=Log in")
-    assert "401" in await page.inner_text(".response-info")
+    await page.click("text=Sign out")
+    await page.wait_for_url("**/sign-in/")
+    await page.goto(f"{live.url}/api/v1/generations")
+    assert "401" in await page.inner_text(".answered")
+    await page.click(".note a:has-text('Sign in')")
+    await page.wait_for_url("**/sign-in/?next=/api/v1/generations")
     assert complaints.seen == []
 
 

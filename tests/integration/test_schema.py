@@ -56,6 +56,8 @@ def document(db: None, settings: Settings, tmp_path: Path) -> Iterator[Any]:
 OPERATIONS = [
     (path, method.upper())
     for path, methods in SchemaGenerator().get_schema(request=None, public=True)["paths"].items()
+    # The dialects' own clients say whether their answers are as documented.
+    if path.startswith("/api/v1")
     for method in methods
 ]
 

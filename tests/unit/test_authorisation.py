@@ -22,6 +22,7 @@ from generation.models import Generation, Share, Worker, WorkerCommand
 from imagegen_project.auth.services import token_create, token_issue
 from imagegen_project.auth.tickets import link_create
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, entries_push, entries_waiting
+from imagegen_project.urls import TYPED
 from loras.choices import LoraState
 from loras.models import Lora
 from models_registry.models import Checkpoint
@@ -115,9 +116,10 @@ OTHERS: dict[str, Access] = {
     "GET metrics": "staff",
     "GET api/schema": "everyone",
     "GET api/docs": "everyone",
+    "GET api/asyncapi": "everyone",
     "GET accounts/login/": "everyone",
     "POST accounts/login/": "everyone",
-    "POST accounts/logout/": "everyone",
+    **{f"GET {typed}": "everyone" for typed in TYPED},
     "GET sign-in/": "everyone",
     "POST sign-in/": "everyone",
     "GET sign-in/once/{nonce}/": "everyone",
@@ -150,7 +152,7 @@ _PARAMETER = re.compile(r"\(\?P<(\w+)>(?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
 _LOOK_AHEAD = re.compile(r"\(\?!(?:[^()]|\([^()]*\))*\)")
 METHODS = ("get", "post", "put", "patch", "delete")
 # Redirects and login forms answer more methods than they are made for.
-GENERIC = {"index": ("get",), "login": ("get", "post"), "logout": ("post",)}
+GENERIC = {"index": ("get",), "login": ("get", "post"), "typed": ("get",)}
 
 
 def routes(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, URLPattern]]:

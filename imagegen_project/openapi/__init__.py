@@ -1,0 +1,1 @@
+"""What the API says of itself: OpenAPI for requests, AsyncAPI for sockets and events."""
