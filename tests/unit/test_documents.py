@@ -28,7 +28,8 @@ def codes_below(cls: type[DomainError]) -> set[str]:
 def test_every_route_of_the_schema_is_in_the_reference() -> None:
     """And no other."""
     schema: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
-    routes = {f"{method.upper()} {path}" for path, methods in schema["paths"].items() for method in methods}
+    native = {path: item for path, item in schema["paths"].items() if path.startswith("/api/v1")}
+    routes = {f"{method.upper()} {path}" for path, methods in native.items() for method in methods}
     listed = set(re.findall(r"^\| `([A-Z]+ /api/v1/\S+)`", REFERENCE, flags=re.MULTILINE))
     assert listed == routes
 
