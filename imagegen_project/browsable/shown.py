@@ -16,6 +16,8 @@ _INDENT: Final = "  "
 # How base64 of PNG, JPEG and WebP begins.
 _MAGIC: Final = {"iVBORw0KGgo": "image/png", "/9j/": "image/jpeg", "UklGR": "image/webp"}
 _THUMBNAIL: Final = 256
+# No page: a browser would wait, or keep it as a file.
+_STREAM: Final = "/events"
 _SITE: Final = ("/api/", "/v1/", "/s/", "/ws/")
 
 
@@ -49,7 +51,7 @@ def _text(value: str) -> SafeString:
         return format_html(
             '<span class="text">{}…"</span> <i>{} characters</i>', quoted[:_KEPT], f"{len(value):,}"
         )
-    if value.startswith(("http://", "https://", *_SITE)) and not any(one.isspace() for one in value):
+    if not value.endswith(_STREAM) and value.startswith(("http://", "https://", *_SITE)) and not any(one.isspace() for one in value):
         return format_html('<a href="{}" rel="nofollow noreferrer">{}</a>', value, quoted)
     return format_html('<span class="text">{}</span>', quoted)
 
@@ -119,7 +121,11 @@ def ways_of(data: Any) -> list[Way]:
     urls = data.get("urls") if isinstance(data, Mapping) else None
     if not isinstance(urls, Mapping):
         return []
-    found = [(name, url) for name, url in urls.items() if isinstance(url, str) and url.startswith("http")]
+    found = [
+        (name, url)
+        for name, url in urls.items()
+        if isinstance(url, str) and url.startswith("http") and not url.endswith(_STREAM)
+    ]
     return [Way(name, _path_of(url), _only_posts(_path_of(url))) for name, url in found]
 
 

@@ -9,7 +9,7 @@ from generation.choices import ErrorCode
 from generation.errors import FailedError
 from imagegen_project.common.errors import DomainError
 from imagegen_project.openapi.dialects import dialect_paths
-from imagegen_project.openapi.operations import OPERATIONS
+from imagegen_project.openapi.operations import OPERATIONS, Operation
 
 ALIASES: Final = ("/api/v1/txt2img/", "/api/v1/img2img/", "/api/v1/loras/list/")
 METHODS: Final = ("get", "post", "put", "patch", "delete")
@@ -61,8 +61,8 @@ def describe_operations(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]
     statuses = refusal_statuses()
     for path, operations in result["paths"].items():
         for method in METHODS:
-            if method in operations:
-                _describe(operations[method], f"{method.upper()} {path}", statuses)
+            if method in operations and (known := OPERATIONS.get(f"{method.upper()} {path}")):
+                _describe(operations[method], known, statuses)
     result.setdefault("components", {}).setdefault("schemas", {})["Problem"] = _PROBLEM_SCHEMA
     result["paths"] |= dialect_paths()
     for schema in result["components"]["schemas"].values():
@@ -73,8 +73,7 @@ def describe_operations(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]
     return result
 
 
-def _describe(operation: dict[str, Any], key: str, statuses: dict[str, int]) -> None:
-    known = OPERATIONS[key]
+def _describe(operation: dict[str, Any], known: Operation, statuses: dict[str, int]) -> None:
     operation["summary"] = known.summary
     content = operation.get("requestBody", {}).get("content", {})
     for kind, media in content.items():

@@ -89,7 +89,7 @@ async def test_every_page_runs_its_scripts(page: "Page", live: Live) -> None:
         while waiting and len(visited) < MOST_PAGES:
             address = waiting.pop(0)
             kind = kind_of(address.removeprefix(live.url))
-            if kind in visited or not address.startswith(live.url) or "logout" in address:
+            if kind in visited or not address.startswith(live.url) or address.endswith("/api/schema"):
                 continue
             answer = await page.goto(address)
             assert answer is not None
