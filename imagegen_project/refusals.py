@@ -31,6 +31,6 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 def _worded(request: HttpRequest, answer: HttpResponse) -> HttpResponse:
     shape = shape_of(request.path)
-    if shape is None:
-        return answer
+    if shape is None or answer.headers["Content-Type"] != problems.PROBLEM_CONTENT_TYPE:
+        return answer  # a browser's page has the wording of people
     return JsonResponse(shape(json.loads(answer.content)), status=answer.status_code)

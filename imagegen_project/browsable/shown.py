@@ -51,7 +51,11 @@ def _text(value: str) -> SafeString:
         return format_html(
             '<span class="text">{}…"</span> <i>{} characters</i>', quoted[:_KEPT], f"{len(value):,}"
         )
-    if not value.endswith(_STREAM) and value.startswith(("http://", "https://", *_SITE)) and not any(one.isspace() for one in value):
+    if (
+        not value.endswith(_STREAM)
+        and value.startswith(("http://", "https://", *_SITE))
+        and not any(one.isspace() for one in value)
+    ):
         return format_html('<a href="{}" rel="nofollow noreferrer">{}</a>', value, quoted)
     return format_html('<span class="text">{}</span>', quoted)
 
