@@ -8,12 +8,14 @@ from typing import Any, get_args
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
+from django.utils import timezone
 from drf_spectacular.generators import SchemaGenerator
 from openapi_spec_validator import validate
 from PIL import Image
 
 from generation.choices import Kind
 from generation.feed.messages import EVENT_FIELDS, EventType
+from generation.models import Worker
 from imagegen_project.openapi.dialects import EXAMPLES, dialect_routes
 from imagegen_project.openapi.events import asyncapi_document
 from imagegen_project.openapi.hooks import METHODS, refusal_statuses
@@ -109,6 +111,7 @@ def test_each_example_runs_as_it_stands(world: World) -> None:
     client.force_login(world.owner)
     for key in sorted(OPERATIONS.keys() - {WITHOUT_ROWS}):
         method, path = key.split(" ")
+        Worker.objects.update(heartbeat_at=timezone.now())
         more = body_of(key) if method in ("POST", "PATCH") else {}
         answer = getattr(client, method.lower())(address_of(world, path), **more)
         assert 200 <= answer.status_code < 300, (key, answer.status_code, answer.content[:500])
