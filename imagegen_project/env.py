@@ -91,6 +91,13 @@ _DEFAULT_DATA_DIR = Path("/var/lib/imagegen") if os.geteuid() == 0 else Path.cwd
 #: Where everything is kept; by default .imagegen here, and /var/lib/imagegen for root.
 DATA_DIR: Path = _env.path("DATA_DIR", _DEFAULT_DATA_DIR).resolve()
 
+# --- Command line ---
+#: The service that `imagegen generate` and its like talk to; empty: the one of the data folder, else this machine's
+#: port 8000.
+IMAGEGEN_URL: str = _env.str("IMAGEGEN_URL", "")
+#: The token that they send; empty: on this machine, the data folder's.
+IMAGEGEN_TOKEN: str = _secret("IMAGEGEN_TOKEN")
+
 # --- Servers ---
 #: Password for DATABASE_URL where the address has none; so a container can have it as a file.
 DATABASE_PASSWORD: str = _secret("DATABASE_PASSWORD")

@@ -4,10 +4,13 @@ Every file is checked against the lock's hashes before it is installed. Needs on
 """
 
 import argparse
+import shlex
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from scripts.locks import REPOSITORY, TORCH_CPU_INDEX, lock_path, read
 
@@ -50,6 +53,14 @@ def install(lock: str, *options: str) -> int:
     return subprocess.run(command, check=False).returncode
 
 
+def command_install() -> None:
+    """Puts `imagegen` beside this environment's Python, for the project as it lies here; nothing is built."""
+    (Path(sysconfig.get_path("purelib")) / "imagegen-here.pth").write_text(f"{REPOSITORY}\n")
+    script = Path(sys.executable).with_name("imagegen")
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m imagegen_project "$@"\n')
+    script.chmod(0o755)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Installs; answers pip's exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
@@ -58,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if code := install(options.lock):
         return code
+    command_install()
     [torch] = [
         package for package in read(lock_path("torch-cuda", root=REPOSITORY)) if package.name == "torch"
     ]

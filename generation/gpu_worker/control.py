@@ -91,6 +91,7 @@ class ControlThread:
                 "device": worker.device,
                 "instruction_set": worker.instruction_set,
                 "device_class": worker.device_class,
+                "version": worker.version,
                 "status": self.runtime.status(),
                 "memory_total_mb": total,
                 "memory_free_mb": free,

@@ -44,6 +44,7 @@ from generation.models.workers import WORKER_ALIVE
 from generation.pictures.availability import StorageState, storage_state
 from generation.queue.entries import worker_wake
 from generation.queue.precedence import generation_next
+from imagegen_project import __version__
 from models_registry.classes import folder_check
 from models_registry.errors import ModelNotFoundError
 from models_registry.selectors import checkpoint_default, checkpoints_here, safety_classifier_folder
@@ -124,6 +125,7 @@ class GpuRuntime:
                 "pid": os.getpid(),
                 "device": device_name(self.engine.device),
                 "instruction_set": instruction_set(self.engine.device),
+                "version": __version__,
                 "device_class": settings.DEVICE_CLASS,
                 "status": WorkerStatus.STARTING,
                 "memory_total_mb": total,

@@ -43,6 +43,7 @@ class Worker(models.Model):
     device_class = models.CharField(
         max_length=32, blank=True, db_default="", help_text="Its DEVICE_CLASS; generations may ask for one."
     )
+    version = models.CharField(max_length=32, blank=True, db_default="", help_text="Of this program.")
     status = models.CharField(max_length=16, choices=WorkerStatus.choices, default=WorkerStatus.STARTING)
     memory_total_mb = models.PositiveIntegerField(default=0)
     memory_free_mb = models.PositiveIntegerField(default=0)

@@ -56,6 +56,22 @@ def token_revoke(*, user: User, token_id: UUID) -> None:
         raise TokenNotFoundError(f"You have no token {token_id}.")
 
 
+def tokens_all(*, username: str = "") -> QuerySet[LocalToken]:
+    """Everybody's local tokens, or one user's, the newest first, for the operator."""
+    rows = LocalToken.objects.select_related("token__user").order_by("-id")
+    return rows.filter(token__user__username=username) if username else rows
+
+
+def token_end(*, token_id: UUID) -> str:
+    """Ends a local token, whoever has it; returns the owner's name, "" where there is no such token."""
+    row = AuthToken.objects.select_related("user").filter(note=token_id).first()
+    if row is None:
+        return ""
+    owner: str = row.user.get_username()
+    row.delete()
+    return owner
+
+
 def token_use_note(digest: str) -> None:
     """Notes that a local token has been used, for its owner to see."""
     now = time.monotonic()

@@ -7,6 +7,7 @@ from typing import Any, Final
 import django_rq
 from django.conf import settings
 from redis.exceptions import RedisError
+from rq import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -58,3 +59,9 @@ def entries_drop(queue_name: str, *, keep: int) -> int:
     for entry in entries:
         entry.delete()
     return len(entries)
+
+
+def workers_listening(queue_name: str) -> int:
+    """How many RQ workers listen to a queue. Raises RedisError."""
+    queue = _queue(queue_name)
+    return sum(queue.name in worker.queue_names() for worker in Worker.all(connection=queue.connection))

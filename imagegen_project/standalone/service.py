@@ -14,7 +14,6 @@ from pathlib import Path
 
 import psycopg
 import redis
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connections
 from knox.crypto import hash_token
@@ -24,6 +23,7 @@ from imagegen_project import env
 from imagegen_project.auth.services import local_user_ensure, token_create
 from imagegen_project.auth.tickets import link_create
 from imagegen_project.standalone import paths
+from imagegen_project.standalone.addresses import own_host, reachable_host
 from imagegen_project.standalone.folders import lock_holder
 from imagegen_project.standalone.supervisor import Child
 
@@ -38,22 +38,11 @@ _WEB_MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 _BACKLOG = 1024
 # Stages of the supervisor: the servers (0) go last.
 _SERVICE_STAGE = 1
-_MANAGE = (sys.executable, str(settings.BASE_DIR / "manage.py"))
+_MANAGE = (sys.executable, "-m", "imagegen_project", "manage")
 
 
 class StandaloneError(Exception):
     """The service cannot start or did not do what was asked; the message says why in one sentence."""
-
-
-def reachable_host(host: str) -> str:
-    """The address under which a server bound to `host` answers on this machine."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-
-
-def own_host(port: int) -> str:
-    """A Host header that the service accepts."""
-    names = [name.lstrip(".") for name in env.ALLOWED_HOSTS if name != "*"]
-    return f"{(names or ['localhost'])[0]}:{port}"
 
 
 def port_claim(host: str, port: int) -> int:

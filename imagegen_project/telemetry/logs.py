@@ -83,7 +83,7 @@ class RotatingFile(logging.handlers.WatchedFileHandler):
 def process_name() -> str:
     """This process's part: `web`, or the management command's name."""
     program = Path(sys.argv[0]).name
-    return sys.argv[1] if program == "manage.py" and len(sys.argv) > 1 else "web"
+    return sys.argv[1] if program in ("manage.py", "imagegen") and len(sys.argv) > 1 else "web"
 
 
 def logging_config(

@@ -164,7 +164,7 @@ def test_jobs_are_drawn_while_redis_has_no_memory(faulty: Faulty) -> None:
 def is_ours(process: psutil.Process) -> bool:
     """Whether a process is one of the service's own; PostgreSQL starts one for each connection."""
     with suppress(psutil.Error):
-        return "manage.py" in " ".join(process.cmdline())
+        return "imagegen_project" in " ".join(process.cmdline())
     return False
 
 

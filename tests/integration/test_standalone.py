@@ -154,11 +154,31 @@ def test_token_and_password_stay_out_of_output_and_logs(second_service: Service,
         assert not any(secret in text for text in texts), name
 
 
+def test_once_is_drawn_by_the_service_that_runs(
+    second_service: Service, data_dir: Path, tmp_path: Path
+) -> None:
+    done = run(data_dir, "--once", "a blue star", "--out", str(tmp_path / "star.png"))
+    assert done.returncode == 0, done.stderr
+    assert f"Drawn by the service that runs at http://127.0.0.1:{second_service.port}." in done.stdout
+    with Image.open(tmp_path / "star.png") as picture:
+        assert picture.format == "PNG"
+
+
 def test_folder_in_use_is_said(second_service: Service, data_dir: Path) -> None:
-    done = run(data_dir, "--once", "anything")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert f"Another imagegen (process {second_service.process.pid}) uses the data folder" in done.stderr
+    """To another service, and to `--once` as long as the first has no address."""
+    note = data_dir / "address"
+    address = note.read_text()
+    note.unlink()
+    try:
+        for options in ((), ("--once", "anything")):
+            done = run(data_dir, *options)
+            assert done.returncode == 1
+            assert done.stderr.count("\n") == 1
+            assert (
+                f"Another imagegen (process {second_service.process.pid}) uses the data folder" in done.stderr
+            )
+    finally:
+        note.write_text(address)
 
 
 def test_taken_port_is_said(second_service: Service, tmp_path: Path) -> None:

@@ -4,16 +4,19 @@ import time
 from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from imagegen_project import __version__, env
 from imagegen_project.auth.tickets import LINK_TTL_S
-from imagegen_project.standalone import paths
+from imagegen_project.cli.client import ServiceClient
+from imagegen_project.cli.drawing import picture_draw
+from imagegen_project.cli.exits import CliError
+from imagegen_project.standalone import addresses, paths
 from imagegen_project.standalone import service as standalone
-from imagegen_project.standalone.folders import EmbeddedError, FolderLock
-from imagegen_project.standalone.once import OnceClient
+from imagegen_project.standalone.folders import EmbeddedError, FolderLock, lock_holder
 from imagegen_project.standalone.servers import EmbeddedPostgres, EmbeddedRedis, server_child
 from imagegen_project.standalone.service import StandaloneError
 from imagegen_project.standalone.supervisor import StopRequestedError, Supervisor
@@ -61,6 +64,9 @@ class Command(BaseCommand):
         if options["stop"]:
             self._say(standalone.stop_other(env.DATA_DIR))
             return
+        if options["once"] is not None and lock_holder(env.DATA_DIR):
+            self._once_on_running(options)
+            return
         supervisor = Supervisor(
             report=self._complain,
             log_max_bytes=int(env.LOG_MAX_MB * 1024 * 1024),
@@ -83,7 +89,7 @@ class Command(BaseCommand):
                 raise CommandError(
                     "stopped before the picture was made", returncode=_INTERRUPTED_EXIT_STATUS
                 ) from stopped
-        except (EmbeddedError, StandaloneError) as error:
+        except (EmbeddedError, StandaloneError, CliError) as error:
             raise CommandError(str(error)) from error
 
     def _say(self, text: str) -> None:
@@ -103,13 +109,18 @@ class Command(BaseCommand):
         if options["port"] is None:
             options["port"] = 0 if once else 8000
         options["port"] = standalone.port_claim(options["host"], options["port"])
-        folder = options["out"].resolve().parent
-        if once and not folder.is_dir():
-            raise StandaloneError(f"There is no folder {folder} to write {options['out'].name} into.")
+        if once:
+            self._check_out(options["out"])
+
+    def _check_out(self, out: Path) -> None:
+        folder = out.resolve().parent
+        if not folder.is_dir():
+            raise StandaloneError(f"There is no folder {folder} to write {out.name} into.")
 
     def _run(self, supervisor: Supervisor, options: dict[str, Any]) -> None:
         began = time.monotonic()
         self._say(f"imagegen {__version__}, data in {env.DATA_DIR}")
+        addresses.address_file(env.DATA_DIR).unlink(missing_ok=True)  # one that a crash left behind
         logs = standalone.make_folders(env.DATA_DIR)
         self._start_servers(supervisor, logs)
         token = self._prepare_database()
@@ -122,11 +133,20 @@ class Command(BaseCommand):
             supervisor.start(child)
         self._say(f"Ready after {time.monotonic() - began:.1f} s.")
         if options["once"] is None:
+            note = addresses.address_file(env.DATA_DIR)
+            note.write_text(addresses.base_url(host, port), encoding="ascii")
             self._welcome(host, port)
             supervisor.run()
+            note.unlink(missing_ok=True)
             self._say("Stopping ...")
         else:
-            self._once(supervisor, options, token)
+            client = ServiceClient(
+                url=addresses.base_url(host, port),
+                token=token,
+                host=addresses.own_host(port),
+                pause=supervisor.pause,
+            )
+            self._once(client, options)
 
     def _start_servers(self, supervisor: Supervisor, logs: Path) -> None:
         servers: list[EmbeddedPostgres | EmbeddedRedis] = []
@@ -173,8 +193,7 @@ class Command(BaseCommand):
             supervisor.pause(_READY_POLL_S)
 
     def _welcome(self, host: str, port: int) -> None:
-        name = standalone.reachable_host(host)
-        base_url = f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+        base_url = addresses.base_url(host, port)
         password_file = paths.secret_file(env.DATA_DIR, "admin_password")
         self._say("")
         self._say("Make a picture (circle.png) from another terminal:")
@@ -188,16 +207,39 @@ class Command(BaseCommand):
         self._say(
             f"Later: {base_url}/ (user {standalone.LOCAL_USER}, password in {password_file}); admin pages: /admin/"
         )
-        if name != host:
+        if addresses.reachable_host(host) != host:
             self._say(
                 f"Other machines reach it by names listed in ALLOWED_HOSTS (now {', '.join(env.ALLOWED_HOSTS)})."
             )
         self._say("Ctrl-C stops everything.")
 
-    def _once(self, supervisor: Supervisor, options: dict[str, Any], token: str) -> None:
+    def _once_on_running(self, options: dict[str, Any]) -> None:
+        """Has the picture drawn by the service that uses the data folder. Raises CommandError."""
+        try:
+            self._check_out(options["out"])
+            self._once(self._running_client(), options)
+        except KeyboardInterrupt:
+            raise CommandError(
+                "stopped before the picture was made", returncode=_INTERRUPTED_EXIT_STATUS
+            ) from None
+        except (CliError, StandaloneError) as error:
+            raise CommandError(str(error)) from error
+
+    def _running_client(self) -> ServiceClient:
+        """A client of the service that uses the data folder. Raises StandaloneError while it is not ready."""
+        url = addresses.address_read(env.DATA_DIR)
+        if not url:
+            raise StandaloneError(
+                f"Another imagegen (process {lock_holder(env.DATA_DIR)}) uses the data folder {env.DATA_DIR}, and is "
+                "not ready: wait until it is, stop it, or choose another folder with --data-dir."
+            )
+        self._say(f"Drawn by the service that runs at {url}.")
+        host = addresses.own_host(urlsplit(url).port or 80)
+        return ServiceClient(url=url, token=addresses.token_read(env.DATA_DIR), host=host)
+
+    def _once(self, client: ServiceClient, options: dict[str, Any]) -> None:
         request = {"prompt": options["once"], "seed": options["seed"]}
         if options["model"]:
             request["model"] = options["model"]
-        client = OnceClient(host=options["host"], port=options["port"], token=token, pause=supervisor.pause)
-        generation = client.generate(request, options["out"])
+        generation = picture_draw(client, request, options["out"])
         self._say(f"{options['out']} (seed {generation['seed']}, model {generation['model']})")
