@@ -16,6 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from django.core.management import get_commands
+from django.test import Client
 from django.urls import resolve
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -336,7 +337,16 @@ def test_workers_are_scaled_by_the_queue() -> None:
     [scaled] = [document for _, document in DOCUMENTS if document["kind"] == "ScaledObject"]
     names = [workload["metadata"]["name"] for workload in WORKLOADS]
     assert scaled["spec"]["scaleTargetRef"]["name"] in names
-    assert 1 <= scaled["spec"]["minReplicaCount"] < scaled["spec"]["maxReplicaCount"]
+    assert 0 <= scaled["spec"]["minReplicaCount"] < scaled["spec"]["maxReplicaCount"]
+    behavior = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    [web] = [document for _, document in DOCUMENTS if document["kind"] == "HorizontalPodAutoscaler"]
+    for rules in (behavior, web["spec"]["behavior"]):
+        kubernetes_validate.validate(web | {"spec": web["spec"] | {"behavior": rules}}, "1.31", strict=True)
+        assert (
+            rules["scaleDown"]["stabilizationWindowSeconds"]
+            >= 300
+            > rules["scaleUp"]["stabilizationWindowSeconds"]
+        )
     [trigger] = scaled["spec"]["triggers"]
     assert trigger["type"] == "postgresql"
     wanted = {"host", "port", "userName", "dbName", "sslmode", "query", "targetQueryValue"}
@@ -360,13 +370,19 @@ def test_workers_are_scaled_by_the_queue() -> None:
     assert secret["key"] == Path(SETTINGS["DATABASE_PASSWORD_FILE"]).name
 
 
-def test_the_dashboard_asks_for_metrics_that_exist(db: None) -> None:
-    """Each expression names metrics of `/metrics`, and each panel the provisioned source."""
+def exposed() -> set[str]:
+    """The metrics that `/metrics` has, without their endings."""
     assert resolve("/metrics")  # what a web process measures is declared with its routes
     registry = CollectorRegistry()
     registry.register(ServiceCollector())
     registry.register(PROCESS_REGISTRY)
-    exposed = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), flags=re.MULTILINE))
+    names = re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), flags=re.MULTILINE)
+    return {*names, *(name.removesuffix("_total") for name in names)}
+
+
+def test_the_dashboard_asks_for_metrics_that_exist(db: None) -> None:
+    """Each expression names metrics of `/metrics`, and each panel the provisioned source."""
+    metrics = exposed()
     folder = REPOSITORY / "deploy" / "monitoring" / "grafana"
     source = yaml.safe_load((folder / "provisioning" / "datasources" / "prometheus.yml").read_text())
     dashboard = json.loads((folder / "dashboards" / "imagegen.json").read_text())
@@ -375,9 +391,55 @@ def test_the_dashboard_asks_for_metrics_that_exist(db: None) -> None:
         for target in panel["targets"]:
             asked = set(re.findall(r"\b(?:imagegen|process)_\w+", target["expr"]))
             known = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}
-            assert known <= exposed | {"imagegen"}, target["expr"]
+            assert known <= metrics | {"imagegen"}, target["expr"]
             # The greatest of what web processes say alike; over other labels it would hide series.
             assert "max by" not in target["expr"]
+
+
+def test_health_stays_green_without_a_worker(client: Client, db: None) -> None:
+    """As KEDA leaves it with `minReplicaCount: 0`: no probe asks for a worker, and the trigger has no threshold."""
+    folder = KUBERNETES / "components" / "scale-to-zero"
+    [patch] = yaml.safe_load((folder / "kustomization.yaml").read_text())["patches"]
+    [scaled] = [document for _, document in DOCUMENTS if document["kind"] == patch["target"]["kind"]]
+    assert patch["target"]["name"] == scaled["metadata"]["name"]
+    assert yaml.safe_load(patch["patch"]) == [{"op": "replace", "path": "/spec/minReplicaCount", "value": 0}]
+    assert "activationTargetQueryValue" not in scaled["spec"]["triggers"][0]["metadata"]
+    assert "worker=1" not in "".join(path.read_text() for path in KUBERNETES.rglob("*.yaml"))
+    ready = client.get("/health/ready")
+    assert (ready.status_code, ready.json()["workers"]) == (200, 0)
+
+
+PROMTOOL = shutil.which("promtool")
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian's package prometheus)")
+@pytest.mark.parametrize("command", [["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]])
+def test_alerts_are_valid_and_fire_when_they_should(command: list[str]) -> None:
+    """By Prometheus's own tool: every rule has a case in which it fires."""
+    folder = REPOSITORY / "deploy" / "monitoring"
+    done = subprocess.run(
+        [str(PROMTOOL), *command], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_about_metrics_that_exist_and_is_tested(db: None) -> None:
+    folder = REPOSITORY / "deploy" / "monitoring"
+    [group] = yaml.safe_load((folder / "alerts.yml").read_text())["groups"]
+    fired = {
+        case["alertname"]
+        for test in yaml.safe_load((folder / "alerts_test.yml").read_text())["tests"]
+        for case in test["alert_rule_test"]
+        if case.get("exp_alerts")
+    }
+    known = exposed()
+    for rule in group["rules"]:
+        asked = set(re.findall(r"\bimagegen_\w+", rule["expr"]))
+        assert {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in asked} <= known
+        assert rule["annotations"].keys() == {"summary", "remedy"}
+    assert {rule["alert"] for rule in group["rules"]} == fired
+    settings = yaml.safe_load((folder / "prometheus.yml").read_text())
+    assert settings["rule_files"] == ["alerts.yml"]
 
 
 def test_prometheus_scrapes_what_is_served(compose: dict[str, Any]) -> None:
