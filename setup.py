@@ -7,11 +7,14 @@ from setuptools import setup
 HERE = Path(__file__).parent
 FILES = ("requirements-web.txt", "requirements-worker.txt", "requirements.txt")
 
+
+def pins(file: str) -> list[str]:
+    """What a requirements file names itself."""
+    lines = (HERE / file).read_text(encoding="utf-8").splitlines()
+    return [line.partition("  #")[0].strip() for line in lines if line and not line.startswith(("#", "-r"))]
+
+
 setup(
-    install_requires=[
-        line.partition("  #")[0].strip()
-        for file in FILES
-        for line in (HERE / file).read_text(encoding="utf-8").splitlines()
-        if line and not line.startswith(("#", "-r"))
-    ]
+    install_requires=[pin for file in FILES for pin in pins(file)],
+    extras_require={"otel": pins("requirements-otel.txt")},
 )

@@ -29,7 +29,7 @@ from generation.queue.limits import limits_check, owner_lock, work_note
 from generation.queue.mates import batch_key
 from generation.queue.turns import turn_next
 from generation.transitions import generation_announce, generation_end
-from imagegen_project.common.context import base_url, request_id
+from imagegen_project.common.context import base_url, request_id, traceparent
 from models_registry.choices import DiskState
 from models_registry.selectors import checkpoint_check_supported, checkpoint_get
 from models_registry.services import checkpoint_request_download
@@ -71,6 +71,7 @@ def _generation_store(
     """Writes the row, its input pictures (by the field that names the file) and its adapters, all or nothing."""
     generation.request_id = request_id.get()
     generation.base_url = base_url.get()
+    generation.traceparent = traceparent.get()
     unowned: list[str] = []
     committing = False
 

@@ -193,6 +193,11 @@ LOG_KEEP: int = _env.int("LOG_KEEP", 5, validate=_AT_LEAST_ONE)
 #: Whether prompts stand in the log in clear text; false logs a hash.
 LOG_PROMPTS: bool = _env.bool("LOG_PROMPTS", True)
 
+# --- Traces ---
+#: Where an OpenTelemetry collector takes OTLP over HTTP, e.g. http://127.0.0.1:4318; empty: no traces. Needs
+#: requirements-otel.txt; the SDK reads its other variables (OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER, …) itself.
+OTEL_EXPORTER_OTLP_ENDPOINT: str = _env.str("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+
 # --- Hugging Face Hub ---
 #: The Hub that checks tokens and serves models.
 HF_ENDPOINT: str = _env.str("HF_ENDPOINT", "https://huggingface.co")

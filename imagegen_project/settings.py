@@ -2,6 +2,7 @@
 
 import logging
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,12 @@ from imagegen_project.telemetry.logs import logging_config, process_name
 django_stubs_ext.monkeypatch()  # lets `ModelAdmin[Checkpoint]` and its like be written at run time
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+
+if env.OTEL_EXPORTER_OTLP_ENDPOINT and find_spec("opentelemetry") is None:
+    raise ImproperlyConfigured(
+        "OTEL_EXPORTER_OTLP_ENDPOINT is set, and OpenTelemetry is not installed: pip install -r requirements-otel.txt, "
+        "or leave it empty."
+    )
 
 DEBUG = env.DEBUG
 SECRET_KEY = env.SECRET_KEY or paths.read_secret(env.DATA_DIR, "secret_key")
@@ -336,6 +343,8 @@ IMAGE_URL_TTL_S = env.IMAGE_URL_TTL_S
 TICKET_TTL_S = env.TICKET_TTL_S
 MEDIA_IS_SHARED = bool(env.MEDIA_S3_BUCKET)
 METRICS_TOKEN = env.METRICS_TOKEN
+PROCESS_NAME = process_name()
+OTEL_ENDPOINT = env.OTEL_EXPORTER_OTLP_ENDPOINT
 AUTH_FAILURES = env.AUTH_FAILURES
 TRUSTED_PROXIES = env.TRUSTED_PROXIES
 HF_ENDPOINT = env.HF_ENDPOINT

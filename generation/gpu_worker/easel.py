@@ -20,6 +20,7 @@ from django.db import DatabaseError, close_old_connections
 from psycopg_pool import PoolTimeout
 
 from generation.attempts import mates_claim
+from generation.choices import Status
 from generation.engine import Batch, BatchResult, Drawn, Engine, EngineError, Sheet, SheetRow
 from generation.errors import InputNotFoundError, StorageUnavailableError
 from generation.feed.publisher import Publisher
@@ -208,13 +209,15 @@ class Easel:
 
     def _store(self, run: Run, outcome: Callable[[], tuple[Batch, BatchResult]]) -> None:
         close_old_connections()
+        ended: Status | None = None
         try:
             with _naming(run):
-                run_end(run, self._publisher, outcome)
+                ended = run_end(run, self._publisher, outcome)
         except Exception:
             # Its lease runs out, and brings it back to the queue.
             logger.exception("generation not ended", extra={"job_id": str(run.generation.id)})
         finally:
+            run.trace_end(ended)
             with self._lock:
                 self._runs.remove(run)
             self._unstored.release()

@@ -34,6 +34,7 @@ from generation.gpu_worker.batch import batch_of, receipt_make
 from generation.gpu_worker.watchdog import watchdog_arm
 from generation.models import Generation
 from generation.pictures.files import FinishedImage
+from imagegen_project.common.tracing import Trace, trace_begin
 from models_registry.services import checkpoint_mark_broken
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,37 @@ class Run:
     reason: str = ""
     # When its pictures went to be stored.
     drawn: float | None = None
+    trace: Trace = field(init=False)
+    # When the present phase and step began, for the trace.
+    _phase_began: float = field(default_factory=time.time)
+    _step_began: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        """Goes on in the trace of its request, after the time in the queue."""
+        generation, job_id = self.generation, str(self.generation.id)
+        place = generation.traceparent
+        queue = trace_begin("queue", parent=place, since=generation.created_at, job_id=job_id)
+        queue.end(until=generation.started_at)
+        self.trace = trace_begin(
+            "attempt",
+            parent=place,
+            job_id=job_id,
+            attempt=generation.attempt,
+            model=generation.checkpoint_id,
+        )
+
+    def trace_step(self, step: int) -> None:
+        """Tells the trace that a step has ended."""
+        now = time.time()
+        self.trace.part("step", since=self._step_began, until=now, step=step)
+        self._step_began = now
+
+    def trace_end(self, status: Status | None) -> None:
+        """Tells the trace how the attempt ended."""
+        self.trace.part(self.phase.value, since=self._phase_began, until=time.time())
+        ended = status.value if status else self.reason or LOST
+        self.trace.note(status=ended, error=ended if status is Status.FAILED else "")
+        self.trace.end()
 
     def stop(self, reason: str) -> None:
         """Asks the run to stop before its next step; the first reason counts."""
@@ -78,6 +110,9 @@ class Run:
     def enter(self, phase: Phase, publisher: Publisher) -> None:
         """Notes that another phase has begun, and tells of it."""
         if phase is not self.phase:
+            now = time.time()
+            self.trace.part(self.phase.value, since=self._phase_began, until=now)
+            self._phase_began = self._step_began = now
             self.phase = phase
             publisher.send(self.generation.id, "phase", attempt=self.generation.attempt, phase=phase)
 
@@ -149,6 +184,7 @@ def run_listeners(run: Run, publisher: Publisher) -> Listeners:
         # A checkpoint's own scheduler may do more than was counted on: PNDM does its second step twice.
         total_steps, last = generation.total_steps, step >= of_steps
         run.step = max(1, step * total_steps // of_steps)
+        run.trace_step(step)
         publisher.send(
             generation.id,
             "progress",

@@ -60,6 +60,9 @@ class Generation(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="generations")
     request_id = models.CharField(max_length=64, blank=True)
+    traceparent = models.CharField(
+        max_length=64, blank=True, db_default="", help_text="The request's place in a trace (W3C)."
+    )
     base_url = models.CharField(
         max_length=MAX_BASE_URL_CHARACTERS,
         blank=True,

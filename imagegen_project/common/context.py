@@ -9,6 +9,8 @@ MAX_BASE_URL_CHARACTERS = 300  # a host's name has 253 at most
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 job_id: ContextVar[str] = ContextVar("job_id", default="")
 username: ContextVar[str] = ContextVar("username", default="")
+# The request's place in a trace (W3C), where there is one.
+traceparent: ContextVar[str] = ContextVar("traceparent", default="")
 # Where the client reaches the service, such as https://images.example.com; "" where no request is served.
 base_url: ContextVar[str] = ContextVar("base_url", default="")
 

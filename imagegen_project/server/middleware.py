@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 
 from imagegen_project.common.context import base_url, request_id, username
 from imagegen_project.common.http import base_url_of
+from imagegen_project.common.tracing import Trace, request_trace
 
 logger = logging.getLogger("imagegen.request")
 
@@ -37,6 +38,13 @@ class ProbeHostMiddleware:
         return self.get_response(request)
 
 
+def _describe(trace: Trace, request: HttpRequest, response: HttpResponse) -> None:
+    """Names a request's span by its route, whose number is small, and says how it was answered."""
+    route = request.resolver_match.view_name if request.resolver_match else "no route"
+    error = f"status {response.status_code}" if response.status_code >= 500 else ""
+    trace.note(name=f"{request.method} {route}", error=error, status=response.status_code)
+
+
 class RequestContextMiddleware:
     """Takes `X-Request-Id` (or makes one), puts it into logs, errors and the answer, and logs the request."""
 
@@ -51,7 +59,15 @@ class RequestContextMiddleware:
         base_token = base_url.set(base_url_of(request))
         started = time.monotonic()
         try:
-            response = self.get_response(request)
+            with request_trace(
+                request.method or "",
+                parent=request.headers.get("traceparent", ""),
+                method=request.method,
+                path=request.path,
+                request_id=identifier,
+            ) as trace:
+                response = self.get_response(request)
+                _describe(trace, request, response)
             response.headers["X-Request-Id"] = identifier
             if isinstance(request, ASGIRequest) and request.resolver_match:
                 scope = cast(MutableMapping[str, Any], request.scope)

@@ -6,6 +6,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from pytest_django import Settings
+from rest_framework.test import APIClient
 
 from imagegen_project import env
 
@@ -21,6 +23,8 @@ from generation.gpu_worker.run import CANCELED  # noqa: E402
 from generation.models import Generation, Worker  # noqa: E402
 from generation.pictures.files import image_read  # noqa: E402
 from generation.services import generation_cancel  # noqa: E402
+from imagegen_project.common import tracing  # noqa: E402
+from tests.support.collector import Collector  # noqa: E402
 from tests.support.factories import GenerationMaker  # noqa: E402
 
 pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
@@ -208,3 +212,43 @@ def test_an_engine_that_opens_nothing_leaves_nothing_running(
     easel.close()
     job.refresh_from_db()
     assert (job.status, job.error_code, easel.runs) == (Status.FAILED, "engine_error", [])
+
+
+def test_a_trace_goes_from_the_request_through_the_queue_to_each_step(
+    api: APIClient, easel: Easel, worker: Worker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By OTLP to a collector, in the caller's own trace; a second attempt would be one more span of it."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    collector = Collector()
+    settings.OTEL_ENDPOINT = collector.url
+    tracing._tracing.cache_clear()
+    trace_id, caller = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    try:
+        answer = api.post(
+            "/api/v1/generations",
+            {"prompt": "a red circle", "width": 256, "height": 256, "steps": 3},
+            headers={"Prefer": "respond-async", "traceparent": f"00-{trace_id}-{caller}-01"},
+        )
+        assert answer.status_code == 202, answer.content
+        draw(easel, worker)
+        tracing.traces_flush()
+    finally:
+        tracing._tracing.cache_clear()
+        collector.stop()
+    spans = {span.name: span for span in collector.spans if span.trace_id.hex() == trace_id}
+    request = spans["POST api:generation-list"]
+    assert request.parent_span_id.hex() == caller
+    assert {spans[name].parent_span_id for name in ("queue", "attempt")} == {request.span_id}
+    parts = [span for span in collector.spans if span.parent_span_id == spans["attempt"].span_id]
+    assert {span.name for span in parts} == {"loading", "denoising", "decoding", "saving", "step"}
+    steps = [span for span in parts if span.name == "step"]
+    assert [value.value.int_value for span in steps for value in span.attributes] == [1, 2, 3]
+    assert all(span.start_time_unix_nano <= span.end_time_unix_nano for span in collector.spans)
+    job = {item.key: item.value.string_value for item in spans["attempt"].attributes}
+    assert (job["imagegen.job_id"], job["imagegen.status"]) == (answer.json()["id"], "succeeded")
+
+
+def test_without_a_collector_nothing_is_traced(make: GenerationMaker, settings: Settings) -> None:
+    assert not settings.OTEL_ENDPOINT
+    with tracing.request_trace("GET", parent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"):
+        assert make().traceparent == ""
