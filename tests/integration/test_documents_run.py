@@ -57,7 +57,7 @@ def test_the_blocks_of_a_document_run(document: str, live: Live, tmp_path: Path)
         },
         capture_output=True,
         text=True,
-        timeout=SAFETY_S,
+        timeout=3 * SAFETY_S,  # a document is a dozen commands
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
