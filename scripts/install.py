@@ -4,10 +4,13 @@ Every file is checked against the lock's hashes before it is installed. Needs on
 """
 
 import argparse
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,14 +46,48 @@ def installed_torch() -> str | None:
         return None
 
 
+# About what a lock's files take to download, in MB, on Linux (those of torch by the sizes of the images): said before
+# it begins, so that nobody has to guess.
+DOWNLOAD_MB = {"all": 250, "dev": 150, "torch-cpu": 190, "torch-cuda": 2700}
+# What a fast home line brings; unpacking takes about as long again.
+LINE_MB_S = 20
+
+
+def pip_has_settings() -> bool:
+    """Whether pip is told where to look; uv would not know of it, and might bring another build, or none."""
+    told = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, check=False).stdout
+    return bool(re.search(r"\.(\S*index-url|find-links|no-index|proxy|cert)=", told))
+
+
+def installer(lock: str, options: Sequence[str]) -> list[str]:
+    """What installs a lock: uv, where it is there and finds the same files as pip would, else pip.
+
+    uv reads no setting of pip's. With none, PyPI and the address named for the CPU build of torch are the same to both.
+    """
+    uv = shutil.which("uv")
+    same = lock in ("all", "dev") or "--index-url" in options
+    if uv and same and not pip_has_settings():
+        return [uv, "pip", "install", "--python", sys.executable]
+    return [*PIP, "install"]
+
+
 def install(lock: str, *options: str) -> int:
     """Installs what a lock holds, and shows pip's progress; answers its exit code."""
     path = lock_path(lock, root=REPOSITORY)
-    sys.stdout.write(f"Installing locks/{lock}.lock: {len(read(path))} packages\n")
+    megabytes = DOWNLOAD_MB[lock]
+    sys.stdout.write(
+        f"Installing locks/{lock}.lock: {len(read(path))} packages, about {megabytes} MB to download where none is "
+        f"cached ({2 * megabytes / LINE_MB_S:.0f} s at {LINE_MB_S} MB/s, unpacking included)\n"
+    )
     sys.stdout.flush()
+    began = time.monotonic()
     # The locks are whole, so nothing is left to resolve; what asks for torch gets it from a lock of its own.
-    command = [*PIP, "install", "--require-hashes", "--no-deps", *options, "-r", str(path)]
-    return subprocess.run(command, check=False).returncode
+    command = [*installer(lock, options), "--require-hashes", "--no-deps", *options, "-r", str(path)]
+    code = subprocess.run(command, check=False).returncode
+    sys.stdout.write(
+        f"locks/{lock}.lock: {'installed' if code == 0 else 'failed'} after {time.monotonic() - began:.0f} s\n"
+    )
+    return code
 
 
 def command_install() -> None:

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
 
 from imagegen_project import __version__, env
 from imagegen_project.auth.tickets import LINK_TTL_S
@@ -174,7 +176,10 @@ class Command(BaseCommand):
         """Migrates (which seeds the registry) and makes the local account; returns its token."""
         began = time.monotonic()
         try:
-            call_command("migrate", interactive=False, verbosity=0)
+            executor = MigrationExecutor(connection)
+            # Where all are applied, what `migrate` does beside (permissions, content types) is done, too.
+            if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+                call_command("migrate", interactive=False, verbosity=0)
             token = standalone.local_account(env.DATA_DIR)
         finally:
             # From here on this process only watches its children.

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.install import torch_wanted
-from scripts.locks import TORCH_CPU_INDEX
+from imagegen_project import __version__
+from scripts.install import DOWNLOAD_MB, command_install, installer, torch_wanted
+from scripts.locks import TORCH_CPU_INDEX, TORCH_LOCKS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PYPI = "torch (2.15.0)\nAvailable versions: 2.15.0, 2.13.0, 2.12.1"
@@ -38,6 +39,60 @@ def test_the_build_of_torch(
 ) -> None:
     """By choice, else what pip's own settings lead to; another build that somebody installed stays."""
     assert torch_wanted(choice, locked="2.13.0", installed=installed, offered=offered) == wanted
+
+
+@pytest.mark.parametrize(
+    ("lock", "options", "settings", "has_uv", "by_uv"),
+    [
+        ("all", [], "", True, True),
+        ("dev", [], "install.retries='3'", True, True),
+        ("torch-cpu", OWN_INDEX, "", True, True),
+        # By which index a build of torch comes, only pip knows.
+        ("torch-cpu", [], "", True, False),
+        ("torch-cuda", [], "", True, False),
+        ("all", [], "global.extra-index-url='https://mirror.example.com'", True, False),
+        ("all", [], ":env:.index-url='https://mirror.example.com'", True, False),
+        ("all", [], "", False, False),
+    ],
+)
+def test_uv_installs_only_what_it_finds_where_pip_does(
+    lock: str,
+    options: list[str],
+    settings: str,
+    has_uv: bool,  # noqa: FBT001
+    by_uv: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if has_uv else None)
+    monkeypatch.setattr(
+        "subprocess.run", lambda command, **_: subprocess.CompletedProcess(command, 0, stdout=settings)
+    )
+    assert (installer(lock, options)[0] == "/bin/uv") is by_uv
+
+
+def test_what_is_installed_is_announced_with_its_size() -> None:
+    """Each lock that is installed by itself."""
+    assert {"all", "dev", *TORCH_LOCKS} == set(DOWNLOAD_MB)
+
+
+def test_the_command_lies_beside_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And finds the project from any folder."""
+    program = tmp_path / "bin" / "python"
+    program.parent.mkdir()
+    program.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    command_install()
+    assert (tmp_path / "imagegen-here.pth").read_text().strip() == str(REPOSITORY)
+    done = subprocess.run(
+        [program.with_name("imagegen"), "--version"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"{__version__}\n", done.stderr
 
 
 def test_the_environment_is_whole() -> None:
