@@ -112,6 +112,8 @@ def _read(
     params.without_effect("complexity", "`quality` or num_inference_steps decide.")
     params.without_effect("prompt_rewriter", "The prompt is taken as it is.")
     params.without_effect("markup", "Nothing reads what is marked in it; a mask says where to draw.")
+    for name in [name for name in ("svg", *params.names("svg[")) if name in params]:
+        params.without_effect(name, "No SVG is drawn.")
     for name in params.names("frame_"):
         params.without_effect(name, "No animation is made.")
     # Who a picture is for is known by the token; nothing is done with these names.

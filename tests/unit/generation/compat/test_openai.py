@@ -89,6 +89,7 @@ def test_what_has_no_effect_is_said(api: APIClient) -> None:
         "prompt_rewriter": "auto",
         "frame_count": 4,
         "frame_anything": {"deep": 1},
+        "svg": {"model": "x"},
     }
     assert warned(made(api.post(URL, body))) == body.keys() - {"prompt", "size"}
 
@@ -117,7 +118,7 @@ def test_what_has_no_effect_is_said(api: APIClient) -> None:
         ({"lora": {"name": "x", "strength": 1}}, "lora.strength"),
         ({"lora": {"scale": 1}}, "lora"),
         ({"lora": "nobody"}, "lora"),
-        ({"svg": {"model": "x"}}, "svg"),
+        ({"output_format": "svg", "svg": {"model": "x"}}, "output_format"),
         ({"steps": 5}, "steps"),
     ],
 )
