@@ -19,12 +19,14 @@ from PIL import Image, ImageDraw
 from generation.engine import Batch, Engine, EngineModelBroken, ModelRef
 from models_registry.classes import folder_check
 from models_registry.family_facts import FAMILY_FACTS, steps_to_run
-from models_registry.schedulers import FLOW
+from models_registry.schedulers import FLOW, step_limits
 from tests.support.tiny_checkpoints import TINY_FAMILIES
 
 TinyModel = Callable[[str], ModelRef]
 Stock = Callable[[str], DiffusionPipeline]
 SIDE = 64
+# Their number shares no factor with that of the kinds, so that all pairs come.
+STEPS = (1, 3, 2, 21, 5)
 # In diffusers' DPM2.
 OF_DIFFUSERS = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
 
@@ -124,7 +126,10 @@ def test_inpainting_leaves_the_rest_as_it_was(engine: Engine, tiny: TinyModel, f
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 @pytest.mark.slow
 def test_every_scheduler_draws_and_counts(engine: Engine, tiny: TinyModel, family: str) -> None:
-    """With every kind, in one family or another; progress ends where it was to end, and nothing is left behind."""
+    """With every kind and three numbers of steps, in one family or another; progress ends where it was to end.
+
+    Nothing is left behind.
+    """
     model = tiny(family)
     before = pixels(engine, request(model))
     kinds = ("txt2img", "img2img", "inpaint")
@@ -137,15 +142,17 @@ def test_every_scheduler_draws_and_counts(engine: Engine, tiny: TinyModel, famil
         for kind in kinds if name in FLOW and family == "sd3" else kinds[number % 3 :][:1]:
             inputs = {} if kind == "txt2img" else {"strength": 0.7, "image": pictures["image"]}
             inputs |= {"mask": pictures["mask"]} if kind == "inpaint" else {}
+            least = step_limits(name, most=100)[0] if kind == "txt2img" else 2
+            steps = max(least, STEPS[number % len(STEPS)])
             seen: list[tuple[int, int]] = []
             batch = request(
-                model, scheduler=name, kind=kind, num_inference_steps=3, guidance_scale=1.0, **inputs
+                model, scheduler=name, kind=kind, num_inference_steps=steps, guidance_scale=1.0, **inputs
             )
             result = engine.run(batch, on_step=lambda step, total, seen=seen: seen.append((step, total)))  # type: ignore[misc]
             total = steps_to_run(
-                family=family, scheduler=name, num_inference_steps=3, strength=batch.strength
+                family=family, scheduler=name, num_inference_steps=steps, strength=batch.strength
             )
-            assert seen == [(step, total) for step in range(1, total + 1)], (name, kind)
+            assert seen == [(step, total) for step in range(1, total + 1)], (name, kind, steps)
             with Image.open(io.BytesIO(result.pictures[0].data)) as drawn:
                 assert len(set(drawn.get_flattened_data())) > SIDE, (
                     name,
@@ -232,12 +239,65 @@ def test_a_scheduler_draws_what_it_draws_by_hand(
     )
 
 
-def test_rounded_levels_that_begin_alike_are_no_fault(engine: Engine, model: ModelRef) -> None:
-    """With zero terminal signal, from 21 steps on: looking the first one up by its timestep found the second."""
-    batch = request(model, scheduler="dpmpp_2m_karras", num_inference_steps=21)
+@pytest.fixture(scope="module")
+def stock_builtin(model: ModelRef) -> DiffusionPipeline:
+    """Diffusers' own pipeline of the built-in checkpoint."""
+    loaded = DiffusionPipeline.from_pretrained(model.folder, dtype=torch.float32, use_safetensors=True)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "class_name", "options"),
+    [
+        ("", 4, "DDIMScheduler", {}),
+        ("ddim", 4, "DDIMScheduler", {}),
+        ("euler", 4, "EulerDiscreteScheduler", {}),
+        ("euler_karras", 4, "EulerDiscreteScheduler", {"use_karras_sigmas": True} | LINSPACE),
+        ("dpmpp_2m", 4, "DPMSolverMultistepScheduler", {}),
+        ("unipc", 4, "UniPCMultistepScheduler", {}),
+        ("dpmpp_2m_karras", 20, "DPMSolverMultistepScheduler", {"use_karras_sigmas": True} | LINSPACE),
+        # From here on the first two levels are rounded to one timestep: looked up by it, the second was found.
+        ("dpmpp_2m_karras", 21, "DPMSolverMultistepScheduler", {"use_karras_sigmas": True} | LINSPACE),
+    ],
+)
+def test_a_scheduler_draws_the_same_by_hand_with_zero_terminal_signal(
+    engine: Engine,
+    model: ModelRef,
+    stock_builtin: DiffusionPipeline,
+    name: str,
+    steps: int,
+    class_name: str,
+    options: dict[str, object],
+) -> None:
+    """As somebody would set it in a script, which tells the scheduler that it begins with its first step."""
+    own = stock_builtin.scheduler
+    scheduler = getattr(diffusers, class_name).from_config(own.config, **options)
+    inner = scheduler.set_timesteps
+
+    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+        inner(*args, **kwargs)
+        if steps == 21:
+            scheduler.set_begin_index(0)
+
+    scheduler.set_timesteps = set_timesteps
+    try:
+        stock_builtin.scheduler = scheduler
+        image = stock_builtin(
+            "a large red circle",
+            width=SIDE,
+            height=SIDE,
+            num_inference_steps=steps,
+            guidance_scale=4.0,
+            generator=[torch.Generator().manual_seed(7)],
+        ).images[0]
+    finally:
+        stock_builtin.scheduler = own
+    batch = request(model, scheduler=name, num_inference_steps=steps)
     seen: list[int] = []
-    engine.run(batch, on_step=lambda step, _: seen.append(step))
-    assert seen == list(range(1, 22))
+    result = engine.run(batch, on_step=lambda step, _: seen.append(step))
+    assert seen == list(range(1, steps + 1))
+    assert result.pictures[0].pixel_sha256 == hashlib.sha256(image.tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
