@@ -80,6 +80,7 @@ class UrlsOut(serializers.Serializer[Any]):
     feed = serializers.URLField(help_text="Its feed as a WebSocket.")
     input = serializers.URLField(required=False)
     mask = serializers.URLField(required=False)
+    inputs = serializers.ListField(child=serializers.URLField(), required=False, help_text="Of an edit.")
     cancel = serializers.URLField(required=False, help_text="Until it has ended.")
     retry = serializers.URLField(required=False, help_text="Once it has ended.")
     replay = serializers.URLField(required=False, help_text="Once it succeeded, as the following.")
@@ -176,7 +177,10 @@ class GenerationOut(serializers.ModelSerializer[Generation]):
         base = f"{site}{generation.get_absolute_url()}"
         socket = f"{site.replace('http', 'ws', 1)}/ws/generations/{generation.id}/"
         urls: dict[str, Any] = {"self": base, "events": f"{base}/events", "feed": socket}
-        urls |= {part: f"{base}/{part}" for part in generation.input_names}
+        given = (("input", generation.input_image), ("mask", generation.mask_image))
+        urls |= {part: f"{base}/{part}" for part, name in given if name}
+        if generation.input_images:
+            urls["inputs"] = [f"{base}/inputs/{index}" for index in range(len(generation.input_images))]
         ways = ["retry" if generation.is_terminal else "cancel"]
         if generation.status == Status.SUCCEEDED:
             ways += ["replay", "result", "receipt", "shares"]

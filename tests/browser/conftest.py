@@ -13,6 +13,16 @@ if TYPE_CHECKING:
 
 # Without a sandbox of its own: Chromium has none for root, and the page is the test's.
 OPTIONS = ["--no-sandbox"]
+EDITOR = "tiny-editor"
+COMMIT = "e" * 40
+REGISTER = f"""
+from models_registry.models import Checkpoint
+Checkpoint.objects.create(
+    id="{EDITOR}", name="Tiny editor", repository="tiny/editor", revision="{COMMIT}", state="present",
+    family="flux2", pipeline="Flux2KleinPipeline", licence="mit", dtype="float32", default_steps=2,
+    default_guidance_scale=4, default_width=64, default_height=64, min_size=64, max_size=256,
+)
+"""
 
 
 @pytest.fixture
@@ -39,3 +49,13 @@ def visits(live: Live) -> Iterator[Visits]:
         browser = started.chromium.launch(executable_path=executable, args=OPTIONS)
         yield Visits(browser, live)
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def editor(live: Live) -> str:
+    """The id of a model that edits pictures by instruction, with tiny random weights."""
+    from tests.support.tiny_checkpoints import make_tiny_checkpoint
+
+    make_tiny_checkpoint("flux2-klein", live.service.data_dir / "models" / EDITOR / COMMIT)
+    live.shell(REGISTER)
+    return EDITOR

@@ -14,6 +14,7 @@ from PIL import Image
 from tests.browser.test_pictures import hand_over
 from tests.browser.visits import Visits, violations
 from tests.support.live import Live
+from tests.support.pictures import text_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -32,8 +33,8 @@ def _no_complaints(visits: Visits) -> None:
 
 
 @pytest.fixture(scope="module")
-def jobs(live: Live) -> dict[str, dict[str, Any]]:
-    """A picture from text with quotes and a LoRA, and one from a picture."""
+def jobs(live: Live, editor: str) -> dict[str, dict[str, Any]]:
+    """A picture from text with quotes and a LoRA, one from a picture, and one that edits two."""
     text = live.wait(
         live.create(
             prompt='it\'s a "red" circle, été \U0001f600', reproducible=True, loras=[{"lora": "outline"}]
@@ -45,7 +46,13 @@ def jobs(live: Live) -> dict[str, dict[str, Any]]:
         data={"prompt": "a blue circle", "steps": "4", "strength": "0.5", "reproducible": "true"},
         files={"image": ("start.png", start, "image/png")},
     )
-    return {"txt2img": text, "img2img": live.wait(answer.json()["id"])}
+    edit = {"prompt": "blue", "model": editor, "width": 64, "height": 64}
+    pictures = [text_of(start)] * 2
+    return {
+        "txt2img": text,
+        "img2img": live.wait(answer.json()["id"]),
+        "edit": live.wait(live.create(images=pictures, reproducible=True, **edit)["id"]),
+    }
 
 
 def code(page: "Page", label: str) -> str:
@@ -62,7 +69,7 @@ def pixels(data: bytes) -> bytes:
         return picture.convert("RGB").tobytes()
 
 
-@pytest.mark.parametrize("kind", ["txt2img", "img2img"])
+@pytest.mark.parametrize("kind", ["txt2img", "img2img", "edit"])
 def test_code_that_is_copied_draws_the_same_pixels(
     visits: Visits, live: Live, jobs: dict[str, dict[str, Any]], tmp_path: Path, kind: str
 ) -> None:
@@ -117,6 +124,7 @@ def test_a_link_opens_for_a_stranger_until_it_is_revoked(
     with visits.opened(f"/gallery/{jobs['txt2img']['id']}/") as page:
         page.click("text=Share")
         page.click("text=Make a link and copy it")
+        page.wait_for_selector("dialog [role=status]:has-text('on the clipboard')")
         link = page.input_value(".shares input")
         assert violations(page) == []
         with visits.opened(state=None) as stranger:

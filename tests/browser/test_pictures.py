@@ -1,8 +1,6 @@
 """What is made of pictures: the gallery, one picture's page, and pictures that are brought along."""
 
 import base64
-import subprocess
-import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +11,6 @@ from PIL import Image
 
 from tests.browser.visits import DESKTOP, PHONE, Visits, drawn, newest, until, violations
 from tests.support.live import Live
-from tests.support.service import REPOSITORY, environment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -68,6 +65,12 @@ def plain(colour: str) -> bytes:
     return file.getvalue()
 
 
+def first_pixel(live: Live, url: str) -> Any:
+    """The colour of a plain picture of the service's."""
+    with Image.open(BytesIO(live.http.get(url).content)) as picture:
+        return picture.getpixel((0, 0))
+
+
 def test_a_pasted_picture_is_started_from(visits: Visits) -> None:
     with visits.opened("/") as page:
         hand_over(page, "paste", plain("blue"))
@@ -79,6 +82,37 @@ def test_a_pasted_picture_is_started_from(visits: Visits) -> None:
         page.click(".draw")
         drawn(page)
     assert newest(visits.live)["kind"] == "img2img"
+    assert visits.complaints == []
+
+
+def test_pictures_are_edited_by_a_model_that_does(visits: Visits, live: Live, editor: str) -> None:
+    """As many as it takes, by words alone; what is made of the result is made of the same pictures."""
+    with visits.opened("/") as page:
+        page.select_option("#model", editor)
+        for number, colour in enumerate(("blue", "red", "green"), start=1):
+            hand_over(page, "paste", plain(colour))
+            until(page, f"document.querySelectorAll('.edited-pictures img').length === {number}")
+        page.click("[aria-label='Without picture 2']")
+        assert page.locator("#strength").count() == page.locator("input[name=width]").count() == 0
+        assert violations(page) == []
+        page.click(".draw")
+        assert page.inner_text("#prompt-trouble") == "Say what to change."
+        page.fill("#prompt", "make it yellow")
+        page.click(".draw")
+        drawn(page)
+        made = newest(live)
+        assert (made["kind"], made["model"], made["strength"]) == ("edit", editor, None)
+        colours = [first_pixel(live, url) for url in made["urls"]["inputs"]]
+        assert colours == [(0, 0, 255), (0, 128, 0)]
+        page.click(".card.large a.action:has-text('Open')")
+        page.wait_for_selector(".action:has-text('Edit this')")
+        assert page.locator("text=Repaint a part").count() == 0
+        assert violations(page) == []
+        page.click("text=More like this")
+        until(page, "document.querySelectorAll('.card.large.succeeded .batch img').length === 4")
+        varied = newest(live)
+        assert (varied["kind"], varied["seed"]) == ("edit", (made["seed"] + 1) % 2**32)
+        assert [first_pixel(live, url) for url in varied["urls"]["inputs"]] == colours
     assert visits.complaints == []
 
 
@@ -123,11 +157,11 @@ def test_vary_change_and_style(visits: Visits, live: Live, job: dict[str, Any]) 
     with visits.opened(path) as page:
         page.wait_for_selector(".facts")
         assert violations(page) == []
-        page.click("text=Vary")
+        page.click("text=More like this")
         drawn(page)
         four = newest(live)
         assert (four["seed"], len(four["images"])) == ((job["seed"] + 1) % 2**32, 4)
-        page.click("text=Keep going")
+        page.click(".card.large a.action:has-text('Open')")
         page.click(".action:has-text('Change')")
         assert page.input_value("#prompt") == job["prompt"]
         page.click(".advanced summary")
@@ -168,12 +202,7 @@ def test_again_exactly_compared_and_enlarged(visits: Visits, job: dict[str, Any]
 
 def test_a_gallery_of_many_is_scrolled_through(visits: Visits, live: Live, job: dict[str, Any]) -> None:
     """Page by page, each picture once, newest first; a range is selected with Shift."""
-    subprocess.run(
-        [sys.executable, REPOSITORY / "manage.py", "shell", "-c", COPIES.format(id=job["id"], many=MANY)],
-        env=environment() | {"DATA_DIR": str(live.service.data_dir)},
-        check=True,
-        capture_output=True,
-    )
+    live.shell(COPIES.format(id=job["id"], many=MANY))
     with visits.opened("/gallery/") as page:
         page.wait_for_selector(".tile img")
         assert violations(page) == []

@@ -47,6 +47,15 @@ class Live:
         self.headers = {"Authorization": f"Bearer {self.token}"}
         self.http = httpx2.Client(base_url=self.url, headers=self.headers, timeout=SAFETY_S)
 
+    def shell(self, code: str) -> None:
+        """Runs code in a process of the service's own installation, for what no client may do."""
+        subprocess.run(
+            [sys.executable, str(REPOSITORY / "manage.py"), "shell", "-c", code],
+            env=environment() | {"DATA_DIR": str(self.service.data_dir)},
+            check=True,
+            capture_output=True,
+        )
+
     def socket_url(self, job_id: str, query: str = "") -> str:
         """The address of a generation's feed."""
         return f"ws://127.0.0.1:{self.service.port}/ws/generations/{job_id}/{query}"
@@ -163,19 +172,8 @@ def hubbed(hub: HubDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     service = Service(root / "service" / "data", HF_ENDPOINT=hub.url, WAIT_LIMIT_S="120")
     try:
         service.wait_ready()
-        subprocess.run(
-            [
-                sys.executable,
-                str(REPOSITORY / "manage.py"),
-                "shell",
-                "-c",
-                REGISTER.format(families=FAMILIES, side=SIDE),
-            ],
-            env=environment() | {"DATA_DIR": str(service.data_dir)},
-            check=True,
-            capture_output=True,
-        )
         client = Hubbed(service, repositories)
+        client.shell(REGISTER.format(families=FAMILIES, side=SIDE))
         with client.http:
             yield client
     finally:

@@ -1,24 +1,17 @@
 import { ConnectionLostError, RefusedError } from "./errors.js";
+import { ENDS } from "./events.js";
 import { Patience } from "./patience.js";
 import { Polling } from "./polling.js";
 import { Socket } from "./socket.js";
 import { Stream } from "./stream.js";
 
 /**
- * @typedef {{index: number, seed: number, width: number, height: number, sha256: string, url: string,
- *   b64_json?: string}} Picture
- * @typedef {{param: string, reason: string, used: unknown}} Warning
- * @typedef {{type: string, seq: number, prev: number, job_id: string, at: string, attempt: number, step?: number,
- *   total_steps?: number, percent?: number, eta_s?: number | null, preview?: string | null, seed?: number,
- *   status?: string, phase?: string, reason?: string, worker?: string, model?: string, downloaded_bytes?: number,
- *   total_bytes?: number, images?: Picture[], error?: {code: string, detail: string},
- *   warnings?: Warning[]}} GenerationEvent
+ * @typedef {import("./events.js").GenerationEvent} GenerationEvent
  * @typedef {{path: string, after: number | null, first: object | null}} Door the path of a socket, behind which event
  *   it begins, and what is sent first
  * @typedef {AsyncIterable<GenerationEvent> & {opened: boolean, code: number}} Connection
  */
 
-const ENDS = new Set(["succeeded", "failed", "canceled"]);
 // Close codes of a connection or a server in trouble, and of a reader that was too slow; others are refusals.
 const PASSING_CODES = new Set([1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 4008, 4500, 4503]);
 // How often in a row a way to follow may not open, although the service answers, until the next one is tried.

@@ -1,10 +1,12 @@
+import { ENDS } from "./events.js";
+import { pause } from "./patience.js";
+
 /**
- * @typedef {import("./client.js").GenerationEvent} GenerationEvent
+ * @typedef {import("./events.js").GenerationEvent} GenerationEvent
  * @typedef {import("./stream.js").Ask} Ask
  */
 
 const PAUSE_MS = 1_500;
-const ENDS = new Set(["succeeded", "failed", "canceled"]);
 
 /** A generation asked for again and again, as messages: a snapshot whenever it has changed, and its end. */
 export class Polling {
@@ -42,11 +44,7 @@ export class Polling {
       }
       if (ended) return;
       shown = state;
-      await new Promise((resolve) => {
-        const timer = setTimeout(resolve, PAUSE_MS);
-        this.#signal?.addEventListener("abort", () => resolve(clearTimeout(timer)), { once: true });
-      });
-      this.#signal?.throwIfAborted();
+      await pause(PAUSE_MS, this.#signal);
     }
   }
 }

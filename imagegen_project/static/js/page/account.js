@@ -17,12 +17,11 @@ function Once({ text, label }) {
 }
 
 function Tokens() {
-  const { client, notify } = useApp();
+  const { client, bad } = useApp();
   const [tokens, setTokens] = useState(/** @type {any[] | null} */ (null));
   const [days, setDays] = useState(90);
   const [name, setName] = useState("");
   const [made, setMade] = useState("");
-  const bad = (/** @type {any} */ error) => notify(error.message, { kind: "bad" });
   const load = () => client.json("/api/v1/tokens/").then((/** @type {any} */ found) => setTokens(found.results ?? found), bad);
   useEffect(() => {
     load();
@@ -34,7 +33,7 @@ function Tokens() {
       setMade(answer.value);
       setName("");
       await load();
-    } catch (error) {
+    } catch (/** @type {any} */ error) {
       bad(error);
     }
   };
@@ -65,9 +64,9 @@ function Tokens() {
 }
 
 function Secret() {
-  const { client, notify } = useApp();
+  const { client, bad } = useApp();
   const [secret, setSecret] = useState("");
-  const make = () => client.json("/api/v1/webhook-secret", { method: "POST" }).then((/** @type {any} */ found) => setSecret(found.secret), (/** @type {any} */ error) => notify(error.message, { kind: "bad" }));
+  const make = () => client.json("/api/v1/webhook-secret", { method: "POST" }).then((/** @type {any} */ found) => setSecret(found.secret), bad);
   return html`<section>
     <h2>${gettext("Webhooks")}</h2>
     <p class="hint">${gettext("What is posted to your webhook_url is signed with this secret. A new one ends the old one at once.")}</p>
@@ -95,10 +94,10 @@ function Quota({ label, used, limit, words }) {
 }
 
 function Usage() {
-  const { client, notify } = useApp();
+  const { client, bad } = useApp();
   const [usage, setUsage] = useState(/** @type {any} */ (null));
   useEffect(() => {
-    client.json("/api/v1/usage").then(setUsage, (/** @type {any} */ error) => notify(error.message, { kind: "bad" }));
+    client.json("/api/v1/usage").then(setUsage, bad);
   }, []);
   if (!usage) return html`<section aria-busy="true"></section>`;
   const { work, storage, queued } = usage.quota;

@@ -1,28 +1,26 @@
 /** What most pictures need no word about, built from what the model can do. */
-import { chosenModel } from "./models.js";
+import { chosenModel, pictureKind } from "./models.js";
 import { sizeOf } from "./request.js";
 import { AddPicture } from "./picture_field.js";
 import { Styles } from "./styles.js";
-import { html, Icon, useApp, useStore } from "./ui.js";
+import { html, Icon, Range, useApp, useStore } from "./ui.js";
 import { gettext } from "./words.js";
 
 /**
- * A number with a slider; empty means what the model does by itself.
+ * A number; null means what the model does by itself.
  * @param {{name: string, field: string, label: string, value: number | null, usual: number, min: number, max: number,
  *   step: number}} props
  */
-function Slider({ name, field, label, value, usual, min, max, step }) {
+function Usual({ name, field, label, value, usual, ...range }) {
   const { store } = useApp();
   const trouble = useStore((state) => state.errors[name]);
-  const fill = (/** @type {any} */ event) => store.fill({ [field]: Number(event.target.value) });
-  return html`<div class="slider">
-    <label for=${name}>${label}<output>${value ?? usual}</output></label>
-    <input id=${name} type="range" min=${min} max=${max} step=${step} value=${value ?? usual} onInput=${fill} />
+  return html`<${Range} ...${range} id=${name} label=${label} value=${value ?? usual} shown=${value ?? usual}
+    change=${(/** @type {number} */ number) => store.fill({ [field]: number })}>
     ${value !== null && value !== usual &&
     html`<button type="button" class="quiet only-icon" title=${gettext("As the model does by itself")} aria-label=${gettext("Reset {what}", { what: label })}
       onClick=${() => store.fill({ [field]: null })}><${Icon} name="rotate-ccw" /></button>`}
     ${trouble && html`<p class="trouble">${trouble}</p>`}
-  </div>`;
+  <//>`;
 }
 
 /** @param {{name: string, label: string, value: number, limits: any}} props */
@@ -56,18 +54,15 @@ export function Advanced() {
     store.fill({ [field]: event.target.value });
   const seed = (/** @type {any} */ event) => store.fill({ seed: event.target.value === "" ? null : Number(event.target.value) });
   return html`<div class="extras">
-    ${kinds.includes("img2img") && html`<${AddPicture} />`}
+    ${pictureKind(model) && kinds.includes("txt2img") && !form.images.length && html`<${AddPicture} kind=${pictureKind(model)} />`}
     ${takes.loras && html`<${Styles} family=${model.family} />`}
     <details class="advanced">
       <summary>${gettext("More settings")}</summary>
-      <div class="slider">
-        <label for="num_images">${gettext("Pictures")}<output>${form.num_images}</output></label>
-        <input id="num_images" type="range" min="1" max=${most.max_num_images} value=${form.num_images}
-          onInput=${(/** @type {any} */ event) => store.fill({ num_images: Number(event.target.value) })} />
-      </div>
-      <${Slider} name="num_inference_steps" field="steps" label=${gettext("Steps")} value=${form.steps}
+      <${Range} id="num_images" label=${gettext("Pictures")} value=${form.num_images} shown=${form.num_images} min=${1} max=${most.max_num_images}
+        change=${(/** @type {number} */ num_images) => store.fill({ num_images })} />
+      <${Usual} name="num_inference_steps" field="steps" label=${gettext("Steps")} value=${form.steps}
         usual=${defaults.num_inference_steps} min=${1} max=${most.max_num_inference_steps} step=${1} />
-      ${takes.guidance !== "none" && html`<${Slider} name="guidance_scale" field="guidance_scale" label=${gettext("How closely to follow the prompt")} value=${form.guidance_scale}
+      ${takes.guidance !== "none" && html`<${Usual} name="guidance_scale" field="guidance_scale" label=${gettext("How closely to follow the prompt")} value=${form.guidance_scale}
         usual=${defaults.guidance_scale} min=${limits.min_guidance_scale} max=${limits.max_guidance_scale} step=${0.5} />`}
       ${takes.negative_prompt && html`<label for="negative_prompt">${gettext("What not to draw")}</label>
       <input id="negative_prompt" maxlength=${most.max_prompt_characters} value=${form.negative_prompt} onInput=${text("negative_prompt")} />`}
@@ -79,7 +74,7 @@ export function Advanced() {
           onClick=${() => store.fill({ seed: null })}><${Icon} name="dices" /></button>
       </div>
       ${errors.seed && html`<p class="trouble">${errors.seed}</p>`}
-      ${!form.image && html`<div class="grid">
+      ${(!form.images.length || !pictureKind(model)) && html`<div class="grid">
         <${Side} name="width" label=${gettext("Width")} value=${size.width} limits=${limits} />
         <${Side} name="height" label=${gettext("Height")} value=${size.height} limits=${limits} />
       </div>`}
@@ -90,11 +85,8 @@ export function Advanced() {
           ${limits.schedulers.map((/** @type {string} */ name) => html`<option key=${name} value=${name} selected=${name === form.scheduler}>${name}</option>`)}
         </select>`}
       ${limits.max_clip_skip > 0 &&
-      html`<div class="slider">
-        <label for="clip_skip">${gettext("Layers of the text encoder to skip")}<output>${form.clip_skip}</output></label>
-        <input id="clip_skip" type="range" min="0" max=${limits.max_clip_skip} value=${form.clip_skip}
-          onInput=${(/** @type {any} */ event) => store.fill({ clip_skip: Number(event.target.value) })} />
-      </div>`}
+      html`<${Range} id="clip_skip" label=${gettext("Layers of the text encoder to skip")} value=${form.clip_skip} shown=${form.clip_skip}
+        min=${0} max=${limits.max_clip_skip} change=${(/** @type {number} */ clip_skip) => store.fill({ clip_skip })} />`}
       <label for="output_format">${gettext("File")}</label>
       <select id="output_format" value=${form.output_format} onChange=${text("output_format")}>
         ${capabilities.output_formats.map((/** @type {string} */ name) => html`<option key=${name} value=${name} selected=${name === form.output_format}>${name.toUpperCase()}</option>`)}

@@ -14,17 +14,25 @@ import { startRouter, titleOf } from "./router.js";
 import { Running } from "./running.js";
 import { shownJob, Stage } from "./stage.js";
 import { emptyForm, keepForm, keptForm, Store } from "./store.js";
-import { AppContext, html, Icon, useApp, useStore } from "./ui.js";
+import { AppContext, html, Icon, useApp, useEffect, useRef, useStore } from "./ui.js";
 import { duration, gettext, ordinal, size } from "./words.js";
 
 const NOTICE_MS = 7_000;
 const MODELS_PAUSE_MS = 20_000;
+// While the workers start.
+const WORKERS_PAUSE_MS = 3_000;
 
 function Notices() {
   const { store } = useApp();
   const notices = useStore((state) => state.notices);
+  const area = useRef(/** @type {HTMLElement | null} */ (null));
+  useEffect(() => {
+    // Shown anew, it stands above a dialog that was opened after it.
+    area.current?.hidePopover();
+    if (notices.length) area.current?.showPopover();
+  }, [notices]);
   const drop = (/** @type {string} */ id) => store.set((state) => ({ notices: state.notices.filter((one) => one.id !== id) }));
-  return html`<div class="notices" role="status" aria-live="polite">
+  return html`<div ref=${area} popover="manual" class="notices" role="status" aria-live="polite">
     ${notices.map(
       ({ id, text, kind, action }) => html`<div key=${id} class=${`notice ${kind}`}>
         <p>${text}</p>
@@ -81,13 +89,17 @@ function start(root) {
   const jobs = new Jobs(client, store, (job) => {
     if (job.phase === "succeeded") gallery.add(job);
   });
-  /** @type {import("./ui.js").App["notify"]} */
-  const notify = (text, { kind = "info", action } = {}) => {
+  const say = (/** @type {Omit<import("./store.js").Notice, "id">} */ notice) => {
     const id = String(Math.random());
-    store.set(({ notices }) => ({ notices: [...notices.slice(-2), { id, text, kind, action }] }));
-    setTimeout(() => store.set(({ notices }) => ({ notices: notices.filter((one) => one.id !== id) })), action ? 2 * NOTICE_MS : NOTICE_MS);
+    store.set(({ notices }) => ({ notices: [...notices.slice(-2), { id, ...notice }] }));
+    setTimeout(() => store.set(({ notices }) => ({ notices: notices.filter((one) => one.id !== id) })), notice.action ? 2 * NOTICE_MS : NOTICE_MS);
   };
-  const app = { store, client, jobs, gallery, go, notify, user: root.dataset.user ?? "" };
+  /** @type {import("./ui.js").App} */
+  const app = {
+    ...{ store, client, jobs, gallery, go, user: root.dataset.user ?? "" },
+    notify: (text, action) => say({ text, kind: "info", action }),
+    bad: (error) => say({ text: error.message, kind: "bad" }),
+  };
 
   let form = store.state.form;
   store.listen(() => {
@@ -103,7 +115,7 @@ function start(root) {
 }
 
 /** @param {import("./ui.js").App} app @returns {Record<string, (event: KeyboardEvent) => void>} */
-function keysOf({ store, jobs, go, notify }) {
+function keysOf({ store, jobs, go, bad }) {
   const idle = (/** @type {(event: KeyboardEvent) => void} */ act) => (/** @type {KeyboardEvent} */ event) => {
     const typing = /** @type {HTMLElement} */ (event.target).closest?.("input, textarea, select, dialog");
     if (!typing && !document.querySelector("dialog[open], .pswp")) act(event);
@@ -121,13 +133,13 @@ function keysOf({ store, jobs, go, notify }) {
     Escape: () => {
       const job = shownJob(store.state);
       if (store.state.route.page !== "create" || document.querySelector("dialog[open], .pswp") || !job || isOver(job)) return;
-      jobs.cancel(job.id).catch((error) => notify(error.message, { kind: "bad" }));
+      jobs.cancel(job.id).catch(bad);
     },
   };
 }
 
 /** Asks for everything that the page shows. @param {import("./ui.js").App} app */
-async function load({ store, client, jobs, notify }) {
+async function load({ store, client, jobs, bad }) {
   const models = () => client.json("/api/v1/models").then((/** @type {any} */ found) => store.set({ models: found.data, away: false }));
   const ask = async () => {
     try {
@@ -140,13 +152,20 @@ async function load({ store, client, jobs, notify }) {
     } catch (/** @type {any} */ error) {
       if (error.status === 401 || error.status === 403) return location.reload();
       if (error.name === "ConnectionLostError") store.set({ away: true });
-      else notify(error.message, { kind: "bad" });
+      else bad(error);
       setTimeout(ask, 3_000);
     }
   };
   await ask();
   const renew = () => models().catch((/** @type {any} */ error) => (error.status === 401 ? location.reload() : store.set({ away: true })));
-  setInterval(() => document.visibilityState === "visible" && renew(), MODELS_PAUSE_MS);
+  const later = () => {
+    const working = store.state.models.some((model) => model.workers.length);
+    setTimeout(async () => {
+      if (document.visibilityState === "visible") await renew();
+      later();
+    }, working ? MODELS_PAUSE_MS : WORKERS_PAUSE_MS);
+  };
+  later();
 }
 
 const root = document.getElementById("app");

@@ -1,4 +1,5 @@
 /** Pictures that are dropped, pasted or chosen: to start from, or, where one of ours, for their settings. */
+import { chosenModel, mostPictures } from "./models.js";
 import { formOf } from "./request.js";
 import { dataUri, html, useApp, useEffect, useState } from "./ui.js";
 import { gettext } from "./words.js";
@@ -49,20 +50,24 @@ async function settingsOf({ client }, file) {
  * @param {Blob} file
  */
 export async function readPicture(app, file) {
-  const { store, go, notify } = app;
+  const { store, go, notify, bad } = app;
   const start = async () => {
     try {
-      store.fill({ image: await fitted(file), mask: null, strength: 0.6 });
+      const picture = await fitted(file);
+      const most = mostPictures(chosenModel(store.state));
+      if (!most) return bad(new Error(gettext("This model draws from words alone: it takes no picture.")));
+      // One more to edit beside the others, where the model takes several.
+      store.fill({ images: [...store.state.form.images.slice(0, most - 1), picture], mask: null, strength: 0.6 });
       if (store.state.route.page !== "create") go("/");
     } catch {
-      notify(gettext("That is no picture that can be read."), { kind: "bad" });
+      bad(new Error(gettext("That is no picture that can be read.")));
     }
   };
   const request = await settingsOf(app, file);
   if (!request) return start();
-  store.fill({ ...formOf(request), image: null, mask: null });
+  store.fill(formOf(request));
   go("/");
-  notify(gettext("The settings of this picture are in the form."), { action: { label: gettext("Start from the picture instead"), run: start } });
+  notify(gettext("The settings of this picture are in the form."), { label: gettext("Start from the picture instead"), run: start });
 }
 
 /** Listens on the whole page, and says so while something is held over it. */

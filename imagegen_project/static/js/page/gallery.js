@@ -1,5 +1,5 @@
 /** The gallery: endless, searched, and acted on by many at once. */
-import { follow } from "./stage.js";
+import { isPlain } from "./router.js";
 import { html, Icon, thumbnail, useApp, useEffect, useRef, useState, useStore } from "./ui.js";
 import { gettext } from "./words.js";
 
@@ -7,12 +7,13 @@ const PAUSE_MS = 250;
 
 /** @param {{row: any, selected: boolean, selecting: boolean}} props */
 function Tile({ row, selected, selecting }) {
-  const { gallery, go, notify } = useApp();
+  const { gallery, go, bad } = useApp();
   const open = (/** @type {any} */ event) => {
-    if (event.shiftKey || selecting) {
-      event.preventDefault();
-      gallery.select(row.id, event.shiftKey);
-    } else follow(event, go);
+    const select = event.shiftKey || selecting;
+    if (!select && !isPlain(event)) return;
+    event.preventDefault();
+    if (select) gallery.select(row.id, event.shiftKey);
+    else go(`/gallery/${row.id}/`);
   };
   return html`<li class=${selected ? "tile selected" : "tile"}>
     <a href=${`/gallery/${row.id}/`} onClick=${open} title=${row.prompt}>
@@ -23,12 +24,12 @@ function Tile({ row, selected, selecting }) {
       onClick=${(/** @type {any} */ event) => gallery.select(row.id, event.shiftKey)} /></label>
     ${row.favorite !== undefined &&
     html`<button class=${row.favorite ? "heart on" : "heart"} aria-pressed=${row.favorite ? "true" : "false"} aria-label=${gettext("Favourite")}
-      onClick=${() => gallery.mark(row.id, !row.favorite).catch((error) => notify(error.message, { kind: "bad" }))}><${Icon} name="heart" /></button>`}
+      onClick=${() => gallery.mark(row.id, !row.favorite).catch(bad)}><${Icon} name="heart" /></button>`}
   </li>`;
 }
 
 function Actions() {
-  const { store, gallery, client, notify } = useApp();
+  const { store, gallery, client, bad } = useApp();
   const { selected, rows } = useStore((state) => state.gallery);
   const [asking, setAsking] = useState(false);
   const [busy, setBusy] = useState("");
@@ -40,7 +41,7 @@ function Actions() {
       const { saveZip } = await import("../late/zip.js");
       await saveZip(client, chosen);
     } catch (/** @type {any} */ error) {
-      notify(error.message, { kind: "bad" });
+      bad(error);
     }
     setBusy("");
   };
@@ -49,7 +50,7 @@ function Actions() {
     try {
       await gallery.remove(selected);
     } catch (/** @type {any} */ error) {
-      notify(error.message, { kind: "bad" });
+      bad(error);
     }
   };
   return html`<div class="selection" role="toolbar" aria-label=${gettext("Selected pictures")}>

@@ -1,8 +1,9 @@
 /** The generations that this page waits for: made, followed, canceled, and found again after a reload. */
+import { ENDS } from "../client/events.js";
 import { gettext } from "./words.js";
 
 /**
- * @typedef {import("../client/client.js").GenerationEvent} GenerationEvent
+ * @typedef {import("../client/events.js").GenerationEvent} GenerationEvent
  * @typedef {"sending" | "queued" | "downloading" | "loading" | "denoising" | "decoding" | "saving" | "succeeded" |
  *   "failed" | "canceled"} Phase
  * @typedef {{id: string, phase: Phase, prompt: string, width: number, height: number, count: number, seq: number,
@@ -12,7 +13,6 @@ import { gettext } from "./words.js";
  *   pixelsMatch: boolean | null}} Job
  */
 
-const ENDS = new Set(["succeeded", "failed", "canceled"]);
 const MAX_FOLLOWED = 12;
 const QUEUE_PAUSE_MS = 3_000;
 const AWAY_PAUSE_MS = 4_000;

@@ -16,6 +16,21 @@ export function chosenModel({ models, form }) {
   );
 }
 
+/**
+ * What a model does with pictures that it is given; "" where it takes none.
+ * @param {any} model
+ * @returns {"img2img" | "edit" | "inpaint" | ""}
+ */
+export function pictureKind({ kinds }) {
+  return /** @type {const} */ (["img2img", "edit", "inpaint"]).find((kind) => kinds.includes(kind)) ?? "";
+}
+
+/** How many pictures a model takes. @param {any} model */
+export function mostPictures(model) {
+  const kind = pictureKind(model);
+  return kind === "edit" ? model.limits.max_edit_images : kind ? 1 : 0;
+}
+
 /** @param {any} model */
 export function stateOf(model) {
   const tiers = model.workers.map((/** @type {any} */ one) => one.tier);

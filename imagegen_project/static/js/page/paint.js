@@ -1,6 +1,6 @@
 /** Painting what is to be drawn anew: with mouse, pen, finger or keys. */
 import { Canvas } from "./paint_canvas.js";
-import { Dialog, html, Icon, useEffect, useRef, useState } from "./ui.js";
+import { Dialog, html, Icon, Range, useEffect, useRef, useState } from "./ui.js";
 import { gettext } from "./words.js";
 
 const SMALLEST = 0.02;
@@ -64,10 +64,7 @@ export function Paint({ picture, mask, prompt, close, done }) {
           <button class="toggle" disabled=${!count} onClick=${() => canvas.current?.undo()} title="Ctrl Z"><${Icon} name="undo-2" />${gettext("Undo")}</button>
           <button class="toggle" onClick=${() => canvas.current?.invert()} title="I"><${Icon} name="contrast" />${gettext("Invert")}</button>
         </div>
-        <div class="slider">
-          <label for="brush-size">${gettext("Size")} <kbd>[</kbd> <kbd>]</kbd></label>
-          <input id="brush-size" type="range" min=${SMALLEST} max=${LARGEST} step="0.01" value=${size} onInput=${(/** @type {any} */ event) => setSize(Number(event.target.value))} />
-        </div>
+        <${Range} id="brush-size" label=${html`${gettext("Size")} <kbd>[</kbd> <kbd>]</kbd>`} value=${size} min=${SMALLEST} max=${LARGEST} step=${0.01} change=${setSize} />
         <fieldset class="places"><legend>${gettext("Or a whole part")}</legend>
           ${PLACES.map((place, n) => html`<button key=${n} aria-label=${gettext("Paint {place}", { place })} title=${place} onClick=${() => canvas.current?.place(n % 3, Math.floor(n / 3))}></button>`)}
         </fieldset>

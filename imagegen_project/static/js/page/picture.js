@@ -1,8 +1,7 @@
 /** One picture: large, with what it was made of and what can be made of it. */
 import { ActionList } from "./picture_actions.js";
 import { Facts } from "./picture_facts.js";
-import { follow } from "./stage.js";
-import { html, Icon, pathOf, thumbnail, useApp, useEffect, useState, useStore } from "./ui.js";
+import { html, Icon, Link, pathOf, thumbnail, useApp, useEffect, useState, useStore } from "./ui.js";
 import { gettext } from "./words.js";
 
 /** @param {{id: string}} props */
@@ -14,7 +13,7 @@ export function PicturePage({ id }) {
   const [trouble, setTrouble] = useState("");
   useEffect(() => {
     let live = true;
-    setIndex(0);
+    setIndex(Number(location.hash.slice(1)) || 0);
     setTrouble("");
     gallery.start();
     client.json(`/api/v1/generations/${id}`).then(
@@ -51,7 +50,7 @@ export function PicturePage({ id }) {
   return html`<section class="picture">
     <div class="view">
       <nav class="around" aria-label=${gettext("Pictures")}>
-        <a href="/gallery/" onClick=${(/** @type {Event} */ event) => follow(event, go)}><${Icon} name="images" />${gettext("Gallery")}</a>
+        <${Link} to="/gallery/"><${Icon} name="images" />${gettext("Gallery")}<//>
         <span></span>
         <button class="quiet only-icon" disabled=${at <= 0} aria-label=${gettext("Newer")} onClick=${() => step(-1)}><${Icon} name="arrow-left" /></button>
         <button class="quiet only-icon" disabled=${at < 0 || at + 1 >= rows.length} aria-label=${gettext("Older")} onClick=${() => step(1)}><${Icon} name="arrow-right" /></button>

@@ -1,9 +1,11 @@
 /** What can be made of a picture, in the order in which people want it. */
 import { fileName } from "./files.js";
-import { formOf, pictureUri, previewEvery, requestAgain } from "./request.js";
+import { isOver } from "./jobs.js";
+import { pictureKind } from "./models.js";
+import { bare, formOf, givenTo, picturesOf, pictureUri, previewEvery, requestAgain } from "./request.js";
 import { Paint } from "./paint.js";
 import { fitting, withTriggers } from "./styles.js";
-import { Dialog, html, Icon, pathOf, useApp, useEffect, useState, useStore } from "./ui.js";
+import { copy, Dialog, html, Icon, Link, pathOf, Range, useApp, useEffect, useState, useStore } from "./ui.js";
 import { gettext } from "./words.js";
 
 /** @typedef {import("./ui.js").App} App */
@@ -11,15 +13,16 @@ import { gettext } from "./words.js";
 const VARIATIONS = 4;
 const SEEDS = 2 ** 32;
 
-/** @param {{row: any, image: any, removed: () => void}} props */
+/** @param {{row: any, image: any, removed?: () => void}} props without `removed`, only what most people do next */
 export function ActionList({ row, image, removed }) {
   const app = useApp();
-  const { store, client, jobs, gallery, notify, go } = app;
+  const { store, client, jobs, gallery, bad, go } = app;
+  const model = useStore((state) => state.models.find((one) => one.id === row.model));
   const [open, setOpen] = useState("");
   const [favorite, setFavorite] = useState(row.favorite);
   useEffect(() => setFavorite(row.favorite), [row]);
   const close = () => setOpen("");
-  const guarded = (/** @type {() => Promise<any>} */ act) => () => act().catch((/** @type {any} */ error) => notify(error.message, { kind: "bad" }));
+  const guarded = (/** @type {() => Promise<any>} */ act) => () => act().catch(bad);
   const make = async (/** @type {any} */ request) => {
     close();
     go("/");
@@ -30,42 +33,42 @@ export function ActionList({ row, image, removed }) {
     await make({ ...request, seed: (row.seed + row.images.length) % SEEDS, num_images: VARIATIONS });
   });
   const change = guarded(async () => {
-    /** @type {any} */
-    const fields = { ...formOf(row), seed: image.seed, num_images: 1 };
-    if (row.urls.input) fields.image = await pictureUri(client, row.urls.input);
-    if (row.urls.mask) fields.mask = await pictureUri(client, row.urls.mask);
-    store.fill(fields);
+    store.fill({ ...formOf(row), ...(await picturesOf(client, row)), seed: image.seed, num_images: 1 });
     go("/");
   });
   const startFrom = guarded(async () => {
-    const { prompt, model, loras } = formOf(row);
-    store.fill({ prompt, model, loras, seed: null, num_images: 1, strength: 0.6, mask: null, image: await pictureUri(client, image.url) });
+    const { prompt, model: id, loras } = formOf(row);
+    store.fill({ prompt: edits ? "" : prompt, model: id, loras, seed: null, num_images: 1, strength: 0.6, mask: null, images: [await pictureUri(client, image.url)] });
     go("/");
-  });
-  const again = guarded(async () => {
-    setOpen("again");
   });
   const mark = guarded(async () => {
     setFavorite(!favorite);
     await gallery.mark(row.id, !favorite);
   });
-  /** @type {[string, string, () => void][]} */
+  // A model that is gone has no actions of its own; the rest needs none.
+  const edits = model && pictureKind(model) === "edit";
+  // Of several, people first choose one.
+  const all = Boolean(removed);
+  const one = all || row.images.length === 1;
+  /** @type {[string, string, () => void, boolean][]} */
   const actions = [
-    ["shuffle", gettext("Vary"), vary],
-    ["pencil", gettext("Change"), change],
-    ["image", gettext("Start from this"), startFrom],
-    ["brush", gettext("Repaint a part"), () => setOpen("paint")],
-    ["palette", gettext("Style"), () => setOpen("style")],
-    ["repeat", gettext("Again exactly"), again],
-    ["columns-2", gettext("Compare"), () => setOpen("compare")],
+    ["shuffle", gettext("More like this"), vary, Boolean(model)],
+    ["pencil", gettext("Change"), change, all],
+    ["image", edits ? gettext("Edit this") : gettext("Start from this"), startFrom, all && Boolean(model && pictureKind(model))],
+    ["brush", gettext("Repaint a part"), () => setOpen("paint"), one && Boolean(model?.kinds.includes("inpaint"))],
+    ["palette", gettext("Style"), () => setOpen("style"), all && Boolean(model?.takes.loras)],
+    ["repeat", gettext("Again exactly"), () => setOpen("again"), all && Boolean(model)],
+    ["columns-2", gettext("Compare"), () => setOpen("compare"), all],
   ];
   return html`<div class="actions">
     <div class="main-actions">
-      ${actions.map(([icon, label, act]) => html`<button key=${icon} class="action" onClick=${act}><${Icon} name=${icon} />${label}</button>`)}
-      <a class="action" href=${pathOf(image.url)} download=${fileName(row, image)}><${Icon} name="download" />${gettext("Download")}</a>
+      ${actions.map(([icon, label, act, can]) => can && html`<button key=${icon} class="action" onClick=${act}><${Icon} name=${icon} />${label}</button>`)}
+      ${one && html`<a class="action" href=${pathOf(image.url)} download=${fileName(row, image)}><${Icon} name="download" />${gettext("Download")}</a>`}
       <button class="action" onClick=${() => setOpen("share")}><${Icon} name="share-2" />${gettext("Share")}</button>
-      ${favorite !== undefined && html`<button class=${favorite ? "action on" : "action"} aria-pressed=${favorite ? "true" : "false"} onClick=${mark}><${Icon} name="heart" />${gettext("Favourite")}</button>`}
-      <button class="action" onClick=${() => setOpen("delete")}><${Icon} name="trash-2" />${gettext("Delete")}</button>
+      ${all
+        ? html`<button class=${favorite ? "action on" : "action"} aria-pressed=${favorite ? "true" : "false"} onClick=${mark}><${Icon} name="heart" />${gettext("Favourite")}</button>
+          <button class="action" onClick=${() => setOpen("delete")}><${Icon} name="trash-2" />${gettext("Delete")}</button>`
+        : html`<${Link} class="action" to=${`/gallery/${row.id}/`}><${Icon} name="image" />${gettext("Open")}<//>`}
     </div>
     ${open === "paint" && html`<${Repaint} row=${row} image=${image} close=${close} make=${make} />`}
     ${open === "style" && html`<${StyleDialog} row=${row} image=${image} close=${close} make=${make} />`}
@@ -79,7 +82,7 @@ export function ActionList({ row, image, removed }) {
         <button class="danger" onClick=${guarded(async () => {
           await client.json(`/api/v1/generations/${row.id}`, { method: "DELETE" });
           jobs.forget(row.id);
-          removed();
+          removed?.();
         })}>${gettext("Delete")}</button></footer>
     <//>`}
   </div>`;
@@ -87,13 +90,12 @@ export function ActionList({ row, image, removed }) {
 
 /** @param {{row: any, image: any, close: () => void, make: (request: any) => Promise<void>}} props */
 function Repaint({ row, image, close, make }) {
-  const { client, notify } = useApp();
+  const { client, bad } = useApp();
   const [picture, setPicture] = useState("");
   useEffect(() => {
-    pictureUri(client, image.url).then(setPicture, (/** @type {any} */ error) => notify(error.message, { kind: "bad" }));
+    pictureUri(client, image.url).then(setPicture, bad);
   }, [image.url]);
   if (!picture) return null;
-  const bare = (/** @type {string} */ uri) => uri.slice(uri.indexOf(",") + 1);
   const done = async (/** @type {string | null} */ mask, /** @type {string} */ prompt) => {
     if (!mask) return;
     try {
@@ -106,7 +108,7 @@ function Repaint({ row, image, close, make }) {
         preview_every: previewEvery(row.num_inference_steps),
       });
     } catch (/** @type {any} */ error) {
-      notify(error.message, { kind: "bad" });
+      bad(error);
     }
   };
   return html`<${Paint} picture=${picture} mask=${null} prompt=${row.prompt} close=${close} done=${done} />`;
@@ -114,7 +116,7 @@ function Repaint({ row, image, close, make }) {
 
 /** @param {{row: any, image: any, close: () => void, make: (request: any) => Promise<void>}} props */
 function StyleDialog({ row, image, close, make }) {
-  const { client, notify } = useApp();
+  const { client, bad } = useApp();
   const models = useStore((state) => state.models);
   const all = useStore((state) => state.loras);
   const family = models.find((one) => one.id === row.model)?.family;
@@ -128,7 +130,7 @@ function StyleDialog({ row, image, close, make }) {
       const others = row.loras.filter((/** @type {any} */ one) => one.name !== name).map((/** @type {any} */ one) => ({ lora: one.lora, scale: one.scale }));
       await make({ ...request, seed: image.seed, num_images: 1, prompt: withTriggers(row.prompt, lora), loras: [...others, { lora: name, scale }] });
     } catch (/** @type {any} */ error) {
-      notify(error.message, { kind: "bad" });
+      bad(error);
     }
   };
   return html`<${Dialog} title=${gettext("The same picture in another style")} close=${close}>
@@ -137,10 +139,7 @@ function StyleDialog({ row, image, close, make }) {
           <select id="style-name" value=${name} onChange=${(/** @type {any} */ event) => setName(event.target.value)}>
             ${loras.map((one) => html`<option key=${one.name} value=${one.name} selected=${one.name === name}>${one.name}</option>`)}
           </select>
-          <div class="slider">
-            <label for="style-scale">${gettext("How strong")}<output>${scale.toFixed(2)}</output></label>
-            <input id="style-scale" type="range" min="0" max="2" step="0.05" value=${scale} onInput=${(/** @type {any} */ event) => setScale(Number(event.target.value))} />
-          </div>
+          <${Range} id="style-scale" label=${gettext("How strong")} value=${scale} shown=${scale.toFixed(2)} min=${0} max=${2} step=${0.05} change=${setScale} />
           ${lora.trigger_words.length > 0 && html`<p class="hint">${gettext("Adds to the prompt: {words}", { words: lora.trigger_words.join(", ") })}</p>`}
           <footer><button class="quiet" onClick=${close}>${gettext("Close")}</button><button onClick=${draw}><${Icon} name="sparkles" />${gettext("Draw")}</button></footer>`
       : html`<p>${gettext("No LoRA fits this model yet. Upload one by the API: POST /api/v1/loras/upload.")}</p>`}
@@ -158,7 +157,7 @@ function Again({ row, close }) {
     jobs.make({ ...row }, send).then((made) => setId(made.id), (error) => setVerdict(error.message));
   }, []);
   useEffect(() => {
-    if (!job || !["succeeded", "failed", "canceled"].includes(job.phase)) return;
+    if (!job || !isOver(job)) return;
     client.json(`/api/v1/generations/${id}`).then((/** @type {any} */ done) => {
       if (done.pixels_match === true) setVerdict("identical");
       else if (done.pixels_match === false) setVerdict("different");
@@ -183,7 +182,7 @@ function Compare({ row, image, close }) {
   const rows = useStore((state) => state.gallery.rows);
   /** @type {{url: string, label: string}[]} */
   const others = [
-    ...(row.urls.input ? [{ url: row.urls.input, label: gettext("what it started from") }] : []),
+    ...givenTo(row).map((url) => ({ url, label: gettext("what it started from") })),
     ...row.images.filter((/** @type {any} */ one) => one.index !== image.index).map((/** @type {any} */ one) => ({ url: one.url, label: gettext("picture {n}", { n: one.index + 1 }) })),
     ...rows.filter((one) => one.id !== row.id).slice(0, 30).map((one) => ({ url: one.images[0].url, label: one.prompt })),
   ];
@@ -211,11 +210,11 @@ function Compare({ row, image, close }) {
 
 /** @param {{row: any, close: () => void}} props */
 function Share({ row, close }) {
-  const { client, notify } = useApp();
+  const { client, bad } = useApp();
   const address = `/api/v1/generations/${row.id}/shares/`;
   const [shares, setShares] = useState(/** @type {any[] | null} */ (null));
   const [withPrompt, setWithPrompt] = useState(false);
-  const bad = (/** @type {any} */ error) => notify(error.message, { kind: "bad" });
+  const [copied, setCopied] = useState(false);
   const load = () => client.json(address).then((/** @type {any} */ found) => setShares(found.results ?? found), bad);
   useEffect(() => {
     load();
@@ -224,17 +223,18 @@ function Share({ row, close }) {
     try {
       const made = await client.json(address, { method: "POST", body: { show_prompt: withPrompt } });
       await load();
-      const { copy } = await import("./ui.js");
-      await copy(absolute(made.url)).then(() => notify(gettext("The link is on the clipboard.")), () => {});
-    } catch (error) {
+      await copy(absolute(made.url)).then(() => setCopied(true), () => {});
+    } catch (/** @type {any} */ error) {
       bad(error);
     }
   };
   const revoke = (/** @type {any} */ share) => client.json(`${address}${share.id}/`, { method: "DELETE" }).then(load, bad);
+  const what = row.images.length > 1 ? gettext("all {n} pictures of this drawing", { n: row.images.length }) : gettext("the picture");
   return html`<${Dialog} title=${gettext("Share")} close=${close}>
-    <p>${gettext("Whoever has the link sees the picture, without an account, until you revoke it.")}</p>
+    <p>${gettext("Whoever has the link sees {what}, without an account, until you revoke it.", { what })}</p>
     <label><input type="checkbox" role="switch" checked=${withPrompt} onChange=${() => setWithPrompt(!withPrompt)} />${gettext("Show the prompt too")}</label>
     <button onClick=${make}><${Icon} name="link" />${gettext("Make a link and copy it")}</button>
+    <p class="hint" role="status">${copied && gettext("The link is on the clipboard: paste it into a message.")}</p>
     <ul class="shares">
       ${(shares ?? []).map((share) => html`<li key=${share.id}>
         <input readonly value=${absolute(share.url)} aria-label=${gettext("Link")} onFocus=${(/** @type {any} */ event) => event.target.select()} />

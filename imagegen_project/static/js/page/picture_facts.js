@@ -15,7 +15,7 @@ export function Facts({ row, image }) {
     gettext("guidance {n}", { n: row.guidance_scale }),
     row.scheduler || gettext("the model's own scheduler"),
     image && gettext("seed {n}", { n: image.seed }),
-    row.strength !== null && row.urls.input && gettext("strength {n}", { n: row.strength }),
+    row.strength !== null && gettext("strength {n}", { n: row.strength }),
     ...row.loras.map((/** @type {any} */ one) => `${one.name} ${one.scale}`),
   ].filter(Boolean);
   return html`<div class="facts">

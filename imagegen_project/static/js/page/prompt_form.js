@@ -1,7 +1,7 @@
 /** One box, one button; the rest folded. */
 import { Advanced } from "./advanced.js";
-import { chosenModel, ModelPicker } from "./models.js";
-import { requestOf, SHAPES } from "./request.js";
+import { chosenModel, ModelPicker, pictureKind } from "./models.js";
+import { lacks, requestOf, SHAPES } from "./request.js";
 import { PictureField } from "./picture_field.js";
 import { html, Icon, useApp, useEffect, useRef, useStore } from "./ui.js";
 import { gettext } from "./words.js";
@@ -12,16 +12,14 @@ import { gettext } from "./words.js";
  * Sends what the form says. The form stays as it is, so that the next one can follow at once.
  * @param {App} app
  */
-export async function draw({ store, jobs, notify }) {
+export async function draw({ store, jobs, bad }) {
   const { state } = store;
   const model = chosenModel(state);
   if (!model) return;
-  if (!state.form.prompt.trim()) {
-    store.set({ errors: { prompt: gettext("Say what to draw.") } });
-    document.getElementById("prompt")?.focus();
-    return;
-  }
-  store.set({ errors: {} });
+  const errors = lacks(state.form, model);
+  store.set({ errors });
+  if (errors.prompt) document.getElementById("prompt")?.focus();
+  if (Object.keys(errors).length) return;
   try {
     const made = jobs.make(requestOf(state.form, model));
     show();
@@ -30,7 +28,7 @@ export async function draw({ store, jobs, notify }) {
     const errors = Object.fromEntries((error.errors ?? []).map((/** @type {any} */ one) => [one.param, one.detail]));
     store.set({ errors });
     const shown = Object.keys(errors).length && error.status === 400;
-    if (!shown || !("prompt" in errors)) notify(error.message, { kind: "bad" });
+    if (!shown || !("prompt" in errors)) bad(error);
   }
 }
 
@@ -47,11 +45,15 @@ export function PromptForm() {
   const shape = useStore((state) => state.form.shape);
   const trouble = useStore((state) => state.errors.prompt);
   const ready = useStore((state) => state.models.length > 0);
-  const image = useStore((state) => state.form.image);
+  const model = useStore(chosenModel);
+  const given = useStore((state) => state.form.images.length > 0);
   const box = useRef(/** @type {HTMLTextAreaElement | null} */ (null));
   useEffect(() => {
     if (matchMedia("(pointer: fine)").matches) box.current?.focus();
   }, []);
+  // Whose shape is that of the picture which it is given.
+  const shaped = model && (given ? pictureKind(model) : !model.kinds.includes("txt2img"));
+  const changes = model && pictureKind(model) === "edit" && shaped;
   const submit = (/** @type {Event} */ event) => {
     event.preventDefault();
     draw(app);
@@ -65,7 +67,7 @@ export function PromptForm() {
       id="prompt"
       ref=${box}
       rows="3"
-      placeholder=${gettext("Describe a picture")}
+      placeholder=${changes ? gettext("Say what to change") : gettext("Describe a picture")}
       value=${prompt}
       aria-invalid=${trouble ? "true" : null}
       aria-describedby=${trouble ? "prompt-trouble" : null}
@@ -75,7 +77,7 @@ export function PromptForm() {
     ${trouble && html`<p id="prompt-trouble" class="trouble">${trouble}</p>`}
     <${PictureField} />
     <div class="row">
-      ${!image && html`<fieldset class="shapes" aria-label=${gettext("Shape")}>
+      ${!shaped && html`<fieldset class="shapes" aria-label=${gettext("Shape")}>
         ${Object.keys(SHAPES).map(
           (name) => html`<label key=${name} title=${SHAPE_NAMES[name]}>
             <input type="radio" name="shape" value=${name} checked=${shape === name} onChange=${() => store.fill({ shape: name })} />

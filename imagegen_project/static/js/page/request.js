@@ -1,5 +1,7 @@
 /** Between the form and what the API takes. */
+import { mostPictures, pictureKind } from "./models.js";
 import { dataUri, pathOf } from "./ui.js";
+import { gettext } from "./words.js";
 
 /**
  * @typedef {import("./store.js").Form} Form
@@ -44,16 +46,37 @@ export function requestOf(form, model) {
   if (form.clip_skip) request.clip_skip = form.clip_skip;
   if (form.output_format !== "png") request.output_format = form.output_format;
   if (form.loras.length) request.loras = form.loras;
-  if (form.image) {
-    request.image = bare(form.image);
+  const [first, ...more] = form.images.slice(0, mostPictures(model)).map(bare);
+  if (!first) return request;
+  if (pictureKind(model) === "edit") {
+    request.images = [first, ...more];
+  } else {
+    request.image = first;
     request.strength = form.strength;
-    if (form.mask) request.mask_image = bare(form.mask);
-    if (form.shape !== "own") {
-      delete request.width;
-      delete request.height;
-    }
+    if (form.mask && model.kinds.includes("inpaint")) request.mask_image = bare(form.mask);
+  }
+  if (form.shape !== "own") {
+    delete request.width;
+    delete request.height;
   }
   return request;
+}
+
+/**
+ * What the form still lacks for this model, by the request's field.
+ * @param {Form} form
+ * @param {any} model
+ * @returns {Record<string, string>}
+ */
+export function lacks(form, model) {
+  /** @type {Record<string, string>} */
+  const missing = {};
+  const kind = pictureKind(model);
+  const pictures = form.images.length;
+  if (!form.prompt.trim()) missing.prompt = kind === "edit" && pictures ? gettext("Say what to change.") : gettext("Say what to draw.");
+  if (!pictures && !model.kinds.includes("txt2img")) missing.images = gettext("This model changes pictures: give it one.");
+  else if (kind === "inpaint" && !form.mask) missing.images = gettext("This model draws a part anew: paint which one.");
+  return missing;
 }
 
 /** About a dozen previews, however many steps. @param {number} steps */
@@ -61,8 +84,8 @@ export function previewEvery(steps) {
   return Math.max(1, Math.round(steps / 12));
 }
 
-/** @param {string} uri */
-function bare(uri) {
+/** A data URI without its head. @param {string} uri */
+export function bare(uri) {
   return uri.slice(uri.indexOf(",") + 1);
 }
 
@@ -88,7 +111,7 @@ export function formOf(row) {
     output_format: row.output_format ?? "png",
     loras: (row.loras ?? []).map((/** @type {any} */ one) => ({ lora: one.name ?? one.lora, scale: one.scale })),
     strength: row.strength ?? 0.6,
-    image: null,
+    images: [],
     mask: null,
   };
 }
@@ -120,12 +143,31 @@ export async function requestAgain(client, row) {
   const request = { ...settingsOf(row), kind: row.kind, num_images: row.num_images };
   request.preview_every = previewEvery(row.num_inference_steps);
   request.loras = row.loras.map((/** @type {any} */ one) => ({ lora: one.lora, scale: one.scale }));
-  if (row.urls.input) {
-    request.image = bare(await pictureUri(client, row.urls.input));
+  const { images, mask } = await picturesOf(client, row);
+  if (row.kind === "edit") {
+    request.images = images.map(bare);
+  } else if (images.length) {
+    request.image = bare(images[0]);
     request.strength = row.strength;
   }
-  if (row.urls.mask) request.mask_image = bare(await pictureUri(client, row.urls.mask));
+  if (mask) request.mask_image = bare(mask);
   return request;
+}
+
+/**
+ * The pictures that a generation was given.
+ * @param {Client} client
+ * @param {any} row
+ * @returns {Promise<{images: string[], mask: string | null}>} data URIs
+ */
+export async function picturesOf(client, row) {
+  const load = (/** @type {string} */ url) => pictureUri(client, url);
+  return { images: await Promise.all(givenTo(row).map(load)), mask: row.urls.mask ? await load(row.urls.mask) : null };
+}
+
+/** The addresses of the pictures that a generation started from, or edited. @param {any} row @returns {string[]} */
+export function givenTo(row) {
+  return row.urls.inputs ?? (row.urls.input ? [row.urls.input] : []);
 }
 
 /** @param {Client} client @param {string} url @returns {Promise<string>} */

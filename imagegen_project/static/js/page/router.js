@@ -18,6 +18,11 @@ export function titleOf({ page }) {
   return `${names[page]} · imagegen`;
 }
 
+/** Whether a click opens a link here: none that asks for another tab or window. @param {MouseEvent} event */
+export function isPlain({ ctrlKey, metaKey, shiftKey, button }) {
+  return !(ctrlKey || metaKey || shiftKey || button);
+}
+
 /**
  * Shows the page of the address, and follows clicks on the frame's links.
  * @param {import("./store.js").Store} store
@@ -43,8 +48,7 @@ export function startRouter(store) {
   addEventListener("popstate", show);
   document.querySelector(".bar")?.addEventListener("click", (event) => {
     const link = /** @type {HTMLElement} */ (event.target).closest("a");
-    const { ctrlKey, metaKey, shiftKey, button } = /** @type {MouseEvent} */ (event);
-    if (!link || !isOurs(link) || ctrlKey || metaKey || shiftKey || button) return;
+    if (!link || !isOurs(link) || !isPlain(/** @type {MouseEvent} */ (event))) return;
     event.preventDefault();
     go(link.pathname);
   });

@@ -1,5 +1,6 @@
 /** A generation as code that draws the same picture. */
-import { settingsOf } from "./request.js";
+import { givenTo, settingsOf } from "./request.js";
+import { pathOf } from "./ui.js";
 
 /** What a request needs to be the same again. @param {any} row @returns {Record<string, any>} */
 function fieldsOf(row) {
@@ -7,7 +8,7 @@ function fieldsOf(row) {
   if (row.num_images > 1) fields.num_images = row.num_images;
   if (format !== "png") fields.output_format = format;
   if (row.loras.length) fields.loras = row.loras.map((/** @type {any} */ one) => ({ lora: one.name, scale: one.scale }));
-  if (row.urls.input) fields.strength = row.strength;
+  if (row.strength !== null) fields.strength = row.strength;
   return fields;
 }
 
@@ -28,28 +29,41 @@ function python(value) {
 /** @param {Record<string, any>} fields @param {(value: any) => string} literal */
 const lines = (fields, literal) => Object.entries(fields).map(([name, value]) => `    ${JSON.stringify(name)}: ${literal(value)},`).join("\n");
 
-/** The pictures that it starts from. @param {any} row */
-const inputs = (row) =>
-  [["image", row.urls.input], ["mask_image", row.urls.mask]].filter(([, url]) => url).map(([name, url]) => ({ name, path: new URL(url, "http://any").pathname }));
+/**
+ * The pictures that it starts from or edits, by the field that takes them; `file` is what each is kept as.
+ * @param {any} row
+ */
+function inputs(row) {
+  const given = givenTo(row).map((url, n) => (row.kind === "edit" ? { name: "images", file: `image-${n}.png`, url } : { name: "image", file: "image.png", url }));
+  const mask = row.urls.mask ? [{ name: "mask_image", file: "mask_image.png", url: row.urls.mask }] : [];
+  return [...given, ...mask].map(({ name, file, url }) => ({ name, file, path: pathOf(url) }));
+}
+
+/** What a program adds to its request before it sends it. @param {any} row @param {(path: string) => string} load @param {(name: string, value: string) => string} set */
+function loading(row, load, set) {
+  const from = inputs(row);
+  const edited = from.filter(({ name }) => name === "images").map(({ path }) => `    ${load(path)},\n`);
+  if (edited.length) return set("images", `[\n${edited.join("")}]`);
+  return from.map(({ name, path }) => set(name, load(path))).join("");
+}
 
 /** @param {any} row @param {string} origin */
 function curl(row, origin) {
   const from = inputs(row);
   const door = from.length ? "img2img" : "txt2img";
-  const gets = from.map(({ name, path }) => `curl --fail-with-body -H "Authorization: Bearer $IMAGEGEN_TOKEN" ${origin}${path} -o ${name}.png\n`).join("");
+  const gets = from.map(({ file, path }) => `curl --fail-with-body -H "Authorization: Bearer $IMAGEGEN_TOKEN" ${origin}${path} -o ${file}\n`).join("");
   const many = row.num_images > 1;
   const ask = many ? "-o pictures.json" : `-H 'Accept: image/*' -o picture.${row.output_format}`;
   const head = `${gets}curl --fail-with-body ${origin}/api/v1/generate/${door} ${ask} \\\n    -H "Authorization: Bearer $IMAGEGEN_TOKEN" \\\n`;
   if (!from.length) return `${head}    -H 'Content-Type: application/json' \\\n    -d ${shell(JSON.stringify(fieldsOf(row)))}\n`;
   const parts = Object.entries(fieldsOf(row)).map(([name, value]) => `--form-string ${shell(`${name}=${typeof value === "object" ? JSON.stringify(value) : value}`)}`);
-  return head + [...parts, ...from.map(({ name }) => `-F ${name}=@${name}.png`)].map((part) => `    ${part}`).join(" \\\n") + "\n";
+  return head + [...parts, ...from.map(({ name, file }) => `-F ${name}=@${file}`)].map((part) => `    ${part}`).join(" \\\n") + "\n";
 }
 
 /** @param {any} row @param {string} origin */
 function pythonCode(row, origin) {
-  const from = inputs(row);
-  const door = from.length ? "img2img" : "txt2img";
-  const gets = from.map(({ name, path }) => `request["${name}"] = base64.b64encode(call("${path}")).decode()\n`).join("");
+  const door = inputs(row).length ? "img2img" : "txt2img";
+  const gets = loading(row, (path) => `base64.b64encode(call("${path}")).decode()`, (name, value) => `request["${name}"] = ${value}\n`);
   return `import base64, json, os
 from urllib.request import Request, urlopen
 
@@ -74,9 +88,8 @@ ${gets}for image in json.loads(call("/api/v1/generate/${door}", request))["image
 
 /** @param {any} row @param {string} origin */
 function javascript(row, origin) {
-  const from = inputs(row);
-  const door = from.length ? "img2img" : "txt2img";
-  const gets = from.map(({ name, path }) => `request.${name} = Buffer.from(await (await call("${path}")).arrayBuffer()).toString("base64");\n`).join("");
+  const door = inputs(row).length ? "img2img" : "txt2img";
+  const gets = loading(row, (path) => `Buffer.from(await (await call("${path}")).arrayBuffer()).toString("base64")`, (name, value) => `request.${name} = ${value};\n`);
   return `import { writeFile } from "node:fs/promises";
 
 const headers = { Authorization: \`Bearer \${process.env.IMAGEGEN_TOKEN}\`, "Content-Type": "application/json" };
@@ -108,17 +121,19 @@ function openai(row, origin) {
     `prompt=${python(prompt)}`, `model=${python(model)}`, `size="${width}x${height}"`, `n=${n}`,
     ...(format ? [`output_format="${format}"`] : []), `response_format="b64_json"`, `extra_body=${python(extra)}`,
   ];
-  const [from] = inputs(row);
-  const get = from
-    ? `from urllib.request import Request, urlopen\n\n` : "";
-  const load = from
-    ? `picture = urlopen(Request("${origin}${from.path}", headers={"Authorization": "Bearer " + os.environ["IMAGEGEN_TOKEN"]}))\n` : "";
-  const call = from ? `client.images.edit(\n    image=("image.png", picture.read(), "image/png"),` : `client.images.generate(`;
-  return `import base64, os
-${get}from openai import OpenAI
+  const from = inputs(row).map(({ file, path }) => `("${file}", picture("${path}"), "image/png")`);
+  const load = `
 
-client = OpenAI(base_url="${origin}/v1", api_key=os.environ["IMAGEGEN_TOKEN"])
-${load}answer = ${call}
+def picture(path):
+    return urlopen(Request("${origin}" + path, headers={"Authorization": "Bearer " + os.environ["IMAGEGEN_TOKEN"]})).read()
+
+
+`;
+  const call = from.length ? `client.images.edit(\n    image=${row.kind === "edit" ? `[${from.join(", ")}]` : from[0]},` : `client.images.generate(`;
+  return `import base64, os
+${from.length ? "from urllib.request import Request, urlopen\n\n" : ""}from openai import OpenAI
+${from.length ? load : "\n"}client = OpenAI(base_url="${origin}/v1", api_key=os.environ["IMAGEGEN_TOKEN"])
+answer = ${call}
 ${options.map((one) => `    ${one},`).join("\n")}
 )
 for index, image in enumerate(answer.data):

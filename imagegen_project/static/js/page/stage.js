@@ -2,8 +2,9 @@
 import { drawsWhat, examplesFor } from "./examples.js";
 import { isOver, told } from "./jobs.js";
 import { chosenModel } from "./models.js";
+import { ActionList } from "./picture_actions.js";
 import { draw } from "./prompt_form.js";
-import { html, Icon, pathOf, thumbnail, useApp, useEffect, useStore } from "./ui.js";
+import { html, Icon, Link, pathOf, thumbnail, useApp, useEffect, useState, useStore } from "./ui.js";
 import { duration, gettext, ordinal, size } from "./words.js";
 
 /** @typedef {import("./jobs.js").Job} Job */
@@ -21,14 +22,18 @@ function Picture({ job, large }) {
   const alt = job.prompt;
   if (job.images.length > 1) {
     return html`<div class="batch">
-      ${job.images.map((image) => html`<img key=${image.index} src=${large ? pathOf(image.url) : thumbnail(image.url, 256)} alt=${`${alt} (${image.index + 1})`} />`)}
+      ${job.images.map((image) => {
+        const picture = html`<img src=${large ? pathOf(image.url) : thumbnail(image.url, 256)} alt=${`${alt} (${image.index + 1})`} />`;
+        return large ? html`<${Link} key=${image.index} to=${`/gallery/${job.id}/#${image.index}`}>${picture}<//>` : picture;
+      })}
     </div>`;
   }
   if (job.images.length) {
     // The preview stays beneath until the picture has come.
     const src = large ? pathOf(job.images[0].url) : thumbnail(job.images[0].url, 256);
+    const final = html`<img class="final" src=${src} alt=${alt} onLoad=${() => jobs.settle(job.id)} />`;
     return html`${job.preview && html`<img class="preview" src=${job.preview} alt="" />`}
-      <img class="final" src=${src} alt=${alt} onLoad=${() => jobs.settle(job.id)} />`;
+      ${large ? html`<${Link} to=${`/gallery/${job.id}/`}>${final}<//>` : final}`;
   }
   if (job.preview) return html`<img class="preview" src=${job.preview} alt="" />`;
   return html`<div class="shimmer"></div>`;
@@ -37,10 +42,10 @@ function Picture({ job, large }) {
 /** @param {{job: Job}} props */
 function LargeCard({ job }) {
   const app = useApp();
-  const { jobs, notify, go } = app;
+  const { jobs, bad } = app;
   const over = isOver(job);
   const words = told(job, SPOKEN);
-  const cancel = () => jobs.cancel(job.id).catch((error) => notify(error.message, { kind: "bad" }));
+  const cancel = () => jobs.cancel(job.id).catch(bad);
   const busy = job.phase === "decoding" || job.phase === "saving" || job.phase === "loading" || job.phase === "sending";
   return html`<article class=${`card large ${job.phase}`} aria-label=${job.prompt} style=${{ "--ratio": job.width / job.height }}>
     <div class="frame" style=${{ aspectRatio: `${job.width} / ${job.height}` }}>
@@ -56,10 +61,9 @@ function LargeCard({ job }) {
     </div>
     ${over
       ? job.phase === "succeeded" &&
-        html`<footer>
+        html`<footer class="done">
           <p class="said" title=${job.prompt}>${job.prompt}</p>
-          <a role="button" class="outline" href=${`/gallery/${job.id}/`} onClick=${(/** @type {Event} */ event) => follow(event, go)}>
-            <${Icon} name="wand-sparkles" />${gettext("Keep going")}</a>
+          <${Next} id=${job.id} key=${job.id} />
         </footer>`
       : html`<footer>
           <div class="status">
@@ -73,23 +77,26 @@ function LargeCard({ job }) {
   </article>`;
 }
 
-/** @param {import("./ui.js").App} app @param {Job} job */
-function retry({ jobs, client, notify }, job) {
-  jobs
-    .make({ ...job, num_images: job.count }, (key) => client.json(`/api/v1/generations/${job.id}/retry`, { method: "POST", headers: { "Idempotency-Key": key } }))
-    .catch((error) => notify(error.message, { kind: "bad" }));
+/** What most people do with a picture next. @param {{id: string}} props */
+function Next({ id }) {
+  const { client, bad } = useApp();
+  const [row, setRow] = useState(/** @type {any} */ (null));
+  useEffect(() => {
+    client.json(`/api/v1/generations/${id}`).then(setRow, bad);
+  }, [id]);
+  return row?.images.length ? html`<${ActionList} row=${row} image=${row.images[0]} />` : null;
 }
 
-/** A link of the program, without loading the page anew. @param {any} event @param {(path: string) => void} go */
-export function follow(event, go) {
-  if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
-  event.preventDefault();
-  go(event.currentTarget.getAttribute("href"));
+/** @param {import("./ui.js").App} app @param {Job} job */
+function retry({ jobs, client, bad }, job) {
+  jobs
+    .make({ ...job, num_images: job.count }, (key) => client.json(`/api/v1/generations/${job.id}/retry`, { method: "POST", headers: { "Idempotency-Key": key } }))
+    .catch(bad);
 }
 
 /** @param {{job: Job, shown: boolean}} props */
 function SmallCard({ job, shown }) {
-  const { store, jobs, notify } = useApp();
+  const { store, jobs, bad } = useApp();
   const words = told(job, SPOKEN);
   return html`<li class=${`card small ${job.phase}`} aria-current=${shown ? "true" : null}>
     <button class="frame" onClick=${() => store.set({ focus: job.id })} aria-label=${`${job.prompt}: ${words}`}>
@@ -100,7 +107,7 @@ function SmallCard({ job, shown }) {
     </button>
     ${!isOver(job) &&
     html`<button class="quiet only-icon corner" aria-label=${gettext("Cancel {prompt}", { prompt: job.prompt })}
-      onClick=${() => jobs.cancel(job.id).catch((error) => notify(error.message, { kind: "bad" }))}><${Icon} name="x" /></button>`}
+      onClick=${() => jobs.cancel(job.id).catch(bad)}><${Icon} name="x" /></button>`}
   </li>`;
 }
 
@@ -110,7 +117,7 @@ function Examples() {
   const model = useStore(chosenModel);
   if (!model) return html`<div class="examples" aria-busy="true"></div>`;
   const begin = (/** @type {string} */ prompt) => {
-    store.fill({ prompt, seed: null, image: null, mask: null });
+    store.fill({ prompt, seed: null, images: [], mask: null });
     draw(app);
   };
   return html`<section class="examples">
@@ -130,7 +137,7 @@ function Examples() {
 }
 
 function Latest() {
-  const { gallery, go } = useApp();
+  const { gallery } = useApp();
   const rows = useStore((state) => state.gallery.rows);
   const jobs = useStore((state) => state.jobs);
   useEffect(() => {
@@ -143,8 +150,8 @@ function Latest() {
     <h2>${gettext("Your latest pictures")}</h2>
     <ul class="tiles">
       ${latest.map(
-        (row) => html`<li key=${row.id}><a href=${`/gallery/${row.id}/`} onClick=${(/** @type {Event} */ event) => follow(event, go)}>
-          <img src=${thumbnail(row.images[0].url, 256)} alt=${row.prompt} loading="lazy" decoding="async" /></a></li>`,
+        (row) => html`<li key=${row.id}><${Link} to=${`/gallery/${row.id}/`}>
+          <img src=${thumbnail(row.images[0].url, 256)} alt=${row.prompt} loading="lazy" decoding="async" /><//></li>`,
       )}
     </ul>
   </section>`;

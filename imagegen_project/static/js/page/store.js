@@ -5,8 +5,9 @@
  * @typedef {{lora: string, scale: number}} Style
  * @typedef {{prompt: string, negative_prompt: string, model: string, width: number, height: number, shape: string,
  *   steps: number | null, guidance_scale: number | null, seed: number | null, num_images: number, scheduler: string,
- *   clip_skip: number, output_format: string, loras: Style[], strength: number, image: string | null,
- *   mask: string | null}} Form `image` and `mask`: data URIs; null: what the model does by itself
+ *   clip_skip: number, output_format: string, loras: Style[], strength: number, images: string[],
+ *   mask: string | null}} Form `images` (to start from, or to edit) and `mask`: data URIs; null: what the model does by
+ *   itself
  * @typedef {{id: string, text: string, kind: "info" | "bad", action?: {label: string, run: () => void}}} Notice
  * @typedef {{rows: any[], next: string | null, loading: boolean, started: boolean, q: string, favorite: boolean,
  *   selected: string[], anchor: string | null, trouble: string}} Gallery
@@ -85,7 +86,7 @@ export function emptyForm() {
     output_format: "png",
     loras: [],
     strength: 0.6,
-    image: null,
+    images: [],
     mask: null,
   };
 }
@@ -104,7 +105,7 @@ export function keptForm() {
 /** @param {Form} form */
 export function keepForm(form) {
   try {
-    localStorage.setItem(KEPT_IN, JSON.stringify({ ...form, image: null, mask: null }));
+    localStorage.setItem(KEPT_IN, JSON.stringify({ ...form, images: [], mask: null }));
   } catch {
     // A browser that keeps nothing only forgets.
   }

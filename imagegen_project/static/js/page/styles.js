@@ -1,5 +1,5 @@
 /** LoRA that fit the model: each with one slider, and its trigger words. */
-import { html, Icon, useApp, useStore } from "./ui.js";
+import { html, Icon, Range, useApp, useStore } from "./ui.js";
 import { gettext } from "./words.js";
 
 /**
@@ -39,13 +39,11 @@ export function Styles({ family }) {
   const left = loras.filter((lora) => !chosen.some((one) => one.lora === lora.name));
   return html`<div class="styles">
     ${chosen.map(
-      (one) => html`<div class="slider" key=${one.lora}>
-        <label for=${`style-${one.lora}`}>${one.lora}<output>${one.scale.toFixed(2)}</output></label>
-        <input id=${`style-${one.lora}`} type="range" min="0" max="2" step="0.05" value=${one.scale}
-          onInput=${(/** @type {any} */ event) => scale(one.lora, Number(event.target.value))} />
+      (one) => html`<${Range} key=${one.lora} id=${`style-${one.lora}`} label=${one.lora} value=${one.scale} shown=${one.scale.toFixed(2)}
+        min=${0} max=${2} step=${0.05} change=${(/** @type {number} */ value) => scale(one.lora, value)}>
         <button type="button" class="quiet only-icon" aria-label=${gettext("Without {style}", { style: one.lora })}
           onClick=${() => store.fill({ loras: chosen.filter((other) => other.lora !== one.lora) })}><${Icon} name="x" /></button>
-      </div>`,
+      <//>`,
     )}
     ${left.length > 0 &&
     html`<label class="visually-hidden" for="add-style">${gettext("Add a style")}</label>

@@ -1,5 +1,6 @@
 /** What all parts of the page are made with. */
 import { createContext, html, useContext, useEffect, useRef, useState } from "../../vendor/htm/preact.js";
+import { isPlain } from "./router.js";
 
 export { html, useEffect, useRef, useState };
 
@@ -7,8 +8,8 @@ export { html, useEffect, useRef, useState };
  * @typedef {import("./store.js").State} State
  * @typedef {{store: import("./store.js").Store, client: import("../client/client.js").Client,
  *   jobs: import("./jobs.js").Jobs, gallery: import("./gallery_rows.js").GalleryRows, go: (path: string) => void,
- *   notify: (text: string, more?: {kind?: "info" | "bad", action?: {label: string, run: () => void}}) => void,
- *   user: string}} App
+ *   notify: (text: string, action?: {label: string, run: () => void}) => void, bad: (error: Error) => void,
+ *   user: string}} App `notify` shows a line for a while, `bad` what went wrong
  */
 
 export const AppContext = createContext(/** @type {any} */ (null));
@@ -45,6 +46,32 @@ export function Icon({ name, label }) {
   return html`<svg class="icon" aria-hidden=${label ? null : "true"} role=${label ? "img" : null} aria-label=${label}>
     <use href=${`/static/vendor/lucide/icons.svg#${name}`} />
   </svg>`;
+}
+
+/** A link to another page of the program, without loading it anew. @param {{to: string, children?: any, [attribute: string]: any}} props */
+export function Link({ to, children, ...attributes }) {
+  const { go } = useApp();
+  const open = (/** @type {MouseEvent} */ event) => {
+    if (!isPlain(event)) return;
+    event.preventDefault();
+    go(to);
+  };
+  return html`<a href=${to} onClick=${open} ...${attributes}>${children}</a>`;
+}
+
+/**
+ * A number with a slider.
+ * @param {{id: string, label: any, value: number, min: number, max: number, step?: number, shown?: string | number,
+ *   change: (value: number) => void, children?: any}} props `shown`: the value beside the label; `children`: what
+ *   stands behind the slider
+ */
+export function Range({ id, label, value, min, max, step = 1, shown, change, children }) {
+  return html`<div class="slider">
+    <label for=${id}><span>${label}</span>${shown !== undefined && html`<output>${shown}</output>`}</label>
+    <input id=${id} type="range" min=${min} max=${max} step=${step} value=${value}
+      onInput=${(/** @type {any} */ event) => change(Number(event.target.value))} />
+    ${children}
+  </div>`;
 }
 
 /**

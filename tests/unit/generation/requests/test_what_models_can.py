@@ -142,7 +142,7 @@ def test_pictures_are_edited(api: APIClient) -> None:
     answer = api.post(BASE, {"prompt": "blue", "model": "qwenimageeditplus", "images": images}).json()
     assert (answer["kind"], answer["strength"]) == ("edit", None)
     assert (answer["width"], answer["height"], answer["warnings"]) == (320, 192, [])
-    sizes = [decoded(api.get(answer["urls"][f"inputs/{index}"]).content).size for index in (0, 1)]
+    sizes = [decoded(api.get(url).content).size for url in answer["urls"]["inputs"]]
     assert sizes == [(320, 192), (100, 300)]
     assert api.get(f"{answer['urls']['self']}/inputs/2").status_code == 404
     generation = Generation.objects.get()
@@ -175,7 +175,7 @@ def test_a_retry_edits_the_same_pictures(api: APIClient) -> None:
     api.post(first["urls"]["cancel"])
     again = api.post(f"{first['urls']['self']}/retry").json()
     assert again["kind"] == "edit"
-    pictures = [api.get(answer["urls"]["inputs/0"]).content for answer in (first, again)]
+    pictures = [api.get(answer["urls"]["inputs"][0]).content for answer in (first, again)]
     assert pictures[0] == pictures[1]
 
 
