@@ -25,6 +25,12 @@ def modules() -> list[str]:
     return [str(file.relative_to(STATIC)) for file in found]
 
 
+# In their order: the first holds what the others are made of.
+SHEETS = tuple(
+    f"css/page/{name}.css" for name in ("parts", "create", "stage", "gallery", "picture", "paint", "account")
+)
+
+
 @method_decorator(ensure_csrf_cookie, name="dispatch")
 class ProgramView(LoginRequiredMixin, TemplateView):
     """An address of the program, for whoever is signed in; it asks the API for everything that it shows."""
@@ -35,7 +41,7 @@ class ProgramView(LoginRequiredMixin, TemplateView):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         """Which page of the program it is."""
-        shown = {"page": self.page, "heading": self.heading, "modules": modules()}
+        shown = {"page": self.page, "heading": self.heading, "modules": modules(), "sheets": SHEETS}
         return super().get_context_data(**kwargs) | shown
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 MANY = 500
+MOST_TABS = 60
 COPIES = """
 from uuid_utils.compat import uuid7
 from generation.models import GeneratedImage, Generation
@@ -43,6 +44,9 @@ HAND_OVER = """([kind, type, data]) => {
 }"""
 
 
+FOCUSED = "document.activeElement.textContent.trim()"
+
+
 @pytest.fixture(autouse=True)
 def _no_complaints(visits: Visits) -> None:
     visits.complaints.clear()
@@ -57,6 +61,15 @@ def job(live: Live) -> Iterator[dict[str, Any]]:
 def hand_over(page: "Page", kind: str, data: bytes, media_type: str = "image/png") -> None:
     page.wait_for_selector(".draw:enabled")
     page.evaluate(HAND_OVER, [kind, media_type, base64.b64encode(data).decode()])
+
+
+def tab_to(page: "Page", there: str) -> None:
+    """Goes on to the next thing that can have the focus, until the expression holds."""
+    for _ in range(MOST_TABS):
+        if page.evaluate(there):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(there)
 
 
 def plain(colour: str) -> bytes:
@@ -195,6 +208,55 @@ def test_again_exactly_compared_and_enlarged(visits: Visits, job: dict[str, Any]
         page.wait_for_selector(".timeline li:last-child:has-text('done')")
         page.click("summary:has-text('Receipt')")
         page.wait_for_selector("details pre:has-text('pixel_sha256')")
+        page.keyboard.press("Escape")
+        page.wait_for_url("**/gallery/")
+    assert visits.complaints == []
+
+
+def test_pages_fit_a_phone_in_the_dark(visits: Visits, job: dict[str, Any]) -> None:
+    """Nothing is wider than the screen, and everything can be read: each page, and what opens over a picture."""
+    phone = {"viewport": PHONE, "color_scheme": "dark", "has_touch": True, "is_mobile": True}
+    with visits.opened("/account/", **phone) as page:
+        page.wait_for_selector(".quota")
+        assert violations(page) == []
+        page.tap(".bar a:text-is('Gallery')")
+        page.wait_for_selector(".tile img")
+        assert violations(page) == []
+        page.goto(f"/gallery/{job['id']}/")
+        for label in ("Repaint a part", "Style", "Compare", "Share", "Delete"):
+            page.tap(f".action:has-text('{label}')")
+            page.wait_for_selector("dialog[open] article")
+            assert violations(page) == [], label
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], label
+            page.tap("dialog header button")
+            page.wait_for_selector("dialog", state="detached")
+    assert visits.complaints == []
+
+
+def test_pictures_by_keyboard_only(visits: Visits, live: Live, job: dict[str, Any]) -> None:
+    """From the page to the gallery, into a picture, to the next one, through a dialog that gives the focus back."""
+
+    live.wait(live.create()["id"])
+    with visits.opened("/account/") as page:
+        page.wait_for_selector(".quota")
+        page.keyboard.press("g")
+        page.wait_for_selector(".tile img")
+        tab_to(page, "document.activeElement.matches('.tile a')")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".facts")
+        first = page.url
+        page.keyboard.press("ArrowRight")
+        until(page, f"location.href !== '{first}'")
+        page.wait_for_selector(".facts")
+        tab_to(page, f"{FOCUSED} === 'Repaint a part'")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("dialog .easel canvas")
+        tab_to(page, f"{FOCUSED} === 'Invert'")
+        page.keyboard.press("Enter")
+        until(page, "!document.querySelector('.brushes footer button:last-child').disabled")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("dialog", state="detached")
+        assert page.evaluate(FOCUSED) == "Repaint a part"
         page.keyboard.press("Escape")
         page.wait_for_url("**/gallery/")
     assert visits.complaints == []

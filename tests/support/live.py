@@ -47,14 +47,16 @@ class Live:
         self.headers = {"Authorization": f"Bearer {self.token}"}
         self.http = httpx2.Client(base_url=self.url, headers=self.headers, timeout=SAFETY_S)
 
-    def shell(self, code: str) -> None:
-        """Runs code in a process of the service's own installation, for what no client may do."""
-        subprocess.run(
+    def shell(self, code: str) -> str:
+        """Runs code in a process of the service's own installation, for what no client may do; what it printed."""
+        done = subprocess.run(
             [sys.executable, str(REPOSITORY / "manage.py"), "shell", "-c", code],
             env=environment() | {"DATA_DIR": str(self.service.data_dir)},
             check=True,
             capture_output=True,
+            text=True,
         )
+        return done.stdout
 
     def socket_url(self, job_id: str, query: str = "") -> str:
         """The address of a generation's feed."""

@@ -14,6 +14,8 @@ import { gettext } from "./words.js";
  */
 
 const MAX_FOLLOWED = 12;
+// Older ones are in the gallery.
+const MAX_ENDED = 24;
 const QUEUE_PAUSE_MS = 3_000;
 const AWAY_PAUSE_MS = 4_000;
 // A page that was asleep for so long cannot know whether its sockets still live.
@@ -22,6 +24,12 @@ const ASLEEP_MS = 20_000;
 /** @param {Job} job */
 export function isOver(job) {
   return ENDS.has(job.phase);
+}
+
+/** Those that are on their way, and the last of those that have ended. @param {Job[]} jobs the newest first */
+function recent(jobs) {
+  let ended = 0;
+  return jobs.filter((job) => !isOver(job) || ++ended <= MAX_ENDED);
 }
 
 export class Jobs {
@@ -70,7 +78,7 @@ export class Jobs {
     const { prompt, width, height, num_images } = request;
     const placeholder = jobOf({ prompt, width, height, num_images, id: `sending-${Date.now()}-${Math.random()}`, created_at: new Date().toISOString() });
     placeholder.phase = "sending";
-    this.#store.set(({ jobs }) => ({ jobs: [placeholder, ...jobs], focus: placeholder.id }));
+    this.#store.set(({ jobs }) => ({ jobs: recent([placeholder, ...jobs]), focus: placeholder.id }));
     try {
       const row = send ? await send(placeholder.id) : await this.#client.create(request);
       const job = jobOf(row);
@@ -256,7 +264,8 @@ function changes(job, event) {
     case "warning":
       return { seq, warnings: [...job.warnings, ...(event.warnings ?? [])] };
     case "succeeded":
-      return { seq, phase: "succeeded", percent: 100, images: event.images ?? [], canceling: false };
+      // Beneath several pictures, no preview stays until they have come.
+      return { seq, phase: "succeeded", percent: 100, images: event.images ?? [], canceling: false, preview: event.images?.length === 1 ? job.preview : null };
     case "failed":
       return { seq, phase: "failed", error: event.error ?? null };
     case "canceled":
