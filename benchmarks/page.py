@@ -33,7 +33,7 @@ LATE_FRAME_MS: Final = 100
 READINGS: Final = 5
 WHEEL: Final = 500
 WHEEL_PAUSE_MS: Final = 30
-SIDE: Final = 128
+SIDE: Final = 256
 # Marks when the prompt is there, and when the button can be pressed.
 MARKS = """
 const seen = {};

@@ -1,7 +1,6 @@
 """What is made of pictures: the gallery, one picture's page, and pictures that are brought along."""
 
 import base64
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +52,7 @@ def _no_complaints(visits: Visits) -> None:
 
 
 @pytest.fixture(scope="module")
-def job(live: Live) -> Iterator[dict[str, Any]]:
+def job(live: Live) -> dict[str, Any]:
     """A finished picture."""
     return live.wait(live.create(prompt="a red circle", reproducible=True)["id"])
 
