@@ -9,8 +9,7 @@ import { gettext } from "./words.js";
  * @typedef {{id: string, phase: Phase, prompt: string, width: number, height: number, count: number, seq: number,
  *   step: number, total: number, percent: number, etaS: number | null, preview: string | null, position: number | null,
  *   startsAt: string | null, again: boolean, images: any[], error: {code: string, detail: string} | null,
- *   warnings: any[], download: {percent: number, total: number} | null, canceling: boolean, made: number,
- *   pixelsMatch: boolean | null}} Job
+ *   warnings: any[], download: {percent: number, total: number} | null, canceling: boolean, made: number}} Job
  */
 
 const MAX_FOLLOWED = 12;
@@ -210,7 +209,6 @@ export function jobOf(row) {
     download: null,
     canceling: Boolean(row.cancel_requested),
     made: Date.parse(row.created_at ?? "") || Date.now(),
-    pixelsMatch: row.pixels_match ?? null,
   };
 }
 

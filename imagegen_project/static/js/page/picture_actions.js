@@ -159,19 +159,18 @@ function Again({ row, close }) {
   useEffect(() => {
     if (!job || !isOver(job)) return;
     client.json(`/api/v1/generations/${id}`).then((/** @type {any} */ done) => {
-      if (done.pixels_match === true) setVerdict("identical");
-      else if (done.pixels_match === false) setVerdict("different");
-      else setVerdict(done.error?.detail ?? gettext("It was canceled."));
+      setVerdict(done.replay_verdict || (done.error?.detail ?? gettext("It was canceled.")));
     });
   }, [job?.phase]);
   const said = /** @type {Record<string, string>} */ ({
-    identical: gettext("Identical: every pixel is the same."),
-    different: gettext("Not identical: this machine draws it a little differently than the one that drew it first."),
+    exact: gettext("Identical: every pixel is the same."),
+    close: gettext("As good as identical: it differs by less than one can see, as it does from one kind of machine to another."),
+    different: gettext("Not identical: this machine draws it differently than the one that drew it first."),
   });
   return html`<${Dialog} title=${gettext("Again exactly")} close=${close}>
     <p>${gettext("The same request runs again by itself, from its receipt: seed, weights and settings.")}</p>
     ${verdict
-      ? html`<p class=${verdict === "identical" ? "verdict good" : "verdict"} role="status"><${Icon} name=${verdict === "identical" ? "badge-check" : "info"} />${said[verdict] ?? verdict}</p>`
+      ? html`<p class=${verdict === "exact" || verdict === "close" ? "verdict good" : "verdict"} role="status"><${Icon} name=${verdict === "exact" ? "badge-check" : "info"} />${said[verdict] ?? verdict}</p>`
       : html`<progress value=${job?.phase === "denoising" ? job.percent : null} max="100" aria-label=${gettext("Progress")}></progress>`}
   <//>`;
 }
