@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.visits import PHONE, Visits, draw, drawn, newest, until, violations
+from tests.browser.visits import FOCUSED, PHONE, Visits, draw, drawn, newest, tab_to, until, violations
 from tests.integration.test_live_feeds import web_process
 from tests.support.live import Live
 
@@ -170,7 +170,7 @@ def test_a_phone(visits: Visits, scheme: str) -> None:
 
 
 def test_by_keyboard_only(visits: Visits) -> None:
-    """Help, shape, model, drawing and canceling."""
+    """Shape, steps, drawing, help and canceling."""
     with visits.opened("/") as page:
         page.wait_for_selector(".draw:enabled")
         page.keyboard.type("a purple cross")
@@ -178,7 +178,11 @@ def test_by_keyboard_only(visits: Visits) -> None:
         page.keyboard.press("ArrowRight")
         assert page.is_checked("input[value=landscape]")
         page.keyboard.press("ArrowLeft")
-        page.keyboard.press("Tab")
+        tab_to(page, f"{FOCUSED} === 'More settings'")
+        page.keyboard.press("Enter")
+        tab_to(page, "document.activeElement.id === 'num_inference_steps'")
+        page.keyboard.press("End")
+        tab_to(page, f"{FOCUSED}.startsWith('Draw')", key="Shift+Tab")
         page.keyboard.press("Enter")
         page.wait_for_selector(".card.large")
         page.keyboard.press("?")

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from tests.browser.visits import DESKTOP, PHONE, Visits, drawn, newest, until, violations
+from tests.browser.visits import DESKTOP, FOCUSED, PHONE, Visits, drawn, newest, tab_to, until, violations
 from tests.support.live import Live
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 MANY = 500
-MOST_TABS = 60
 COPIES = """
 from uuid_utils.compat import uuid7
 from generation.models import GeneratedImage, Generation
@@ -43,9 +42,6 @@ HAND_OVER = """([kind, type, data]) => {
 }"""
 
 
-FOCUSED = "document.activeElement.textContent.trim()"
-
-
 @pytest.fixture(autouse=True)
 def _no_complaints(visits: Visits) -> None:
     visits.complaints.clear()
@@ -60,15 +56,6 @@ def job(live: Live) -> dict[str, Any]:
 def hand_over(page: "Page", kind: str, data: bytes, media_type: str = "image/png") -> None:
     page.wait_for_selector(".draw:enabled")
     page.evaluate(HAND_OVER, [kind, media_type, base64.b64encode(data).decode()])
-
-
-def tab_to(page: "Page", there: str) -> None:
-    """Goes on to the next thing that can have the focus, until the expression holds."""
-    for _ in range(MOST_TABS):
-        if page.evaluate(there):
-            return
-        page.keyboard.press("Tab")
-    raise AssertionError(there)
 
 
 def plain(colour: str) -> bytes:

@@ -23,6 +23,9 @@ AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 POLL_MS = 50
+MOST_TABS = 60
+# The text of what has the focus.
+FOCUSED = "document.activeElement.textContent.trim()"
 # `.ci/run` sets it: there, tests that found no browser have failed.
 REQUIRED = "BROWSER_REQUIRED"
 
@@ -89,6 +92,15 @@ def until(page: "Page", expression: str) -> None:
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, expression
         page.wait_for_timeout(POLL_MS)
+
+
+def tab_to(page: "Page", there: str, *, key: str = "Tab") -> None:
+    """Goes on to the next thing that can have the focus, until the expression holds."""
+    for _ in range(MOST_TABS):
+        if page.evaluate(there):
+            return
+        page.keyboard.press(key)
+    raise AssertionError(there)
 
 
 def draw(page: "Page", prompt: str, *, steps: int = 2, size: int = 256, pictures: int = 1) -> None:

@@ -1,12 +1,12 @@
 import { ConnectionLostError, RefusedError } from "./errors.js";
-import { ENDS } from "./events.js";
+import { ENDS } from "./feed.js";
 import { Patience } from "./patience.js";
 import { Polling } from "./polling.js";
 import { Socket } from "./socket.js";
 import { Stream } from "./stream.js";
 
 /**
- * @typedef {import("./events.js").GenerationEvent} GenerationEvent
+ * @typedef {import("./feed.js").GenerationEvent} GenerationEvent
  * @typedef {{path: string, after: number | null, first: object | null}} Door the path of a socket, behind which event
  *   it begins, and what is sent first
  * @typedef {AsyncIterable<GenerationEvent> & {opened: boolean, code: number}} Connection

@@ -1,8 +1,8 @@
-import { ENDS } from "./events.js";
+import { ENDS } from "./feed.js";
 import { pause } from "./patience.js";
 
 /**
- * @typedef {import("./events.js").GenerationEvent} GenerationEvent
+ * @typedef {import("./feed.js").GenerationEvent} GenerationEvent
  * @typedef {import("./stream.js").Ask} Ask
  */
 

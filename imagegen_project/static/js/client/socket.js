@@ -1,4 +1,4 @@
-/** @typedef {import("./events.js").GenerationEvent} GenerationEvent */
+/** @typedef {import("./feed.js").GenerationEvent} GenerationEvent */
 
 // A connection that died unnoticed (a laptop that slept) is silent for ever; a new one costs little.
 const SILENCE_MS = 60_000;

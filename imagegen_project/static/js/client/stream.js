@@ -1,5 +1,5 @@
 /**
- * @typedef {import("./events.js").GenerationEvent} GenerationEvent
+ * @typedef {import("./feed.js").GenerationEvent} GenerationEvent
  * @typedef {(path: string, options: {headers?: Record<string, string>, signal?: AbortSignal}) => Promise<Response>} Ask
  */
 

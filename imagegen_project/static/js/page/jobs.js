@@ -1,9 +1,9 @@
 /** The generations that this page waits for: made, followed, canceled, and found again after a reload. */
-import { ENDS } from "../client/events.js";
+import { ENDS } from "../client/feed.js";
 import { gettext } from "./words.js";
 
 /**
- * @typedef {import("../client/events.js").GenerationEvent} GenerationEvent
+ * @typedef {import("../client/feed.js").GenerationEvent} GenerationEvent
  * @typedef {"sending" | "queued" | "downloading" | "loading" | "denoising" | "decoding" | "saving" | "succeeded" |
  *   "failed" | "canceled"} Phase
  * @typedef {{id: string, phase: Phase, prompt: string, width: number, height: number, count: number, seq: number,
