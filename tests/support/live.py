@@ -50,7 +50,7 @@ class Live:
     def shell(self, code: str) -> str:
         """Runs code in a process of the service's own installation, for what no client may do; what it printed."""
         done = subprocess.run(
-            [sys.executable, str(REPOSITORY / "manage.py"), "shell", "-c", code],
+            [sys.executable, str(REPOSITORY / "manage.py"), "shell", "-v", "0", "-c", code],
             env=environment() | {"DATA_DIR": str(self.service.data_dir)},
             check=True,
             capture_output=True,

@@ -81,9 +81,14 @@ export function Range({ id, label, value, min, max, step = 1, shown, change, chi
 export function Dialog({ title, close, children, wide }) {
   const ref = useRef(/** @type {HTMLDialogElement | null} */ (null));
   useEffect(() => {
+    const dialog = ref.current;
     const back = /** @type {HTMLElement | null} */ (document.activeElement);
-    ref.current?.showModal();
-    return () => back?.focus?.();
+    dialog?.showModal();
+    return () => {
+      // While it is open, nothing else can have the focus.
+      dialog?.close();
+      back?.focus?.();
+    };
   }, []);
   const beside = (/** @type {MouseEvent} */ event) => event.target === ref.current && close();
   return html`<dialog ref=${ref} class=${wide ? "wide" : ""} aria-label=${title} onClose=${close} onCancel=${close} onMouseDown=${beside}>
