@@ -102,9 +102,10 @@ class SharedPageView(View):
         except ShareNotFoundError:
             share = None
         answer = render(request, "imagegen/share.html", {"share": share}, status=200 if share else 404)
-        # Neither robots nor a page that it leads to learn the address, and no cache outlives a revocation.
+        # Neither robots nor a page that it leads to learn the address, and no cache outlives a revocation. Without
+        # the site's name, a browser would not say that the form to sign out is this site's own.
         answer.headers["X-Robots-Tag"] = _NOT_FOR_ROBOTS
-        answer.headers["Referrer-Policy"] = "no-referrer"
+        answer.headers["Referrer-Policy"] = "strict-origin"
         answer.headers["Cache-Control"] = "no-store"
         return answer
 

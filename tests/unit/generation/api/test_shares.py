@@ -54,7 +54,7 @@ def test_a_stranger_sees_what_was_shared(api: APIClient, generation: Generation,
         assert ("a &lt;secret&gt; circle" in html) is words
         assert "<secret>" not in html
         assert 'content="noindex, nofollow"' in html
-        assert (page["X-Robots-Tag"], page["Referrer-Policy"]) == ("noindex, nofollow", "no-referrer")
+        assert (page["X-Robots-Tag"], page["Referrer-Policy"]) == ("noindex, nofollow", "strict-origin")
         assert page["Cache-Control"] == "no-store"
         assert "style-src 'self';" in f"{page['Content-Security-Policy']};"
         assert not re.search(r"<style|\sstyle=|\son\w+=|<script", html)

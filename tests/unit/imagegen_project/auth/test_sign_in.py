@@ -171,7 +171,7 @@ def test_a_link_signs_in_once(client: Client, ada: User) -> None:
     path = f"/sign-in/once/{link_create(user=ada)}/"
     for _ in range(2):
         page = client.get(path)
-        assert page["Referrer-Policy"] == "no-referrer"
+        assert page["Referrer-Policy"] == "strict-origin"
         assert "Sign in as ada?" in page.content.decode()
     assert not is_in(client)
     assert client.post(path)["Location"] == "/"
