@@ -278,7 +278,8 @@ STORAGES = {
         if env.MEDIA_S3_BUCKET
         else {"BACKEND": "imagegen_project.common.storage.DurableFileSystemStorage"}
     ),
-    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    # `collectstatic` packs each file once; who can unpack it gets it so.
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
 
 SECURE_CONTENT_TYPE_NOSNIFF = True

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.core.management import call_command
 from django.test import Client
+from pytest_django import Settings
 
 from imagegen_project.pages import STATIC, modules
 
@@ -49,6 +51,14 @@ def test_a_page_is_one_program_without_scripts_or_styles_in_it(visitor: Client, 
 def test_a_client_of_the_api_is_led_to_the_documentation(visitor: Client, accept: str) -> None:
     answer = visitor.get("/", headers={"Accept": accept})
     assert (answer.status_code, answer["Location"]) == (302, "/api/docs/")
+
+
+def test_collected_files_are_packed(tmp_path: Path, settings: Settings) -> None:
+    """Once, so that nobody waits for it."""
+    settings.STATIC_ROOT = tmp_path
+    call_command("collectstatic", interactive=False, verbosity=0)
+    for name in ("vendor/pico/pico.min.css", "js/page/app.js", "vendor/lucide/icons.svg"):
+        assert gzip.decompress((tmp_path / f"{name}.gz").read_bytes()) == (STATIC / name).read_bytes()
 
 
 def imported(file: Path) -> set[str]:
