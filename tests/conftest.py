@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 import redis
 from django.conf import settings
+from django.test import TransactionTestCase
+from pytest_django import DjangoDbBlocker
 
 from imagegen_project import env
 from imagegen_project.standalone.folders import FolderLock
 from imagegen_project.standalone.servers import EmbeddedPostgres, EmbeddedRedis, server_child
 from imagegen_project.standalone.supervisor import Supervisor
+from tests.support.database import MigratedDatabase
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # As a plugin its services are one each for all folders; each `conftest.py` that imports them would start its own.
@@ -67,6 +70,16 @@ def django_db_modify_db_settings(
     """PostgreSQL stands before pytest-django makes its test database."""
     if not env.DATABASE_URL:
         embedded_server(EmbeddedPostgres(env.DATA_DIR, durable=False))
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Every test finds what the migrations made: one that commits puts back what it changed, and flushes nothing."""
+    with django_db_blocker.unblock():
+        migrated = MigratedDatabase()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda case: migrated.restore())
+        yield
 
 
 @pytest.fixture(scope="session")

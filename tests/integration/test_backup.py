@@ -31,7 +31,7 @@ from tests.support.endings import succeed
 from tests.support.factories import create_generation, make_worker
 from tests.support.lora_files import lora_bytes
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 OPERATIONS = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
 

@@ -30,7 +30,7 @@ from tests.support.repositories import NEEDED, UNET, safetensors_bytes, write_fi
 from tests.support.service import REPOSITORY, environment, wait_for
 from tests.support.tiny_checkpoints import TINY_FAMILIES, make_tiny_checkpoint
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 MEGABYTE = 1 << 20
 

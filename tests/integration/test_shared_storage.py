@@ -28,7 +28,7 @@ from tests.support.endings import drawn_picture, succeed
 from tests.support.factories import create_generation, make_worker
 from tests.support.pictures import WITH_PICTURE
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 BUCKET = "pictures"
 TTL_S = 120

@@ -43,9 +43,7 @@ def load(owner: User, *, model: str = "builtin", everywhere: bool = False) -> li
 
 
 @pytest.fixture
-def two_orders(
-    transactional_db: None, django_db_serialized_rollback: None, owner: User, worker: Worker
-) -> list[WorkerCommand]:
+def two_orders(transactional_db: None, owner: User, worker: Worker) -> list[WorkerCommand]:
     """Two loads that nobody has begun."""
     return load(owner) + load(owner)
 
@@ -206,7 +204,7 @@ def test_a_worker_that_is_gone_carries_nothing_out(owner: User, worker: Worker) 
     assert (command.status, command.error_code) == ("failed", "worker_lost")
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 async def test_an_order_can_be_waited_for(two_orders: list[WorkerCommand]) -> None:
     """Without a thread, by its feed; also one whose end was never published."""
     told, silent = two_orders

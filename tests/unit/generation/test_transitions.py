@@ -363,7 +363,7 @@ def test_creation_pushes_one_entry_once_committed(
     assert queue_length() == 1
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 def test_a_job_is_claimed_once_however_many_try(make: GenerationMaker) -> None:
     """16 claims race for 5 jobs: each job goes to exactly one."""
     made = {make().id for _ in range(5)}

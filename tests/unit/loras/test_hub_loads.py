@@ -23,7 +23,7 @@ from tests.support.lora_files import HOSTILE, lora_bytes
 LOAD = "/api/v1/loras/load"
 FILE = "pytorch_lora_weights.safetensors"
 # The real client's threads and sockets must see the rows: these tests commit.
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.support.lora_files import lora_bytes
 from tests.support.service import wait_for
 
 FILE = "pytorch_lora_weights.safetensors"
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_files_that_are_no_json_are_refused(tmp_path: Path, data: bytes) -> None
         configs_check(tmp_path)
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 def test_such_a_repository_is_never_put_in_place(
     row: Checkpoint, repository: HubRepository, settings: Any
 ) -> None:

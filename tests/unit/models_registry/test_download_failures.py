@@ -16,7 +16,7 @@ from tests.support.hub_repository import INFO, Fault, HubRepository
 from tests.support.model_folders import on_disk, prefetch
 from tests.support.repositories import NEEDED, UNET, safetensors_bytes, write_files, write_repository
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 FAULTS: list[tuple[str, Fault, str, str]] = [

@@ -25,7 +25,7 @@ from tests.support.hub_repository import HubRepository
 from tests.support.model_folders import on_disk, prefetch, staged
 from tests.support.repositories import NEEDED, UNET, safetensors_bytes, write_files, write_repository
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def test_a_checkpoint_arrives_whole(row: Checkpoint, repository: HubRepository, settings: Settings) -> None:

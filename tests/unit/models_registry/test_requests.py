@@ -144,7 +144,7 @@ def test_any_repository_is_one_row_away(db: None, admin_client: Client) -> None:
     assert Checkpoint.objects.get(id="mine").state == DiskState.ABSENT
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 class TestCommand:
     """`manage.py prefetch_models`."""
 

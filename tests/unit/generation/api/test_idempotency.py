@@ -169,7 +169,7 @@ def token(owner: User) -> str:
     return token_create(user=owner, expires_in=None)
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 async def test_a_waiting_request_again_waits_for_the_same_generation(token: str) -> None:
     """Its answer says that it is a replay; only the first one's client can cancel by hanging up."""
     body = {"prompt": "a", "cancel_on_disconnect": True}
@@ -185,7 +185,7 @@ async def test_a_waiting_request_again_waits_for_the_same_generation(token: str)
     assert again.headers == (("Idempotency-Replayed", "true"),)
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 def test_fifty_at_once_make_one_generation(owner: User) -> None:
     """And get fifty equal answers."""
 

@@ -275,7 +275,7 @@ async def streamed(stream: ImageStream) -> list[tuple[str, dict[str, Any]]]:
     return events
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 async def test_a_stream_shows_partial_pictures_and_ends_with_the_finished_one(
     make: GenerationMaker, owner: User, worker: Worker
 ) -> None:
@@ -306,7 +306,7 @@ async def test_a_stream_shows_partial_pictures_and_ends_with_the_finished_one(
     assert {"created_at", "size", "quality", "background", "output_format", "usage"} < set(done[1])
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 async def test_a_stream_of_a_canceled_job_ends_with_the_error(make: GenerationMaker, owner: User) -> None:
     generation: Generation = await run_in_socket_executor(make)
     await run_in_socket_executor(generation_cancel, generation=generation)
@@ -315,7 +315,7 @@ async def test_a_stream_of_a_canceled_job_ends_with_the_error(make: GenerationMa
     assert (event[0], event[1]["error"]["code"]) == ("error", "canceled")
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
     ("cancels", "ending", "status"),
     [(True, False, "canceled"), (False, False, "queued"), (True, True, "queued")],

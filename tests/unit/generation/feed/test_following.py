@@ -28,7 +28,7 @@ from generation.transitions import generation_move
 from tests.support.endings import succeed
 from tests.support.factories import GenerationMaker
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 WAIT_S = 20
 

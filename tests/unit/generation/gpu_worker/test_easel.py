@@ -27,7 +27,7 @@ from imagegen_project.common import tracing  # noqa: E402
 from tests.support.collector import Collector  # noqa: E402
 from tests.support.factories import GenerationMaker  # noqa: E402
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Followers:

@@ -95,7 +95,7 @@ def test_an_rq_worker_outlives_a_full_redis(
     assert len(set(CountingWorker.began)) == len(CountingWorker.began), "each time under a name of its own"
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 async def test_waits_end_by_what_postgresql_says(
     make: GenerationMaker, worker: Worker, full_redis: Callable[[], None]
 ) -> None:
@@ -134,7 +134,7 @@ class BareRuntime(GpuRuntime):
         self.claims += 1
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 def test_a_worker_finds_jobs_that_no_entry_told_it_of(
     make: GenerationMaker, worker: Worker, full_redis: Callable[[], None]
 ) -> None:

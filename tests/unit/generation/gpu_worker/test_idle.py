@@ -15,7 +15,7 @@ from generation.models import Worker  # noqa: E402
 from tests.support.factories import GenerationMaker  # noqa: E402
 from tests.support.service import wait_for  # noqa: E402
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from generation.pictures.files import image_read
 from tests.support.endings import drawn_picture, succeed
 from tests.support.factories import GenerationMaker
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def lose_an_answer(monkeypatch: pytest.MonkeyPatch, *, committed: bool) -> None:

@@ -47,7 +47,7 @@ def lora(owner: User, tmp_path: Path, settings: Settings) -> Lora:
     )
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 def test_what_kills_two_workers_is_put_out_of_use(lora: Lora, make: GenerationMaker) -> None:
     """The generation that waits for a third try ends, and says why."""
     generation = make(loras=[LoraWish(1.0, lora=lora)])

@@ -186,7 +186,7 @@ def test_workers_and_their_caches(client: Client, settings: Settings, worker: Wo
     assert found['imagegen_cache_models{tier="loading",worker="w1"}'] == 0
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 def test_sweeps_and_orders(client: Client, settings: Settings, owner: User, worker: Worker) -> None:
     """What was put right is counted by whoever did it."""
     make(owner)

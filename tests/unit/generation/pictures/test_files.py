@@ -61,7 +61,7 @@ def test_a_row_that_cannot_be_written_keeps_no_file(api: APIClient, monkeypatch:
     assert kept() == []
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 def test_what_fails_after_the_commit_costs_no_file(api: APIClient, monkeypatch: Any) -> None:
     """From then on the files belong to a row."""
 

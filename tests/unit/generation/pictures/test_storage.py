@@ -57,7 +57,7 @@ def test_of_two_pictures_of_which_one_fits_neither_stays(
     assert (claimed.status, disk.files()) == ("running", [])
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 def test_a_deletion_on_a_read_only_disk_answers_and_is_done(
     api: APIClient, make: GenerationMaker, worker: Worker, disk: Disk
 ) -> None:

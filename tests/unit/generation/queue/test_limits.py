@@ -146,7 +146,7 @@ def test_zero_is_no_limit(api: APIClient, make: GenerationMaker, settings: Setti
     assert api.post(BASE, REQUEST).status_code == 202
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 def test_requests_at_the_same_moment_keep_to_the_limit(
     make: GenerationMaker, owner: User, settings: Settings
 ) -> None:

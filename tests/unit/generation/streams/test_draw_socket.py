@@ -26,7 +26,7 @@ from tests.support.factories import GenerationMaker
 from tests.support.pictures import MASK, PICTURE, decoded, text_of
 
 NOBODYS = UUID("00000000-0000-7000-8000-000000000000")
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 WAIT_S = 20
 REQUEST = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 2}

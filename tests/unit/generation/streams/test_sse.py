@@ -23,7 +23,7 @@ from imagegen_project.telemetry.logs import ContextFilter
 from tests.support.dialects import finish
 from tests.support.factories import GenerationMaker
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 WAIT_S = 20
 

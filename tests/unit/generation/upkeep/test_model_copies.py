@@ -26,7 +26,7 @@ from tests.support.hub_repository import HubRepository
 from tests.support.model_folders import prefetch
 from tests.support.repositories import UNET, write_files
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

@@ -302,7 +302,7 @@ def test_an_entry_is_pushed_once_committed_and_restored_when_lost(
     assert entries_waiting(WEBHOOKS_QUEUE) == 1
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 def test_the_webhook_worker_delivers(make: GenerationMaker, secret: str, receiver: Receiver) -> None:
     """Through RQ, in several threads, each message once."""
     for _ in range(6):
@@ -314,7 +314,7 @@ def test_the_webhook_worker_delivers(make: GenerationMaker, secret: str, receive
     assert len({headers["webhook-id"] for headers, _ in receiver.requests}) == len(receiver.requests) == 6
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 def test_nothing_due_is_nothing_done(db: None) -> None:
     """An entry too many is harmless."""
     deliver_due()

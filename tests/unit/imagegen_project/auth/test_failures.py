@@ -150,7 +150,7 @@ def test_passwords_are_guessed_slowly(client: Client, caplog: pytest.LogCaptureF
     assert login(PASSWORD, "192.0.2.2") == ""
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 async def test_sockets_count_too() -> None:
     """A guess is a guess at whichever door."""
     seen = []

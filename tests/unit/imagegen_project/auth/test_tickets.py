@@ -58,7 +58,7 @@ def test_a_deactivated_users_ticket_is_worthless(user: User) -> None:
     assert ticket_redeem(ticket) is None
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 def test_of_concurrent_redemptions_one_wins() -> None:
     """Twenty at once: one user, nineteen times nothing."""
     user = User.objects.create_user("ada")

@@ -17,7 +17,7 @@ from tests.support.hub import HubDouble, Mode, whoami
 HUB_TOKEN = "hf_tokenOfNobody"  # noqa: S105 - nobody's
 Headers = list[tuple[bytes, bytes]]
 
-needs_database = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+needs_database = pytest.mark.django_db(transaction=True)
 
 
 class Seen:
@@ -50,7 +50,7 @@ def bearer(token: str) -> Headers:
 
 
 @pytest.fixture
-def user(transactional_db: None, django_db_serialized_rollback: None) -> User:
+def user(transactional_db: None) -> User:
     return User.objects.create_user("ada")
 
 

@@ -13,7 +13,7 @@ from imagegen_project.auth.services import token_create
 from imagegen_project.server.bodies import Head, Refusal
 from imagegen_project.server.senders import sender
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def head(*headers: tuple[bytes, bytes]) -> Head:
