@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -125,6 +126,8 @@ class BareRuntime(GpuRuntime):
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self._easel: Any = Idle()
+        self._loading = False
+        self.engine: Any = SimpleNamespace(models=list)  # it holds none
         self.draining = threading.Event()
         self.claims = 0
         self._begun = None
