@@ -5,8 +5,6 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
-from signal import SIGTERM
 from typing import Any
 
 import httpx2
@@ -16,7 +14,7 @@ import webuiapi
 from tests.support.a1111_upstream import CHECKS
 from tests.support.live import Live
 from tests.support.pictures import PICTURE, decoded, gradient, mask_of
-from tests.support.service import SAFETY_S, Service, wait_for
+from tests.support.service import SAFETY_S, wait_for
 from tests.unit.generation.compat.test_a1111 import SILLY_TAVERN
 
 QUICK: dict[str, Any] = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 2}
@@ -201,12 +199,9 @@ def test_sillytavern(live: Live) -> None:
     assert live.token not in json.dumps(live.get(json.loads(drawn["info"])["job_id"]))
 
 
-def test_clients_with_no_place_for_credentials(tmp_path: Path) -> None:
+def test_clients_with_no_place_for_credentials(live: Live) -> None:
     """A service that loopback may use, from its own address and not from a page of another one."""
-    service = Service(tmp_path / "data", A1111_OPEN_NETWORKS="loopback")
-    try:
-        service.wait_ready()
-        url = f"http://127.0.0.1:{service.port}"
+    with live.web_beside(A1111_OPEN_NETWORKS="loopback") as url:
         with httpx2.Client(base_url=url, timeout=SAFETY_S) as http:
             drawn = silly_tavern(http, "")
             assert decoded(base64.b64decode(drawn["images"][0])).size == (512, 512)
@@ -214,8 +209,6 @@ def test_clients_with_no_place_for_credentials(tmp_path: Path) -> None:
                 assert http.get("/sdapi/v1/options", headers=headers).status_code == 401
             assert http.get("/sdapi/v1/options", headers={"Host": "evil.example"}).status_code == 400
             assert http.get("/api/v1/generations").status_code == 401
-        plain = webuiapi.WebUIApi(host="127.0.0.1", port=service.port)
+        plain = webuiapi.WebUIApi(host="127.0.0.1", port=int(url.rpartition(":")[2]))
         with plain.session:
             assert plain.txt2img(**QUICK).image.size == (256, 256)
-    finally:
-        service.end(SIGTERM)

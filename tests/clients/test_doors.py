@@ -131,22 +131,21 @@ def _by_webui(live: Live, prompt: str) -> None:
 )
 async def test_a_job_of_each_dialect_is_native(live: Live, draw: Any, error: type[Exception] | None) -> None:
     """Seen, watched and canceled through the native API; its client raises its own error."""
-    blocker = live.occupy()["id"]
     prompt = uuid4().hex
-    drawing = asyncio.create_task(asyncio.to_thread(draw, live, prompt))
 
     def jobs() -> list[str]:
         newest = live.http.get("/api/v1/generations").json()["results"]
         return [job["id"] for job in newest if job["prompt"] == prompt]
 
-    await asyncio.to_thread(wait_for, jobs, "the job")
-    (job_id,) = jobs()
-    watching = asyncio.create_task(feed(live, job_id))
-    live.http.post(f"/api/v1/generations/{job_id}/cancel")
-    assert [event["type"] for event in await watching][-2:] == ["queued", "canceled"]
-    with pytest.raises(error) if error else contextlib.nullcontext():
-        await drawing
-    live.http.post(f"/api/v1/generations/{blocker}/cancel")
+    with live.undrawn():
+        drawing = asyncio.create_task(asyncio.to_thread(draw, live, prompt))
+        await asyncio.to_thread(wait_for, jobs, "the job")
+        (job_id,) = jobs()
+        watching = asyncio.create_task(feed(live, job_id))
+        live.http.post(f"/api/v1/generations/{job_id}/cancel")
+        assert [event["type"] for event in await watching][-2:] == ["queued", "canceled"]
+        with pytest.raises(error) if error else contextlib.nullcontext():
+            await drawing
 
 
 async def test_large_first_messages(live: Live) -> None:
@@ -209,15 +208,15 @@ async def test_strangers_are_refused(live: Live, headers: dict[str, str]) -> Non
 
 async def test_a_large_message_on_a_feed_is_refused(live: Live) -> None:
     """2 MB where 64 kB are the limit."""
-    job = live.occupy()
-    async with (
-        asyncio.timeout(SAFETY_S),
-        websockets.connect(live.socket_url(job["id"]), additional_headers=live.headers) as socket,
-    ):
-        await socket.send("x" * 2_000_000)
-        await socket.wait_closed()
-        assert socket.close_code == 4413
-    live.http.post(f"/api/v1/generations/{job['id']}/cancel")
+    with live.undrawn():
+        job = live.create()
+        async with (
+            asyncio.timeout(SAFETY_S),
+            websockets.connect(live.socket_url(job["id"]), additional_headers=live.headers) as socket,
+        ):
+            await socket.send("x" * 2_000_000)
+            await socket.wait_closed()
+            assert socket.close_code == 4413
 
 
 async def test_server_sent_events(live: Live) -> None:
@@ -242,16 +241,15 @@ async def test_server_sent_events(live: Live) -> None:
 
 
 async def test_five_hundred_streams_hold_no_threads(live: Live) -> None:
-    """On one web process, each with every event."""
-    job = live.occupy()
+    """On one web process, each to the end."""
     web = next(process for process in live.service.family() if "daphne" in process.cmdline())
     opened, streams = 0, 500
     all_open = asyncio.Event()
 
-    async def follow(http: httpx2.AsyncClient) -> str:
+    async def follow(http: httpx2.AsyncClient, job_id: str) -> str:
         nonlocal opened
         last = ""
-        async with http.stream("GET", f"/api/v1/generations/{job['id']}/events") as answer:
+        async with http.stream("GET", f"/api/v1/generations/{job_id}/events") as answer:
             async for line in answer.aiter_lines():
                 if line.startswith("event: snapshot"):
                     opened += 1
@@ -266,8 +264,10 @@ async def test_five_hundred_streams_hold_no_threads(live: Live) -> None:
         asyncio.timeout(SAFETY_S),
         httpx2.AsyncClient(base_url=live.url, headers=live.headers, timeout=SAFETY_S, limits=limits) as http,
     ):
-        following = [asyncio.create_task(follow(http)) for _ in range(streams)]
-        await all_open.wait()
-        assert web.num_threads() < 40
-        await asyncio.to_thread(live.http.post, f"/api/v1/generations/{job['id']}/cancel")
-        assert set(await asyncio.gather(*following)) == {"canceled"}
+        with live.undrawn():
+            job_id = live.create()["id"]
+            following = [asyncio.create_task(follow(http, job_id)) for _ in range(streams)]
+            await all_open.wait()
+            assert web.num_threads() < 40
+            await asyncio.to_thread(live.http.post, f"/api/v1/generations/{job_id}/cancel")
+            assert set(await asyncio.gather(*following)) == {"canceled"}

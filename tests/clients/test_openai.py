@@ -137,16 +137,15 @@ def test_errors_are_the_clients_own(live: Live, client: openai.OpenAI) -> None:
 
 def test_a_canceled_job_raises_once(live: Live, client: openai.OpenAI) -> None:
     """The client repeats conflicts by itself, unless it is told not to; a stream raises too."""
-    blocker = live.occupy()
-    before = {job["id"] for job in live.http.get("/api/v1/generations").json()["results"]}
-    events = client.images.generate(**QUICK, stream=True)
-    new = {job["id"] for job in live.http.get("/api/v1/generations").json()["results"]} - before
-    assert len(new) == 1
-    live.http.post(f"/api/v1/generations/{new.pop()}/cancel")
-    with pytest.raises(openai.APIError) as canceled:
-        list(events)
-    assert canceled.value.code == "canceled"
-    live.http.post(f"/api/v1/generations/{blocker['id']}/cancel")
+    with live.undrawn():
+        before = {job["id"] for job in live.http.get("/api/v1/generations").json()["results"]}
+        events = client.images.generate(**QUICK, stream=True)
+        new = {job["id"] for job in live.http.get("/api/v1/generations").json()["results"]} - before
+        assert len(new) == 1
+        live.http.post(f"/api/v1/generations/{new.pop()}/cancel")
+        with pytest.raises(openai.APIError) as canceled:
+            list(events)
+        assert canceled.value.code == "canceled"
 
 
 async def test_the_asynchronous_client(live: Live) -> None:

@@ -184,7 +184,6 @@ async def test_waiting_holds_neither_threads_nor_connections(live: Live) -> None
 
     Most are canceled then, since drawing them all would take long; each gets its answer.
     """
-    blocker = live.occupy()
     web = web_process(live)
     quick = {"prompt": "a", "width": 256, "height": 256, "steps": 1}
     limits = httpx2.Limits(max_connections=WAITING)
@@ -192,23 +191,24 @@ async def test_waiting_holds_neither_threads_nor_connections(live: Live) -> None
     async with httpx2.AsyncClient(
         base_url=live.url, headers=live.headers, timeout=SAFETY_S, limits=limits
     ) as http:
-        requests = [
-            asyncio.create_task(http.post("/api/v1/generate/txt2img", json=quick)) for _ in range(WAITING)
-        ]
-        queued = "SELECT id FROM generation_generation WHERE status = 'queued' ORDER BY id"
-        connections = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'imagegen web'"
-        waiting: list[Any] = []
-        async with asyncio.timeout(SAFETY_S):
-            while len(waiting) < WAITING:
-                most_threads = max(most_threads, web.num_threads())
-                rows = await asyncio.to_thread(live.service.sql, connections)
-                most_connections = max(most_connections, rows[0][0])
-                waiting = await asyncio.to_thread(live.service.sql, queued)
-                await asyncio.sleep(0.2)
-        assert not any(request.done() for request in requests)
-        for (job_id,) in [*waiting[DRAWN:], (blocker["id"],)]:
-            # Another client: all connections of this one wait.
-            await asyncio.to_thread(live.http.post, f"/api/v1/generations/{job_id}/cancel")
+        with live.undrawn():
+            requests = [
+                asyncio.create_task(http.post("/api/v1/generate/txt2img", json=quick)) for _ in range(WAITING)
+            ]
+            queued = "SELECT id FROM generation_generation WHERE status = 'queued' ORDER BY id"
+            connections = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'imagegen web'"
+            waiting: list[Any] = []
+            async with asyncio.timeout(SAFETY_S):
+                while len(waiting) < WAITING:
+                    most_threads = max(most_threads, web.num_threads())
+                    rows = await asyncio.to_thread(live.service.sql, connections)
+                    most_connections = max(most_connections, rows[0][0])
+                    waiting = await asyncio.to_thread(live.service.sql, queued)
+                    await asyncio.sleep(0.2)
+            assert not any(request.done() for request in requests)
+            for (job_id,) in waiting[DRAWN:]:
+                # Another client: all connections of this one wait.
+                await asyncio.to_thread(live.http.post, f"/api/v1/generations/{job_id}/cancel")
         answers = Counter(answer.status_code for answer in await asyncio.gather(*requests))
     assert answers == {200: DRAWN, 409: WAITING - DRAWN}
     assert most_threads < MAX_THREADS

@@ -33,12 +33,9 @@ UPGRADE = f"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 
 
 @pytest.fixture
 def job_id(live: Live) -> Iterator[str]:
-    """A job that waits behind another one."""
-    jobs = [live.occupy()["id"] for _ in range(2)]
-    live.wait(jobs[0], "running")
-    yield jobs[1]
-    for made in reversed(jobs):
-        live.http.post(f"/api/v1/generations/{made}/cancel")
+    """A job that nobody draws."""
+    with live.undrawn():
+        yield live.create()["id"]
 
 
 def publish(live: Live, job_id: str) -> None:

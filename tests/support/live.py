@@ -2,24 +2,26 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGCONT, SIGSTOP, SIGTERM
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from PIL import Image
 
+from imagegen_project.standalone.service import web_command
 from models_registry import builtin
 from tests.support.hub import HubDouble
 from tests.support.hub_repository import HubRepository
 from tests.support.pictures import encoded, text_of
-from tests.support.service import REPOSITORY, SAFETY_S, Service, environment
+from tests.support.service import REPOSITORY, SAFETY_S, Service, environment, port_free, wait_for
 
 # The tiny checkpoints' author imports torch; the service itself runs in processes of its own.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -70,6 +72,59 @@ class Live:
         body: dict[str, Any] = response.json()
         return body
 
+    def gpu_worker(self) -> psutil.Process:
+        """The GPU worker's process, once there is one."""
+        found: list[psutil.Process] = []
+
+        def is_there() -> bool:
+            for process in self.service.family():
+                with suppress(psutil.Error):  # who has just died has no command line
+                    found.extend([process] if "gpu_worker" in process.cmdline() else [])
+            return bool(found)
+
+        wait_for(is_there, "a GPU worker")
+        return found[0]
+
+    @contextmanager
+    def undrawn(self) -> Iterator[None]:
+        """What is asked for inside stays queued: the GPU worker is stopped while it is idle, and no core is busy."""
+        open_jobs = "SELECT 1 FROM generation_generation WHERE finished_at IS NULL"
+        wait_for(lambda: not self.service.sql(open_jobs), "an idle worker")
+        worker = self.gpu_worker()
+        worker.send_signal(SIGSTOP)
+        try:
+            yield
+        finally:
+            worker.send_signal(SIGCONT)
+
+    @contextmanager
+    def web_beside(self, **variables: str) -> Iterator[str]:
+        """The address of one more web process of the service, with other settings."""
+        port = port_free()
+        log = (self.service.data_dir.parent / f"web-{port}.log").open("w")
+        process = subprocess.Popen(
+            web_command(host="127.0.0.1", port=port),
+            cwd=REPOSITORY,
+            env=environment() | {"DATA_DIR": str(self.service.data_dir)} | variables,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        url = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            assert process.poll() is None, f"see {log.name}"
+            with suppress(httpx2.TransportError):
+                return httpx2.get(f"{url}/health").status_code == 200
+            return False
+
+        try:
+            wait_for(answers, "an answer")
+            yield url
+        finally:
+            process.terminate()
+            process.wait(SAFETY_S)
+            log.close()
+
     def occupy(self) -> dict[str, Any]:
         """A job that keeps the worker busy for long: large as it is drawn, and no other job joins it."""
         picture = text_of(encoded(Image.new("RGB", (1024, 1024), "white")))
@@ -108,15 +163,13 @@ class Live:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """The whole service on embedded servers; small limits, so that tests reach them quickly."""
     data_dir: Path = tmp_path_factory.mktemp("live") / "data"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        site = f"http://localhost:{probe.getsockname()[1]}"
+    site = f"http://localhost:{port_free()}"
     service = Service(
         data_dir,
         LEASE_S="5",
         MAX_BODY_MB="1",
         WORKER_GRACE_S="1",
-        WAIT_LIMIT_S="120",
+        WAIT_LIMIT_S="240",
         CORS_ALLOWED_ORIGINS=site,
     )
     try:

@@ -49,6 +49,13 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
 
 
+def port_free() -> int:
+    """A port of loopback on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def wait_for(condition: Callable[[], object], what: str) -> None:
     """Polls until the condition holds; the cap is only for safety."""
     deadline = time.monotonic() + SAFETY_S
@@ -76,9 +83,7 @@ class Service:
 
     def __init__(self, data_dir: Path, *options: str, **variables: str) -> None:
         self.data_dir = data_dir
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = port_free()
         self._output = data_dir.parent / "output.txt"
         with self._output.open("w") as output:
             self.process = subprocess.Popen(
