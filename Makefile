@@ -15,6 +15,8 @@ SAVE = $(if $(findstring buildah,$(DOCKER)),$(DOCKER) push --quiet $(1) docker-a
 COMPOSE ?= $(DOCKER) compose
 # What checks the JSDoc types of the pages' modules; nothing of it runs.
 TYPESCRIPT := 5.9.3
+# Processes of `make test`.
+JOBS ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))
 SOURCES := imagegen_project generation loras models_registry scripts
 STAMP := $(VENV)/.installed-$(TORCH)
 DEV_STAMP := $(VENV)/.installed-dev-$(TORCH)
@@ -55,14 +57,12 @@ stop: install  ## Stops the service that uses the data folder
 logs: install  ## Follows the logs of the service that uses the data folder
 	@tail -n 20 -F "$$($(BIN)/python -c 'from imagegen_project.env import DATA_DIR; print(DATA_DIR)')"/logs/*.log
 
-# The unit tests on all cores; then what needs the whole service, in two processes: most of it waits.
+# Tests of the whole service, which begin first, wait for much: one process more than there are cores.
 test: dev  ## Runs the whole test suite; options in ARGS, e.g. make test ARGS="-k embedded"
-	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),\
-	    $(BIN)/python -m pytest tests/unit --numprocesses auto --dist loadgroup \
-	    && $(BIN)/python -m pytest --ignore tests/unit --numprocesses 2 --dist loadgroup)
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses $(JOBS))
 
 test-fast: dev  ## Runs the unit tests, on all cores, without the slowest; options in ARGS
-	$(BIN)/python -m pytest tests/unit -m "not slow and not gpu" --numprocesses auto --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest tests/unit -m "not slow and not gpu" --numprocesses auto $(ARGS)
 
 lint: check-locks dev  ## Checks locks, style, formatting, types, import rules and migrations
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 `DATABASE_URL` and `REDIS_URL` replace them, for instance where a wheel does not exist for the platform.
 """
 
+import gc
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from imagegen_project.standalone.folders import FolderLock
 from imagegen_project.standalone.servers import EmbeddedPostgres, EmbeddedRedis, server_child
 from imagegen_project.standalone.supervisor import Supervisor
 from tests.support.database import MigratedDatabase
+from tests.support.groups import GroupScheduling, place_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # As a plugin its services are one each for all folders; each `conftest.py` that imports them would start its own.
@@ -31,14 +33,22 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(env.DATA_DIR, ignore_errors=True)
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector need not look through all of torch again, at each swap of models."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, each runs a file's tests that empty the database behind all others."""
-    for item in items:
-        marker = item.get_closest_marker("django_db")
-        fixtures = getattr(item, "fixturenames", ())
-        empties = "transactional_db" in fixtures or bool(marker and marker.kwargs.get("transaction"))
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}{'-emptying' if empties else ''}"))
+    """The tests of a group stay together, and those that take longest begin first."""
+    items.sort(key=lambda item: place_of(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
+    """How the tests are shared out among several processes."""
+    return GroupScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
