@@ -378,6 +378,7 @@ def test_an_unexpected_error_drops_the_pipeline(engine: Engine, batch: BatchMake
     assert engine.run(batch()).pictures
 
 
+@pytest.mark.slow
 def test_the_engine_needs_neither_django_nor_rq() -> None:
     """It works from a plain script."""
     code = "import sys, generation.engine; sys.exit(any(name in sys.modules for name in ('django', 'rq', 'channels')))"

@@ -138,6 +138,7 @@ def pixels(engine: Engine, batch: Batch) -> str:
     return engine.run(batch).pictures[0].pixel_sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY_MODELS)
 def test_it_draws_what_the_stock_pipeline_draws(
     engine: Engine, tiny: TinyModel, stock: Stock, name: str
@@ -159,6 +160,7 @@ def test_it_draws_what_the_stock_pipeline_draws(
     assert result.warnings == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY_MODELS)
 def test_fields_have_the_effect_that_the_table_says(engine: Engine, tiny: TinyModel, name: str) -> None:
     """Another guidance scale or negative prompt gives other pixels, or the same."""
@@ -197,6 +199,7 @@ def test_it_starts_from_a_picture(engine: Engine, tiny: TinyModel, name: str, ki
     assert (result.pictures[0].width, result.pictures[0].height) == (SIDE, SIDE)
 
 
+@pytest.mark.slow
 def test_flux2_edits_pictures(engine: Engine, tiny: TinyModel, stock: Stock) -> None:
     """Several at once; what they show counts."""
     model = tiny("flux2-klein")

@@ -59,6 +59,7 @@ def small(batch: BatchMaker) -> BatchMaker:
     return lambda **changes: batch(**{"width": SIZE, "height": SIZE, "num_inference_steps": 4} | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_row_alone_is_the_stock_pipeline(
     engine: Engine, small: BatchMaker, model: ModelRef, dtype: str
