@@ -7,11 +7,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 # Files whose tests share what takes long to make (a running service, what the model draws), the longest first.
 _SHARING: Final = {
-    "live": r"tests/clients/|tests/integration/test_(live|live_feeds|live_redis|slow_readers)\.py",
-    # On a service of its own: as one chain they would still run when all else has ended.
-    "browser": r"tests/browser/",
+    "live": r"tests/integration/test_(cli|documents_run|live\w*|slow_readers)\.py",
+    # On a service of their own: as one chain they would still run when all else has ended.
+    "clients": r"tests/(browser|clients)/",
     "builtin": r"tests/integration/builtin/",
-    "hubbed": r"tests/integration/test_live_(loras|models)\.py",
 }
 
 
