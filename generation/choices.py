@@ -22,6 +22,15 @@ class OutputFormat(models.TextChoices):
     WEBP = "webp", "WebP"
 
 
+class Fit(models.TextChoices):
+    """How a model fits into a worker's memory, as the engine's planner says it."""
+
+    FITS = "fits", "at once"
+    WITH_OFFLOAD = "fits_with_offload", "its parts in turns"
+    IN_FLOAT8 = "fits_in_float8", "with the denoiser's weights in eight bits"
+    TOO_LARGE = "too_large", "not at all"
+
+
 class Status(models.TextChoices):
     """Where a generation stands."""
 

@@ -101,6 +101,14 @@ class OrdersLimitError(DomainError):
     title = "Too many of your orders are unfinished"
 
 
+class ModelTooLargeError(DomainError):
+    """No live worker has the memory that the model needs."""
+
+    code = "model_too_large"
+    http_status = 422
+    title = "The model does not fit into any worker's memory"
+
+
 class NoWorkerError(DomainError):
     """The order needs a live GPU worker."""
 

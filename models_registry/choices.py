@@ -30,13 +30,15 @@ class Dtype(models.TextChoices):
     """The number format of the weights while they run.
 
     `auto` is the faster of single precision and bfloat16 on a CPU, by its processor, and on a GPU the half precision
-    that the weights were made for.
+    that the weights were made for; the denoiser's are stored in eight bits where sixteen do not fit. `float8` stores
+    them so in any case, but for U-Nets.
     """
 
     AUTO = "auto"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
     FLOAT32 = "float32"
+    FLOAT8 = "float8"
 
 
 class DiskState(models.TextChoices):

@@ -81,9 +81,14 @@ def checkpoint_is_here(checkpoint: Checkpoint) -> bool:
     return checkpoint.state == DiskState.PRESENT and checkpoint_folder(checkpoint).is_dir()
 
 
+def checkpoints_on_host() -> list[Checkpoint]:
+    """The present checkpoints whose files this host has."""
+    return [row for row in Checkpoint.objects.filter(state=DiskState.PRESENT) if checkpoint_is_here(row)]
+
+
 def checkpoints_here() -> list[str]:
-    """The ids of the present checkpoints whose files this host has."""
-    return [row.pk for row in Checkpoint.objects.filter(state=DiskState.PRESENT) if checkpoint_is_here(row)]
+    """Their ids."""
+    return [row.pk for row in checkpoints_on_host()]
 
 
 def safety_classifier_folder() -> Path | None:

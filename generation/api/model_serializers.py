@@ -5,7 +5,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from generation.choices import ErrorCode
+from generation.choices import ErrorCode, Fit
 from generation.models import WorkerCommand
 from generation.orders import order_body
 from generation.requests.serializers import merge_alias
@@ -21,6 +21,13 @@ class ModelOnWorkerOut(serializers.Serializer[Any]):
     worker = serializers.CharField(help_text="Its name; a number for whoever is not logged in.")
     tier = serializers.CharField()
     bytes = serializers.IntegerField(help_text="Of weights.")
+    fit = serializers.ChoiceField(
+        choices=Fit.choices,
+        allow_null=True,
+        help_text="How it fits into the worker's memory: at once, in turns (its text encoders and its denoiser), with "
+        "the denoiser's weights in eight bits, or not at all; null until the worker has its files.",
+    )
+    fit_reason = serializers.CharField(help_text="Why.")
 
 
 class ModelWithWorkersOut(ModelOut):
@@ -36,7 +43,11 @@ class ModelWithWorkersOut(ModelOut):
     def get_workers(self, checkpoint: Checkpoint) -> list[dict[str, Any]]:
         """One entry a live worker."""
         return [
-            {"worker": name, **_place(worker.cached_models, checkpoint.id)}
+            {
+                "worker": name,
+                **_place(worker.cached_models, checkpoint.id),
+                **_fit(worker.model_plans.get(checkpoint.id)),
+            }
             for name, worker in self.context["workers"]
         ]
 
@@ -44,6 +55,10 @@ class ModelWithWorkersOut(ModelOut):
 def _place(cached: list[dict[str, Any]], model_id: str) -> dict[str, Any]:
     found = next((model for model in cached if model["id"] == model_id), {"tier": "cold", "bytes": 0})
     return {"tier": found["tier"], "bytes": found["bytes"]}
+
+
+def _fit(plan: dict[str, str] | None) -> dict[str, str | None]:
+    return {"fit": plan["verdict"] if plan else None, "fit_reason": plan["reason"] if plan else ""}
 
 
 class ModelListOut(serializers.Serializer[Any]):

@@ -7,7 +7,6 @@ Weights are never copied back from a GPU: what leaves it is still warm, or is re
 
 import contextlib
 import ctypes
-import dataclasses
 import gc
 import itertools
 import sys
@@ -15,62 +14,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from generation.engine.adapters import AdapterRack, AroundAttach
+from generation.engine.cache_entry import CacheEntry
 from generation.engine.errors import EngineError, EngineModelUnavailable, EngineOutOfMemory
 from generation.engine.loader import FolderCheck, HostModel, host_build, host_read
-from generation.engine.memory import MIB, total_and_free_mb
-from generation.engine.sizes import UNREADABLE, refuse_too_large
+from generation.engine.memory import memory_look
+from generation.engine.planner import TOO_LARGE, Memory, Plan, Weights, plan_make
+from generation.engine.residency import Residency
+from generation.engine.sizes import UNREADABLE, weights_look
 from generation.engine.specs import CachedModel, ModelRef
 
 WAIT_TICK_S = 0.1
-
-
-@dataclass
-class CacheEntry:
-    """One model and how far it is: reading, then `host`, then a build in progress, then `pipeline`."""
-
-    model: ModelRef
-    used: int
-    reading: Future[HostModel] | None = None
-    host: HostModel | None = None
-    build: Iterator[Any] | None = None
-    pipeline: Any = None
-    scheduler: Any = None
-    rack: AdapterRack | None = None
-    colours: Any = None
-    kinds: dict[str, Any] = field(default_factory=dict)
-    pins: int = 0
-    bytes: int = 0
-    weights_sha256: str = ""
-    dtype: str = ""
-    broken: bool = False
-    waiters: list[Future[None]] = field(default_factory=list)
-    # When it was wanted on the device, and from where it comes; None while nobody does or it is there.
-    wanted: tuple[float, str] | None = None
-
-    def want(self) -> None:
-        """Notes the first wish for it on the device."""
-        if self.pipeline is None and self.wanted is None:
-            self.wanted = time.monotonic(), "disk" if self.host is None else "memory"
-
-    def serves(self, model: ModelRef) -> bool:
-        """Whether it is made of these files, in the number format that is asked for."""
-        return self.model == dataclasses.replace(model, dtype=self.model.dtype) and model.dtype in (
-            self.model.dtype,
-            self.dtype,
-        )
-
-    @property
-    def tier(self) -> str:
-        """Where it is, in the words of `CachedModel`."""
-        if self.pipeline is not None:
-            return "resident"
-        return "loading" if self.reading is not None or self.build is not None or self.waiters else "warm"
 
 
 class ModelCache:
@@ -94,7 +51,8 @@ class ModelCache:
         self.warm_bytes = warm_bytes
         self.adapter_bytes = adapter_bytes
         self.with_checker = with_checker
-        self.capacity_bytes = total_and_free_mb(device)[0] * MIB
+        # What there is for models, whoever has it now.
+        self.memory: Callable[[], Memory] = lambda: memory_look(device)
         # Called by the reading thread when a model that somebody waits for can be built.
         self.on_readable: Callable[[], None] = lambda: None
         # Called in the pipeline thread with a model's id, where it came from and in how many seconds.
@@ -104,6 +62,7 @@ class ModelCache:
         # Entered in the pipeline thread around the attaching of one adapter's file.
         self.around_attach: AroundAttach = lambda use: contextlib.nullcontext()
         self._entries: dict[str, CacheEntry] = {}
+        self._weights: dict[ModelRef, Weights] = {}
         self._clock = itertools.count(1)
         self._lock = threading.RLock()
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="weights-reader")
@@ -126,11 +85,15 @@ class ModelCache:
     def held_bytes(self) -> int:
         """Bytes of weights on the device."""
         with self._lock:
-            return sum(
-                entry.bytes + (entry.rack.bytes if entry.rack else 0)
-                for entry in self._entries.values()
-                if entry.pipeline is not None
-            )
+            return sum(entry.held_bytes for entry in self._entries.values())
+
+    def plan(self, model: ModelRef) -> Plan | None:
+        """How a model fits into what memory there is; None where its files do not say. May be called in any thread."""
+        with contextlib.suppress(*UNREADABLE):  # what is wrong with the files, their reading says
+            if model not in self._weights:
+                self._weights[model] = weights_look(model, self.device)
+            return plan_make(self._weights[model], self.memory(), dtype=model.dtype)
+        return None
 
     def request(self, model: ModelRef) -> CacheEntry:
         """Starts reading a model unless it is there; returns at once."""
@@ -146,14 +109,21 @@ class ModelCache:
                 entry.reading = self._reader.submit(self._read, entry)
             return entry
 
-    def _host_read(self, model: ModelRef) -> HostModel:
-        with contextlib.suppress(*UNREADABLE):  # what is wrong with the files, their reading says
-            refuse_too_large(model, self.device, capacity=self.capacity_bytes)
-        return host_read(model, self.device, with_checker=self.with_checker, folder_check=self.folder_check)
+    def _host_read(self, entry: CacheEntry) -> HostModel:
+        plan = entry.plan = self.plan(entry.model)
+        if plan and plan.verdict == TOO_LARGE:
+            raise EngineOutOfMemory(f"{entry.model.id} does not fit. {plan.reason}")
+        return host_read(
+            entry.model,
+            self.device,
+            with_checker=self.with_checker,
+            float8=bool(plan and plan.float8),
+            folder_check=self.folder_check,
+        )
 
     def _read(self, entry: CacheEntry) -> HostModel:
         try:
-            host = self._host_read(entry.model)
+            host = self._host_read(entry)
         except EngineError as error:
             self._fail(entry, error)
             raise
@@ -249,8 +219,8 @@ class ModelCache:
             if entry.build is None:
                 self._make_room(entry)
                 if entry.host is None:  # it had to give way while it was warm
-                    entry.host = self._host_read(entry.model)
-                entry.build = host_build(entry.host, self.device)
+                    entry.host = self._host_read(entry)
+                entry.build = host_build(entry.host, self.device, left_on_host=entry.left_on_host)
             pipeline = next(entry.build)
         except torch.OutOfMemoryError as error:
             failure: EngineError = EngineOutOfMemory(
@@ -270,6 +240,8 @@ class ModelCache:
             entry.rack = AdapterRack(
                 pipeline, budget_bytes=self.adapter_bytes, around_attach=self.around_attach
             )
+            if entry.plan and entry.left_on_host:
+                entry.residency = Residency(pipeline, self.device, plan=entry.plan)
             waiters, entry.waiters = entry.waiters, []
             self._shrink_warm(keep=None)
         for waiter in waiters:
@@ -281,9 +253,11 @@ class ModelCache:
     def _fits(self, entry: CacheEntry) -> bool:
         """Whether it fits beside the models in use; what is not in use gives way."""
         pinned = sum(
-            other.bytes for other in self._entries.values() if other.pins and other.pipeline is not None
+            other.device_bytes
+            for other in self._entries.values()
+            if other.pins and other.pipeline is not None
         )
-        return not pinned or pinned + entry.bytes <= self.resident_bytes
+        return not pinned or pinned + entry.device_bytes <= self.resident_bytes
 
     def _make_room(self, entry: CacheEntry) -> None:
         """Lets least recently used models go until this one is within the budget."""
@@ -292,12 +266,14 @@ class ModelCache:
                 (other for other in self._entries.values() if other.pipeline is not None and not other.pins),
                 key=lambda other: other.used,
             )
-            excess = self.held_bytes() + entry.bytes - self.resident_bytes
+            adapters = sum(other.rack.bytes for other in self._entries.values() if other.rack)
+            there = (other.device_bytes for other in self._entries.values() if other.pipeline is not None)
+            excess = sum(there) + adapters + entry.device_bytes - self.resident_bytes
             gone = False
             for other in idle:
                 if excess <= 0:
                     break
-                excess -= other.bytes
+                excess -= other.device_bytes
                 self._demote(other)
                 gone = True
         if gone:
@@ -305,8 +281,7 @@ class ModelCache:
 
     def _demote(self, entry: CacheEntry) -> None:
         """From the device to host memory, or out of the cache where it is not there any more."""
-        entry.pipeline = entry.rack = None
-        entry.kinds = {}
+        entry.take_off()
         if entry.host is None:
             self._entries.pop(entry.model.id, None)
         else:
@@ -315,8 +290,8 @@ class ModelCache:
     def _shrink_warm(self, *, keep: CacheEntry | None) -> None:
         """Drops host copies, least recently used first, until they are within their budget.
 
-        What is on its way to the device does not count. On a CPU a resident model and its host copy are the same
-        memory, which counts as resident.
+        What is on its way to the device does not count, nor what is there in turns, since it is needed again. On a CPU
+        a resident model and its host copy are the same memory, which counts as resident.
         """
         shared = self.device.type == "cpu"
         held = [
@@ -324,7 +299,7 @@ class ModelCache:
             for entry in self._entries.values()
             if entry.host is not None
             and not (entry.waiters or entry.pins or entry.build is not None)
-            and not (shared and entry.pipeline is not None)
+            and not ((shared or entry.residency) and entry.pipeline is not None)
         ]
         excess = sum(entry.bytes for entry in held) - self.warm_bytes
         for entry in sorted(held, key=lambda entry: entry.used):
@@ -340,8 +315,8 @@ class ModelCache:
     def _drop(self, entry: CacheEntry) -> None:
         if self._entries.get(entry.model.id) is entry:
             del self._entries[entry.model.id]
-        entry.pipeline = entry.host = entry.build = entry.rack = None
-        entry.kinds = {}
+        entry.take_off()
+        entry.host = None
         waiters, entry.waiters = entry.waiters, []
         for waiter in waiters:
             waiter.set_exception(EngineModelUnavailable(f"{entry.model.id} was unloaded meanwhile."))

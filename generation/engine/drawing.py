@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from generation.engine import memory
-from generation.engine.cache import CacheEntry, ModelCache
+from generation.engine.cache import ModelCache, memory_release
+from generation.engine.cache_entry import CacheEntry
 from generation.engine.cpu import channels_last, instruction_set
 from generation.engine.encoding import picture_encode
 from generation.engine.errors import (
@@ -39,6 +40,7 @@ from generation.engine.rows import Row, Rows
 from generation.engine.safety import SafetyFilter
 from generation.engine.schedulers import scheduler_make
 from generation.engine.specs import Batch, BatchResult, OnPreview, OnStep, OnWarning, ShouldStop
+from generation.engine.stages import decode_by, decoding_bytes, encode_once
 
 _VERSIONED = ("diffusers", "transformers", "pillow")
 
@@ -143,6 +145,7 @@ class Drawing:
         self.pipeline: Any = None
         self.warnings: list[dict[str, Any]] = []
         self.sparing = False
+        self.tiled = False
 
     def __call__(self, row: Row) -> Drawn:
         """Draws it as a row.
@@ -193,6 +196,14 @@ class Drawing:
         self.stop_if_asked()
         shared = pipeline_for(self.entry, self.batch.kind)
         self.pipeline = self.rows.pipeline(shared)
+        residency = self.entry.residency
+        encode_once(
+            self.pipeline,
+            self.entry.embeddings,
+            beside=(type(shared).__name__, *((use.sha256, use.scale) for use in self.batch.adapters)),
+            before=residency.need_encoders if residency else ignore,
+        )
+        decode_by(self.pipeline, self._decode)
         self._warn(
             prompt_warnings(
                 self.entry.pipeline, prompt=self.batch.prompt, negative_prompt=self.batch.negative_prompt
@@ -211,7 +222,7 @@ class Drawing:
             "Memory did not suffice: drawn one picture at a time and in tiles, which may show in the pixels."
         )
         self._warn([{"param": "num_images", "reason": reason, "used": 1}])
-        vae = self.pipeline.vae
+        vae = self.entry.pipeline.vae
         # SDXL's pipeline decodes in single precision, and leaves the autoencoder so where memory ends in the middle.
         vae.to(getattr(torch, self.entry.dtype))
         with in_tiles(vae, side=min(self.batch.width, self.batch.height)):
@@ -220,6 +231,28 @@ class Drawing:
                 for seed in self.batch.seeds
                 for image in self._draw(dataclasses.replace(self.batch, num_images=1), [seed])
             ]
+
+    def _decode(self, decode: Callable[..., Any], latents: Any, *arguments: Any, **keywords: Any) -> Any:
+        """Decodes; where memory does not suffice, once more with the device for itself, and in tiles."""
+        residency = self.entry.residency
+        if residency:
+            pixels = self.batch.width * self.batch.height * len(latents)
+            residency.need((), working=decoding_bytes(pixels=pixels, dtype=latents.dtype))
+        try:
+            with memory.allocations_told():
+                return decode(latents, *arguments, **keywords)
+        except torch.OutOfMemoryError:
+            if self.tiled or self.sparing:
+                raise
+        self.engine.cache.drop_idle()
+        if residency:
+            residency.clear()
+            memory_release(self.engine.device)
+        self.tiled = True
+        reason = "Memory did not suffice to decode at once: decoded in tiles, which may show in the pixels."
+        self._warn([{"param": "width", "reason": reason, "used": None}])
+        with in_tiles(self.entry.pipeline.vae, side=min(self.batch.width, self.batch.height)):
+            return decode(latents, *arguments, **keywords)
 
     def _warn(self, warnings: list[dict[str, Any]]) -> None:
         for warning in warnings:
@@ -249,7 +282,7 @@ class Drawing:
         if latents.ndim != len(("batch", "channels", "height", "width")):
             return
         if self.entry.colours is None:
-            self.entry.colours = colours_fit(self.pipeline.vae)
+            self.entry.colours = colours_fit(self.entry.pipeline.vae)
         self.listeners.on_preview(Preview(latents[0].float().cpu().numpy().copy(), self.entry.colours))
 
     def _after_step(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -288,6 +321,9 @@ class Drawing:
         return {
             "device": memory.device_name(device),
             "dtype": entry.dtype,
+            # In which the denoiser's weights lie in memory, where that is not the one that they run in.
+            "stored_dtype": "float8" if entry.plan and entry.plan.float8 else None,
+            "decoded_in_tiles": self.tiled or self.sparing,
             "memory_format": (
                 "channels_last" if channels_last(device, getattr(torch, entry.dtype)) else "contiguous"
             ),

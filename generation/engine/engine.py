@@ -4,7 +4,7 @@
     engine = Engine()
     result = engine.run(Batch(model=ModelRef(...), prompt="a red circle", ...))
 
-One thread, the pipeline thread, calls everything but `load_beside`, `prefetch`, `models` and `resident`.
+One thread, the pipeline thread, calls everything but `load_beside`, `prefetch`, `plan`, `models` and `resident`.
 """
 
 import contextlib
@@ -17,10 +17,12 @@ import torch
 
 from generation.engine import memory
 from generation.engine.adapters import AdapterRack
-from generation.engine.cache import CacheEntry, ModelCache
+from generation.engine.cache import ModelCache
+from generation.engine.cache_entry import CacheEntry
 from generation.engine.capacity import Capacity
 from generation.engine.drawing import Drawing, Drawn, Listeners, ignore, never_stop, stopper
 from generation.engine.loader import device_of_choice
+from generation.engine.planner import Plan
 from generation.engine.rows import Row, Rows, denoiser_name
 from generation.engine.safety import SafetyFilter, SafetySettings
 from generation.engine.specs import (
@@ -85,6 +87,10 @@ class Engine:
     def prefetch(self, model: ModelRef) -> None:
         """Starts reading a checkpoint into host memory, for a batch that comes soon."""
         self.cache.request(model)
+
+    def plan(self, model: ModelRef) -> Plan | None:
+        """How a checkpoint fits into the device's memory; None where its files do not say."""
+        return self.cache.plan(model)
 
     def build_waiting(self) -> None:
         """Finishes what `load_beside` was asked for and has been read."""
@@ -205,7 +211,8 @@ class Sheet:
     def room(self) -> int:
         """How many more pictures are worth drawing at the same time; none once the model is in doubt."""
         shared = bool(denoiser_name(self._entry.pipeline))
-        return self._rows.room if shared and not self._entry.broken else 0
+        # Who joined a model whose parts are there in turns would drive the denoiser out to have the prompt read.
+        return self._rows.room if shared and not (self._entry.broken or self._entry.residency) else 0
 
     def takes(self, batch: Batch) -> bool:
         """Whether a batch can be drawn here: by the same weights, with the same adapters."""

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from generation.engine.cpu import channels_last, has_amx
 from generation.engine.errors import EngineModelBroken, EngineModelUnavailable
+from generation.engine.float8 import FLOAT8, FLOAT8_PART, float8_store, storable
 from generation.engine.processors import PictureProcessor
 from generation.engine.specs import ModelRef
 
@@ -78,6 +79,7 @@ def dtype_for(name: str, device: torch.device, *, components: Collection[str] = 
     nothing there is fast at it.
     """
     formats = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+    name = "auto" if name == "float8" else name  # which is how weights are stored, and not what they run in
     if device.type == "cpu":
         if name == "auto":
             return torch.bfloat16 if has_amx() else torch.float32
@@ -103,6 +105,7 @@ class HostModel:
 
     model: ModelRef
     dtype: torch.dtype
+    float8: bool
     pipeline_type: Any
     modules: dict[str, HostModule]
     parts: dict[str, Any]
@@ -121,19 +124,21 @@ def host_read(
     device: torch.device,
     *,
     with_checker: bool = False,
+    float8: bool = False,
     folder_check: FolderCheck = lambda folder: None,
 ) -> HostModel:
     """Reads a checkpoint into host memory, in the number format that `device` will run it in.
 
     Safetensors only, no remote code, no network; memory is pinned where the device is a GPU. `with_checker` reads the
-    safety checker too, where the checkpoint ships one. `folder_check` looks at the folder before any library does, and
-    raises ValueError. Raises EngineModelUnavailable, or EngineModelBroken when the files are there and cannot be used.
+    safety checker too, where the checkpoint ships one. `float8` stores the denoiser's weights in eight bits.
+    `folder_check` looks at the folder before any library does, and raises ValueError. Raises EngineModelUnavailable, or
+    EngineModelBroken when the files are there and cannot be used.
     """
     if not (model.folder / "model_index.json").is_file():
         raise EngineModelUnavailable(f"The files of {model.id} are not on this worker.")
     try:
         folder_check(model.folder)
-        return _host_read(model, device, with_checker=with_checker)
+        return _host_read(model, device, with_checker=with_checker, float8=float8)
     except EngineModelBroken:
         raise
     except _BROKEN as error:
@@ -155,7 +160,7 @@ def _failed(error: Exception, model: ModelRef, sentence: str) -> EngineModelUnav
     return EngineModelBroken(f"{sentence}: {error}")
 
 
-def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool) -> HostModel:
+def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool, float8: bool) -> HostModel:
     index: dict[str, Any] = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
     pipeline_type = _pipeline_type(index["_class_name"])
     dtype = dtype_for(model.dtype, device, components=index.keys())
@@ -172,7 +177,10 @@ def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool) -> 
         if kind is None:
             continue
         if issubclass(kind, torch.nn.Module):
-            modules[name] = _module_read(kind, folder, dtype, model.variant, digest.update, device=device)
+            stored = FLOAT8 if float8 and name == FLOAT8_PART else None
+            modules[name] = _module_read(
+                kind, folder, dtype, model.variant, digest.update, device=device, stored=stored
+            )
         elif issubclass(kind, diffusers.SchedulerMixin):
             parts[name] = kind.from_config(kind.load_config(folder))
         else:
@@ -180,7 +188,7 @@ def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool) -> 
     options = {key: index[key] for key in optional & index.keys()}
     if "requires_safety_checker" in optional:
         options["requires_safety_checker"] = False
-    return HostModel(model, dtype, pipeline_type, modules, parts, options, digest.hexdigest())
+    return HostModel(model, dtype, float8, pipeline_type, modules, parts, options, digest.hexdigest())
 
 
 def _pipeline_type(name: str) -> Any:
@@ -222,6 +230,7 @@ def _module_read(
     hash_more: Callable[[bytes], None],
     *,
     device: torch.device,
+    stored: torch.dtype | None = None,
 ) -> HostModule:
     pin = device.type == "cuda"
     layout = torch.channels_last if channels_last(device, dtype) else _PLAIN
@@ -235,6 +244,8 @@ def _module_read(
             hash_more(hashlib.file_digest(file, "sha256").digest())
         for key, mapped in load_file(path).items():
             wanted = torch.float32 if any(part in key.split(".") for part in kept) else dtype
+            if stored and storable(kind, key, mapped):
+                wanted = stored
             # A copy, so that the file is really read here and not, page by page, in the middle of a step.
             tensor = mapped.to(
                 wanted if mapped.is_floating_point() else mapped.dtype,
@@ -269,15 +280,18 @@ def weights_files(folder: Path, *, variant: str) -> list[Path]:
     return by_variant.get(variant) or by_variant.get("") or next(iter(by_variant.values()))
 
 
-def host_build(host: HostModel, device: torch.device) -> Iterator[Any]:
+def host_build(host: HostModel, device: torch.device, *, left_on_host: Collection[str] = ()) -> Iterator[Any]:
     """Builds the pipeline a piece at a time, so that a running one waits only for a piece; the last item is it.
 
-    To be driven by the pipeline thread alone. Raises EngineModelBroken.
+    The parts of these names stay in host memory. To be driven by the pipeline thread alone. Raises EngineModelBroken.
     """
     modules: dict[str, Any] = {}
     for name, part in host.modules.items():
         try:
-            modules[name] = _module_build(part, host.dtype, device)
+            place = torch.device("cpu") if name in left_on_host else device
+            modules[name] = _module_build(part, host.dtype, place)
+            if host.float8 and name == FLOAT8_PART:
+                float8_store(modules[name], host.dtype)
         except torch.OutOfMemoryError:
             raise
         except _BROKEN as error:

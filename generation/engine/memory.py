@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from generation.engine.planner import Memory
+
 MIB = 1024 * 1024
 _NO_MEMORY = re.compile(r"CU[A-Z]+_STATUS_ALLOC_FAILED|out of memory")
 # A container's limit, as the kernel's control groups tell it (version 2, version 1).
@@ -68,6 +70,15 @@ def total_and_free_mb(device: torch.device) -> tuple[int, int]:
         return int(total // MIB), int(free // MIB)
     total = host_bytes()
     return total // MIB, min(total, int(psutil.virtual_memory().available)) // MIB
+
+
+def memory_look(device: torch.device) -> Memory:
+    """What this process may have for models, beside what others have of a GPU."""
+    host = host_bytes()
+    if device.type != "cuda":
+        return Memory(host, host, shared=True)
+    free, total = torch.cuda.mem_get_info(device)
+    return Memory(min(int(total), int(free) + torch.cuda.memory_reserved(device)), host)
 
 
 def budgets_bytes(device: torch.device, *, resident_mb: int, warm_mb: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, AutoPipelineForImage2Image
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageChops, ImageFilter
 
-from generation.engine.cache import CacheEntry
+from generation.engine.cache_entry import CacheEntry
 from generation.engine.errors import EngineError
 from generation.engine.specs import Batch
 

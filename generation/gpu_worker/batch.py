@@ -53,7 +53,8 @@ def _adapters(generation: Generation) -> tuple[AdapterUse, ...]:
 def _dtype_before(generation: Generation) -> str:
     """The number format in which the original of a replay was drawn; "" for what is no replay."""
     receipt = generation.replay_of.receipt if generation.replay_of else None
-    return str((receipt or {}).get("environment", {}).get("dtype", ""))
+    environment = (receipt or {}).get("environment", {})
+    return str(environment.get("stored_dtype") or environment.get("dtype", ""))
 
 
 def batch_of(generation: Generation) -> Batch:

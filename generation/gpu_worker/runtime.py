@@ -47,7 +47,7 @@ from generation.queue.precedence import generation_next
 from imagegen_project import __version__
 from models_registry.classes import folder_check
 from models_registry.errors import ModelNotFoundError
-from models_registry.selectors import checkpoint_default, checkpoints_here, safety_classifier_folder
+from models_registry.selectors import checkpoint_default, checkpoints_on_host, safety_classifier_folder
 
 logger = logging.getLogger(__name__)
 
@@ -249,11 +249,19 @@ class GpuRuntime:
 
     def cache_state(self) -> dict[str, Any]:
         """The columns of the worker's row that say what is in its cache."""
-        models = self.engine.models()
+        models, on_host = self.engine.models(), checkpoints_on_host()
+        plans = {row.pk: self.engine.plan(model_ref(row)) for row in on_host}
+        # What the next claim goes by, too.
+        self.worker.model_plans = {
+            model_id: {"verdict": plan.verdict, "reason": plan.reason}
+            for model_id, plan in plans.items()
+            if plan
+        }
         return {
             "resident_models": [model.id for model in models if model.tier == "resident"],
             "cached_models": [asdict(model) for model in models],
-            "models_on_disk": checkpoints_here(),
+            "models_on_disk": list(plans),
+            "model_plans": self.worker.model_plans,
             "leaked_mb": self._leaked_mb,
         }
 
@@ -264,7 +272,7 @@ class GpuRuntime:
         """
         if self.draining.is_set():
             return
-        upcoming = generation_next(device_class=self.worker.device_class)
+        upcoming = generation_next(device_class=self.worker.device_class, too_large=self.worker.too_large)
         if upcoming is not None or self.status() is not WorkerStatus.IDLE:
             self._worked_at = time.monotonic()
         elif self._is_idle() and self.engine.models():

@@ -5,11 +5,11 @@ from datetime import timedelta
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 from django.db.models.functions import Now
 from uuid_utils.compat import uuid7
 
-from generation.choices import CommandKind, CommandStatus, ErrorCode, WorkerStatus
+from generation.choices import CommandKind, CommandStatus, ErrorCode, Fit, WorkerStatus
 from loras.models import Lora
 from models_registry.models import Checkpoint
 
@@ -60,6 +60,12 @@ class Worker(models.Model):
         blank=True,
         help_text="Models whose files its host has.",
     )
+    model_plans = models.JSONField(
+        default=dict,
+        db_default=Value({}, models.JSONField()),
+        blank=True,
+        help_text="How each of them fits into its memory: verdict and reason, by model.",
+    )
     leaked_mb = models.PositiveIntegerField(
         default=0, help_text="Memory beyond the cached models, compared with the first one loaded, MiB."
     )
@@ -73,6 +79,11 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def too_large(self) -> list[str]:
+        """The models on its host that do not fit into its memory."""
+        return [model for model, plan in self.model_plans.items() if plan["verdict"] == Fit.TOO_LARGE]
 
 
 class WorkerCommand(models.Model):

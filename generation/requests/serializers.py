@@ -11,9 +11,10 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from generation.choices import Kind, OutputFormat
-from generation.errors import InvalidImageError
+from generation.errors import InvalidImageError, ModelTooLargeError
 from generation.models import DEFAULT_OUTPUT_QUALITY, MAX_EDIT_IMAGES, MAX_PRIORITY, MAX_SEED
 from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read
+from generation.queue.precedence import checkpoint_check_fits
 from generation.requests.job_options import WebhookEventsField, WebhookUrlField, job_options_check
 from generation.requests.loras import MAX_LORAS, MAX_NAME, MAX_SCALE, MIN_SCALE, LoraUseIn, wishes_read
 from generation.requests.model_limits import MAX_STEPS, limit_errors, picture_errors, size_used
@@ -359,7 +360,8 @@ class GenerationCreateIn(StrictSerializer):
         try:
             checkpoint = checkpoint_get(name=name) if name is not None else checkpoint_default()
             checkpoint_check_supported(checkpoint)
-        except (ModelNotFoundError, ModelUnsupportedError) as error:
+            checkpoint_check_fits(checkpoint)
+        except (ModelNotFoundError, ModelUnsupportedError, ModelTooLargeError) as error:
             field = (
                 "model_id"
                 if "model_id" in self.initial_data and "model" not in self.initial_data

@@ -1,0 +1,87 @@
+"""Measures what a model takes whole and in turns: `python -m benchmarks.residency [--part-mb N]`.
+
+A checkpoint of two large parts, a text encoder and a U-Net, is loaded and drawn with, in a process of its own each
+time. Without a GPU the device's copies lie beside the host's in the same memory, so that the process's peak, less the
+one of a process that makes no copies, is what a device would hold. Prints a Markdown table. Needs nothing but the
+repository.
+"""
+
+import argparse
+import dataclasses
+import resource
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from imagegen_project import env
+
+env.configure_torch_process()
+
+from generation.engine import Batch, Engine, ModelRef
+from generation.engine.memory import MIB
+from generation.engine.sizes import weights_look
+from tests.support.two_parts import checkpoint_make
+
+WAYS = {
+    "host": "the host's own tensors",
+    "whole": "copies of all parts",
+    "turns": "copies in turns",
+}
+
+
+def measure(folder: Path, way: str) -> tuple[int, int, int]:
+    """Loads and draws once; the process's peak and the parts' bytes, in MiB."""
+    engine = Engine(threads=1)
+    model = ModelRef("two", "two/parts", "", folder, dtype="float32")
+    looked = weights_look(model, engine.device)
+    sizes = {name: count * looked.item_bytes for name, count in looked.numbers.items()}
+    whole, plan = sum(sizes.values()), engine.plan(model)
+    if way != "host" and plan is not None:
+        largest = max(sizes["text_encoder"], sizes["unet"]) + sizes["vae"]
+        room = whole if way == "whole" else largest
+        forced = dataclasses.replace(
+            plan,
+            in_turns=True,
+            stages=(whole, whole, sizes["vae"]),
+            room_bytes=room + 64 * MIB,
+            working_bytes=0,
+        )
+        engine.cache.plan = lambda model: forced  # type: ignore[method-assign]  # what a planner would say elsewhere
+    engine.run(
+        Batch(
+            model=model,
+            prompt="a red circle",
+            negative_prompt="",
+            width=64,
+            height=64,
+            num_inference_steps=2,
+            guidance_scale=1.0,
+            seed=1,
+        )
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak // MIB, sizes["text_encoder"] // MIB, sizes["unet"] // MIB
+
+
+def main() -> None:
+    """Measures each way in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--part-mb", type=int, default=400)
+    options = parser.parse_args()
+    fresh = ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1)
+    with tempfile.TemporaryDirectory() as place, fresh:
+        fresh.submit(checkpoint_make, Path(place), part_mb=options.part_mb).result()
+        tqdm.write("| on the device | text encoder, U-Net (MiB) | peak (MiB) | beyond the host's |")
+        tqdm.write("| --- | --- | --- | --- |")
+        alone = 0
+        for way, shown in WAYS.items():
+            peak, encoder, unet = fresh.submit(measure, Path(place), way).result()
+            alone = alone or peak
+            tqdm.write(f"| {shown} | {encoder}, {unet} | {peak} | {peak - alone} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Parts of a model that are on the device in turns, prompts that are read once, decoding that is tried again alone.
+
+Without a GPU the device's copies are copies of the host's tensors, beside them in the same memory.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from generation.engine import Batch, Engine, EngineRefused, ModelRef
+from generation.engine.cache_entry import CacheEntry
+from generation.engine.planner import CONTEXT_BYTES, IN_FLOAT8, WITH_OFFLOAD, Memory
+from generation.engine.sizes import weights_look
+from generation.engine.stages import Embeddings
+from tests.support.pictures import encoded
+
+TinyModel = Callable[[str], ModelRef]
+FAMILIES = ("sdxl", "sd3", "flux", "z-image")
+SIDE = 64
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Engine]]:
+    """Engines on a device that has not quite the memory for a model."""
+    made: list[Engine] = []
+
+    def engine(model: ModelRef) -> Engine:
+        made.append(Engine(threads=1))
+        looked = weights_look(model, made[-1].device)
+        sizes = {name: count * looked.item_bytes for name, count in looked.numbers.items()}
+        denoiser = "unet" if "unet" in sizes else "transformer"
+        if model.dtype == "float8":
+            sizes[denoiser] = looked.numbers[denoiser]
+        encoders = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
+        # With room to work, too little for all of them by half of the smaller ones.
+        room = sum(sizes.values()) + sizes[denoiser] // 2 - min(sizes[denoiser], encoders) // 2
+        memory = Memory(CONTEXT_BYTES + room, 1 << 40)
+        made[-1].cache.memory = lambda: memory
+        return made[-1]
+
+    yield engine
+    for each in made:
+        each.close()
+
+
+def request(model: ModelRef, **changes: Any) -> Batch:
+    """A quick one."""
+    base = Batch(
+        model=model,
+        prompt="a large red circle",
+        negative_prompt="",
+        width=SIDE,
+        height=SIDE,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        seed=7,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def pixels(engine: Engine, batch: Batch, **listeners: Any) -> str:
+    """What the picture's pixels hash to."""
+    return engine.run(batch, **listeners).pictures[0].pixel_sha256
+
+
+def entry_of(engine: Engine, model: ModelRef) -> CacheEntry:
+    """What the cache has of a model."""
+    return engine.cache._entries[model.id]
+
+
+def on_device(entry: CacheEntry, name: str) -> bool:
+    """Whether a part's weights are copies, and not the host's own tensors."""
+    assert entry.host is not None
+    host = {tensor.data_ptr() for tensor in entry.host.modules[name].tensors.values()}
+    return not any(tensor.data_ptr() in host for tensor in getattr(entry.pipeline, name).parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parts_in_turns_draw_the_same(
+    engine: Engine, tiny: TinyModel, small: Callable[..., Engine], family: str
+) -> None:
+    """Encoders go before the denoiser comes; what is known of a prompt is not read again."""
+    model, batch = tiny(family), request(tiny(family))
+    expected = pixels(engine, batch)
+    tight = small(model)
+    assert (tight.plan(model) or pytest.fail("no plan")).verdict == WITH_OFFLOAD
+    denoiser = "unet" if family == "sdxl" else "transformer"
+    seen: list[tuple[bool, bool]] = []
+    reads: list[str] = []
+
+    def look(step: int, of: int) -> None:
+        entry = entry_of(tight, model)
+        seen.append((on_device(entry, denoiser), on_device(entry, "text_encoder")))
+
+    drawn = tight.run(batch, on_step=look)
+    assert drawn.pictures[0].pixel_sha256 == expected
+    entry = entry_of(tight, model)
+    assert seen == [(True, False)] * 2
+    assert not on_device(entry, denoiser), "such pictures take more than its weights to decode"
+    entry.pipeline.text_encoder.register_forward_pre_hook(lambda *_: reads.append("read"))
+    assert pixels(tight, batch) == expected
+    assert reads == []
+    other = dataclasses.replace(batch, prompt="a blue square")
+    assert pixels(tight, other) == pixels(engine, other) != expected
+    assert reads
+
+
+def test_pictures_and_their_kinds_come_through_in_turns(
+    engine: Engine, tiny: TinyModel, small: Callable[..., Engine]
+) -> None:
+    """The autoencoder stays: it reads pictures while the denoiser is away."""
+    model = tiny("sdxl")
+    picture = encoded(Image.effect_noise((SIDE, SIDE), 80).convert("RGB"))
+    batch = request(model, kind="img2img", image=picture, strength=1.0, num_images=2)
+    assert pixels(small(model), batch) == pixels(engine, batch)
+
+
+def test_a_prompt_is_read_once_and_for_all_that_it_depends_on(engine: Engine, tiny: TinyModel) -> None:
+    """Prompt, negative prompt, clip_skip and guidance; a seed, steps and size are nothing to it."""
+    model = tiny("sd1")
+    engine.load(model)
+    entry, reads = entry_of(engine, model), []
+    entry.embeddings = Embeddings()
+    handle = entry.pipeline.text_encoder.register_forward_pre_hook(lambda *_: reads.append("read"))
+    try:
+        pixels(engine, request(model))
+        first = len(reads)
+        for changes in ({"seed": 8}, {"num_inference_steps": 1}, {"width": 128}):
+            pixels(engine, request(model, **changes))
+        assert len(reads) == first
+        for changes in ({"negative_prompt": "blue"}, {"clip_skip": 1}, {"prompt": "a square"}):
+            before = len(reads)
+            pixels(engine, request(model, **changes))
+            assert len(reads) > before, changes
+    finally:
+        handle.remove()
+
+
+def test_prompts_that_were_not_asked_for_lately_go() -> None:
+    """By bytes."""
+    kept = Embeddings(limit_bytes=100)
+    for key in ("a", "b"):
+        kept.put(key, [torch.zeros(10)])
+    assert kept.get("a") is not None
+    kept.put("c", torch.zeros(10))
+    assert ([key for key in "abc" if kept.get(key) is not None], kept.bytes) == (["a", "c"], 80)
+
+
+def starve(monkeypatch: pytest.MonkeyPatch, vae: Any, *, times: int) -> list[bool]:
+    """Lets an autoencoder's decoding run out of memory so many times; returns whether each was in tiles."""
+    tries: list[bool] = []
+    real = vae.decode
+
+    def decode(*arguments: Any, **keywords: Any) -> Any:
+        tries.append(vae.use_tiling)
+        if len(tries) <= times:
+            raise torch.OutOfMemoryError
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(vae, "decode", decode)
+    return tries
+
+
+def test_out_of_memory_at_the_end_repeats_only_the_end(
+    tiny: TinyModel, small: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In tiles, with nothing else on the device; and it is said."""
+    model = tiny("sd3")
+    tight = small(model)
+    tight.load(model)
+    entry, steps = entry_of(tight, model), []
+    tries = starve(monkeypatch, entry.pipeline.vae, times=1)
+    result = tight.run(request(model), on_step=lambda *step: steps.append(step))
+    assert (tries, steps) == ([False, True], [(1, 2), (2, 2)])
+    assert entry.residency is not None
+    assert entry.residency.here == []
+    assert [warning["param"] for warning in result.warnings] == ["width"]
+    assert result.environment["decoded_in_tiles"] is True
+    assert entry.pipeline.vae.use_tiling is False
+    again = tight.run(request(model))
+    assert (again.environment["decoded_in_tiles"], again.warnings) == (False, [])
+
+
+def test_whoever_is_strict_hears_of_tiles_before_they_show(
+    engine: Engine, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("sd1")
+    engine.load(model)
+    starve(monkeypatch, entry_of(engine, model).pipeline.vae, times=1)
+    with pytest.raises(EngineRefused, match="tiles"):
+        engine.run(request(model, strict=True))
+
+
+def test_weights_in_eight_bits(engine: Engine, tiny: TinyModel, small: Callable[..., Engine]) -> None:
+    """Where that is asked for: layers are widened as they are used; in turns they draw the same."""
+    model = dataclasses.replace(tiny("flux"), dtype="float8", id="eight")
+    exact = engine.run(request(tiny("flux"))).pictures[0]
+    result = engine.run(request(model))
+    entry = entry_of(engine, model)
+    assert (entry.plan or pytest.fail("no plan")).verdict == IN_FLOAT8
+    layer = entry.pipeline.transformer.transformer_blocks[0].attn.to_q.weight
+    assert layer.dtype == torch.float8_e4m3fn
+    assert entry.pipeline.text_encoder_2.dtype != torch.float8_e4m3fn
+    assert result.environment["stored_dtype"] == "float8"
+    assert result.pictures[0].pixel_sha256 != exact.pixel_sha256
+    assert engine.run(request(tiny("flux"))).environment["stored_dtype"] is None
+    # Whoever replays it asks for the same again, and not for the numbers that it is widened to.
+    assert entry.serves(dataclasses.replace(model, dtype="float8"))
+    tight = small(model)
+    assert pixels(tight, request(model)) == result.pictures[0].pixel_sha256
+    assert entry_of(tight, model).residency is not None
+    tight.cache.drop_idle()
+    assert pixels(tight, request(model)) == result.pictures[0].pixel_sha256, "from host memory"
