@@ -93,7 +93,8 @@ ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # Freed memory stays with the process; a worker that is started without these starts itself anew with them.
 ENV MALLOC_ARENA_MAX=1 \
     MALLOC_MMAP_THRESHOLD_=4294967296 \
-    MALLOC_TRIM_THRESHOLD_=17179869184
+    MALLOC_TRIM_THRESHOLD_=17179869184 \
+    PYTORCH_ALLOC_CONF=pinned_max_round_threshold_mb:1
 COPY --from=build-worker /opt/venv /opt/venv
 COPY --from=build-app /app /app
 COPY --from=sbom-worker /build/sbom.cdx.json /app/

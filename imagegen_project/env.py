@@ -241,7 +241,8 @@ LORA_MAX_UPLOAD_MB: float = _env.float("LORA_MAX_UPLOAD_MB", 512.0, validate=_PO
 #: Memory of the device that loaded models may take, in MiB; 0: three quarters of a GPU, half of the host's (or
 #: container's) without one.
 MODEL_CACHE_VRAM_MB: int = _env.int("MODEL_CACHE_VRAM_MB", 0, validate=_AT_LEAST_ZERO)
-#: Host memory for models that wait to be used again, in MiB; 0: a quarter of the host's, or of its container's.
+#: Host memory for models that wait to be used again, in MiB, per worker; 0: a quarter of the host's, or of its
+#: container's, among its workers.
 MODEL_CACHE_RAM_MB: int = _env.int("MODEL_CACHE_RAM_MB", 0, validate=_AT_LEAST_ZERO)
 #: A worker without work for this long lets its models go, from the device and from host memory, in seconds; 0: never.
 MODEL_IDLE_UNLOAD_S: float = _env.float("MODEL_IDLE_UNLOAD_S", 0.0, validate=_AT_LEAST_ZERO)
@@ -342,11 +343,13 @@ def configure_torch_process() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-# How a GPU worker's C library (glibc) allocates; docs/decisions.md says why.
+# How a GPU worker's C library (glibc) allocates, docs/decisions.md says why; and torch, which would round each pinned
+# tensor up to a power of two otherwise: half as much again of a model's weights.
 WORKER_ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "PYTORCH_ALLOC_CONF": "pinned_max_round_threshold_mb:1",
 }
 
 

@@ -145,6 +145,12 @@ def _config_check(shown: str, config: Mapping[str, Any]) -> None:
     for setting in _CODE:
         if config.get(setting):
             raise ClassRefusedError(f"its {shown} asks for code of its own ({setting}), which is never run")
+    if quantized := config.get("quantization_config"):
+        how = quantized.get("quant_method", "") if isinstance(quantized, dict) else ""
+        raise ClassRefusedError(
+            f"its {shown} says that its weights are quantized ({_short(how)}), by a library that is not part of this "
+            "service: take the repository with 16-bit weights, which the number format float8 stores in eight bits"
+        )
     for setting, known in _NAMING.items():
         if (named := config.get(setting)) is not None and not (isinstance(named, str) and named in known):
             raise ClassRefusedError(f"its {shown} names a {setting} that is not supported ({_short(named)})")

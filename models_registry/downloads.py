@@ -275,6 +275,16 @@ def _alone(checkpoint: Checkpoint) -> Iterator[None]:
         yield
 
 
+def _check_configs(staging: Path) -> None:
+    """Raises DownloadFailedError where the JSON files name what is not used here."""
+    try:
+        configs_check(staging)
+    except ClassRefusedError as error:
+        raise DownloadFailedError(
+            DownloadProblem.UNSUPPORTED, f"The repository cannot be used: {error}."
+        ) from error
+
+
 class _Download:
     """One attempt: fetches what is missing, and counts."""
 
@@ -298,17 +308,16 @@ class _Download:
         self._note(size_bytes=row.size_bytes)
         _check_disk(staging, chosen)
         try:
-            manifest = {file.path: self._bring(repository, file, staging) for file in chosen}
+            weights = [file for file in chosen if file.path.endswith(".safetensors")]
+            # What the small files say may make the weights of no use.
+            small = [file for file in chosen if file not in weights]
+            manifest = {file.path: self._bring(repository, file, staging) for file in small}
+            _check_configs(staging)
+            manifest |= {file.path: self._bring(repository, file, staging) for file in weights}
         except DownloadFailedError as error:
             if error.problem == DownloadProblem.DISK_FULL:
                 shutil.rmtree(staging, ignore_errors=True)  # a full disk stops more than this download
             raise
-        try:
-            configs_check(staging)
-        except ClassRefusedError as error:
-            raise DownloadFailedError(
-                DownloadProblem.UNSUPPORTED, f"The repository cannot be used: {error}."
-            ) from error
         self._note_pipeline(staging)
         _put_in_place(staging, final, manifest)
         return manifest

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import cast
 
 import torch
@@ -64,6 +65,7 @@ class Engine:
             adapter_bytes=adapters_mb * memory.MIB,
             with_checker=self.safety.is_on and self.safety.settings.classifier is None,
         )
+        self._budgets_mb = {"resident_mb": resident_mb, "warm_mb": warm_mb}
         self._canary = memory.LeakCanary(self.device)
         # What was learned, by model, number format and pixels.
         self._capacities: dict[tuple[str, str, int], Capacity] = {}
@@ -87,6 +89,11 @@ class Engine:
     def prefetch(self, model: ModelRef) -> None:
         """Starts reading a checkpoint into host memory, for a batch that comes soon."""
         self.cache.request(model)
+
+    def host_share(self, *, workers: int) -> None:
+        """Takes its part of the host's memory, and no more, beside others: so many in all. For any thread."""
+        _, self.cache.warm_bytes = memory.budgets_bytes(self.device, workers=workers, **self._budgets_mb)
+        self.cache.memory = partial(memory.memory_look, self.device, workers=workers)
 
     def plan(self, model: ModelRef) -> Plan | None:
         """How a checkpoint fits into the device's memory; None where its files do not say."""

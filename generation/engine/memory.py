@@ -72,25 +72,27 @@ def total_and_free_mb(device: torch.device) -> tuple[int, int]:
     return total // MIB, min(total, int(psutil.virtual_memory().available)) // MIB
 
 
-def memory_look(device: torch.device) -> Memory:
-    """What this process may have for models, beside what others have of a GPU."""
+def memory_look(device: torch.device, *, workers: int = 1) -> Memory:
+    """What this process may have for models: its part of the host's memory, and what others leave it of a GPU."""
     host = host_bytes()
     if device.type != "cuda":
         return Memory(host, host, shared=True)
     free, total = torch.cuda.mem_get_info(device)
-    return Memory(min(int(total), int(free) + torch.cuda.memory_reserved(device)), host)
+    return Memory(min(int(total), int(free) + torch.cuda.memory_reserved(device)), host // workers)
 
 
-def budgets_bytes(device: torch.device, *, resident_mb: int, warm_mb: int) -> tuple[int, int]:
+def budgets_bytes(
+    device: torch.device, *, resident_mb: int, warm_mb: int, workers: int = 1
+) -> tuple[int, int]:
     """The cache's budgets; 0 asks for the automatic ones.
 
-    Those leave a GPU a quarter for activations, and host memory three quarters for everything else; where the device
-    is the CPU, resident models may take half of the host's memory.
+    Those leave a GPU a quarter for activations, and host memory three quarters for everything else, of which so many
+    workers have an equal part; where the device is the CPU, resident models may take half of the host's memory.
     """
     total, _ = total_and_free_mb(device)
     host = host_bytes() // MIB
     automatic = int(total * (0.75 if device.type == "cuda" else 0.5))
-    return (resident_mb or automatic) * MIB, (warm_mb or host // 4) * MIB
+    return (resident_mb or automatic) * MIB, (warm_mb or host // 4 // workers) * MIB
 
 
 def device_name(device: torch.device) -> str:

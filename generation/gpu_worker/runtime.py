@@ -249,6 +249,8 @@ class GpuRuntime:
 
     def cache_state(self) -> dict[str, Any]:
         """The columns of the worker's row that say what is in its cache."""
+        beside = Worker.objects.live().filter(hostname=self.worker.hostname).count()
+        self.engine.host_share(workers=max(1, beside))
         models, on_host = self.engine.models(), checkpoints_on_host()
         plans = {row.pk: self.engine.plan(model_ref(row)) for row in on_host}
         # What the next claim goes by, too.

@@ -18,14 +18,16 @@ def test_waiting_says_what_is_there(db: None) -> None:
 
 def test_a_worker_begins_with_its_allocator_set() -> None:
     """Started without, a process starts itself anew under the same id; what somebody has set stays."""
-    shown = "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"
+    shown = "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "PYTORCH_ALLOC_CONF"
     program = f"""
 import os
 from imagegen_project import env
 env.worker_process_ensure()
 print(os.getpid(), *(os.environ[name] for name in {shown}))
 """
-    bare = {name: value for name, value in env.child_environment().items() if not name.startswith("MALLOC_")}
+    bare = {
+        name: value for name, value in env.child_environment().items() if name not in env.WORKER_ALLOCATOR
+    }
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         env={**bare, "MALLOC_TRIM_THRESHOLD_": "1000"},
@@ -33,4 +35,10 @@ print(os.getpid(), *(os.environ[name] for name in {shown}))
         text=True,
     )
     said, _ = process.communicate(timeout=60)
-    assert said.split() == [str(process.pid), "1", "4294967296", "1000"]
+    assert said.split() == [
+        str(process.pid),
+        "1",
+        "4294967296",
+        "1000",
+        "pinned_max_round_threshold_mb:1",
+    ]

@@ -212,3 +212,7 @@ def test_budgets_are_the_containers(
     resident, warm = memory.budgets_bytes(torch.device("cpu"), resident_mb=0, warm_mb=0)
     assert warm // memory.MIB == (warm_mb or machine_mb // 4)
     assert resident // memory.MIB == (warm_mb or machine_mb // 4) * 2
+    _, shared = memory.budgets_bytes(torch.device("cpu"), resident_mb=0, warm_mb=0, workers=8)
+    assert shared // memory.MIB == (warm_mb or machine_mb // 4) // 8
+    _, stated = memory.budgets_bytes(torch.device("cpu"), resident_mb=0, warm_mb=100, workers=8)
+    assert stated // memory.MIB == 100, "what an operator says is each one's"
