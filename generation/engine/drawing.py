@@ -1,6 +1,5 @@
 """One batch on one pipeline: warnings, the call, the second chance, the look of the safety filter."""
 
-import contextlib
 import dataclasses
 import platform
 from collections.abc import Callable
@@ -34,7 +33,8 @@ from generation.engine.pipelines import (
     step_callback,
     steps_of,
 )
-from generation.engine.previews import Preview, colours_fit
+from generation.engine.predictions import steps_watch
+from generation.engine.previews import Preview, colours_fit, latents_spatial
 from generation.engine.prompts import prompt_warnings
 from generation.engine.rows import Row, Rows
 from generation.engine.safety import SafetyFilter
@@ -269,6 +269,8 @@ class Drawing:
         self.pipeline.__dict__["scheduler"] = scheduler_make(
             batch.scheduler, self.entry.scheduler, from_start=batch.kind == "txt2img"
         )
+        if batch.preview_every:
+            steps_watch(self.pipeline.scheduler, self._preview, every=batch.preview_every)
         # On the CPU in either case: a seed then means the same noise on every device.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         self.listeners.on_drawing()
@@ -278,20 +280,16 @@ class Drawing:
         return pictures_of(output.images)
 
     def _preview(self, latents: torch.Tensor) -> None:
-        """Of the first picture; transformers that work on sequences have no latents that could be shown."""
-        if latents.ndim != len(("batch", "channels", "height", "width")):
-            return
+        """Shows latents of all pictures."""
         if self.entry.colours is None:
             self.entry.colours = colours_fit(self.entry.pipeline.vae)
-        self.listeners.on_preview(Preview(latents[0].float().cpu().numpy().copy(), self.entry.colours))
+        size = {"width": self.batch.width, "height": self.batch.height}
+        shown = latents_spatial(self.pipeline, latents, **size).float().cpu().numpy()
+        self.listeners.on_preview(Preview(shown.copy(), self.entry.colours))
 
     def _after_step(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         # Raising is the way out: the pipeline's own interrupt flag would still decode the picture.
         self.stop_if_asked()
-        if self.batch.preview_every and step % self.batch.preview_every == 0:
-            # A preview may fail; it may not end the job.
-            with contextlib.suppress(Exception):
-                self._preview(tensors["latents"])
         self.listeners.on_step(step + 1, steps_of(pipeline))
         return tensors
 

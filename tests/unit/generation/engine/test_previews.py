@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from generation.engine import Batch, Engine, ModelRef
+from generation.engine import Batch, Engine, ModelRef, previews
 from generation.engine.pipelines import in_tiles
 from generation.engine.previews import Preview, colours_fit
 
@@ -48,7 +48,7 @@ def test_a_preview_is_a_small_jpeg_of_the_right_shape(
 
 def test_the_noisiest_preview_stays_small() -> None:
     """Random pixels are the worst that JPEG can get."""
-    noise = np.random.default_rng(0).normal(size=(4, 128, 128)).astype(np.float32)
+    noise = np.random.default_rng(0).normal(size=(1, 4, 128, 128)).astype(np.float32)
     colours = np.eye(3, 5, dtype=np.float32)
     assert len(Preview(noise, colours).jpeg_base64()) <= LIMIT_BYTES
 
@@ -74,7 +74,7 @@ def test_the_map_shows_colours() -> None:
 
     colours = colours_fit(Plain())
     red = (torch.tensor([1.0, -1.0, -1.0, 0.0]) - 0.25) * 0.5
-    latents = red[:, None, None].expand(4, 8, 8).numpy()
+    latents = red[None, :, None, None].expand(1, 4, 8, 8).numpy()
     data = Preview(np.ascontiguousarray(latents), colours).jpeg_base64()
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         pixel = image.getpixel((128, 128))
@@ -117,3 +117,77 @@ def test_tiles_are_smaller_than_the_picture(side: int, tile: int) -> None:
     with in_tiles(vae, side=side):
         assert (vae.tile_sample_min_size, vae.tile_latent_min_size) == (tile, tile)
     assert (vae.tile_sample_min_size, vae.use_tiling) == (1024, False)
+
+
+def test_pictures_of_a_batch_lie_side_by_side() -> None:
+    """In a sheet as square as can be, the first at the top left."""
+    latents = np.zeros((3, 3, 8, 16), np.float32)
+    for index in range(3):
+        latents[index, index] = 1
+    data = Preview(latents, np.eye(3, 4, dtype=np.float32)).jpeg_base64()
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.size == (256, 128)
+        seen = [image.getpixel(place) for place in ((64, 32), (192, 32), (64, 96), (192, 96))]
+    assert np.allclose(seen, np.array([*np.eye(3), np.zeros(3)]) * 255, atol=12)
+
+
+def test_more_channels_than_colours_are_no_danger() -> None:
+    """A map of many channels has small numbers: what the patches do not tell apart has no say."""
+    vae = AutoencoderKL(block_out_channels=(32,), latent_channels=32)
+    colours = colours_fit(vae)
+    assert colours.shape == (3, 33)
+    noise = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
+    shown = colours[:, :-1] @ noise.reshape(32, -1) + colours[:, -1:]
+    assert np.abs(shown).max() < 5
+
+
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed. is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("family", "pictures"),
+    [
+        ("flux", 2),
+        ("qwen-image", 1),
+        ("flux2-klein", 1),
+        ("chroma", 1),
+        ("sana", 1),
+        ("z-image", 1),
+        ("sd3", 1),
+    ],
+)
+def test_the_last_preview_is_of_what_is_decoded(
+    engine: Engine,
+    batch: BatchMaker,
+    tiny: TinyModel,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    pictures: int,
+) -> None:
+    """All pictures, unpacked where they are packed: what the last step predicts is where it goes."""
+    model = tiny(family)
+    engine.load(model)
+    vae = engine.cache._entries[model.id].pipeline.vae
+    decoded: list[torch.Tensor] = []
+    real = vae.decode
+
+    def decode(latents: torch.Tensor, *arguments: object, **keywords: object) -> object:
+        decoded.append(latents)
+        return real(latents, *arguments, **keywords)
+
+    monkeypatch.setattr(vae, "decode", decode)
+    seen: list[Preview] = []
+    request = dataclasses.replace(
+        batch(),
+        model=model,
+        width=64,
+        height=128,
+        num_inference_steps=2,
+        preview_every=1,
+        num_images=pictures,
+    )
+    engine.run(request, on_preview=seen.append)
+    final = torch.cat(decoded).float()
+    final = final[:, :, 0] if final.ndim == 5 else final
+    assert len(seen) == 2
+    assert np.allclose(seen[-1].latents, previews._normalised(final, vae.config).numpy(), atol=1e-3)
+    assert not np.allclose(seen[0].latents, seen[-1].latents, atol=1e-3)
+    assert seen[-1].jpeg_base64()
