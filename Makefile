@@ -23,7 +23,7 @@ DEV_STAMP := $(VENV)/.installed-dev-$(TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev demo run stop logs test test-fast lint lint-js format typecheck \
-        screenshots audit check check-locks lock vendor pin-images sbom schema bench clients chaos attack soak fidelity build \
+        gpu gpu-wheels screenshots audit check check-locks lock vendor pin-images sbom schema bench clients chaos attack soak fidelity build \
         image-size secrets clean
 
 help:  ## Shows what can be made
@@ -125,6 +125,13 @@ attack: dev  ## Attacks a service of its own, and judges answers, memory and tim
 
 soak: dev  ## Ten minutes of mixed load on a running service; prints errors, and whether memory grows
 	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+# For a machine with a card that has torch and reaches no network: the wheels of what else is needed, 64 MiB at most.
+gpu-wheels:  ## Downloads what `make gpu` needs beside torch into gpu-wheels/; for another Python with ARGS=3.12
+	$(PYTHON) -m scripts.gpu --bring $(or $(ARGS),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+
+gpu:  ## Looks on a card at what only a card shows, in eight minutes; without one on the CPU
+	$(PYTHON) -m scripts.gpu $(ARGS)
 
 build:  ## Builds the images; options in ARGS, e.g. ARGS="--build-arg TORCH=cpu"
 	for image in $(IMAGES); do \

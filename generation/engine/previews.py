@@ -123,7 +123,8 @@ def _normalised(latents: torch.Tensor, config: Any) -> torch.Tensor:
 
 def _columns(values: torch.Tensor) -> npt.NDArray[np.float64]:
     """A row for each cell."""
-    return values.movedim(1, -1).flatten(0, -2).double().numpy()
+    columns: npt.NDArray[np.float64] = values.movedim(1, -1).flatten(0, -2).double().numpy()
+    return columns
 
 
 def _ridge(seen: npt.NDArray[np.float64], colours: npt.NDArray[np.float64]) -> Matrix:

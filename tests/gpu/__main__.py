@@ -1,0 +1,27 @@
+"""Runs the parts on this machine's device: `python -m tests.gpu MINUTES [PACKAGES]`; see `scripts/gpu.py`."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+for name, value in {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "HF_HUB_OFFLINE": "1",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+}.items():
+    os.environ.setdefault(name, value)
+minutes, *packages = sys.argv[1:]
+sys.path[1:1] = packages
+
+import torch  # noqa: E402
+
+from tests.gpu.parts import Bench, NoCardError, parts  # noqa: E402
+from tests.gpu.running import run  # noqa: E402
+
+with tempfile.TemporaryDirectory() as place:
+    bench = Bench(Path(place))
+    card = torch.cuda.get_device_name(bench.device) if bench.has_card else "no card: on the CPU"
+    sys.stdout.write(f"{card}, torch {torch.__version__}\n")
+    sys.exit(run(parts(bench), seconds=float(minutes) * 60, skipped=NoCardError) > 0)

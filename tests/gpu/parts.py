@@ -1,0 +1,299 @@
+"""The parts of `make gpu`: each looks at one thing, returns what it measured as a line, and raises AssertionError.
+
+A part that a CPU cannot show raises NoCardError there.
+"""
+
+import dataclasses
+import functools
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from PIL import Image
+
+from generation.engine import Batch, Drawn, Engine, EngineStopped, Listeners, ModelRef
+from generation.engine.loader import device_of_choice
+from generation.engine.memory import MIB, Memory
+from generation.engine.planner import CONTEXT_BYTES, IN_FLOAT8, WITH_OFFLOAD
+from generation.engine.sizes import weights_look
+from models_registry import builtin
+from tests.support.tiny_checkpoints import TINY_FAMILIES, make_tiny_checkpoint
+from tests.support.tiny_transformers import BUILDERS
+
+FAMILIES = (*TINY_FAMILIES, *BUILDERS)
+# Editing models bring every picture to a million pixels, which a CPU does not do in passing.
+DRAWING = tuple(name for name in FAMILIES if "edit" not in name and "kontext" not in name)
+SIDE = 64
+# Mean difference to single precision on the CPU, of 255: random weights round to other pictures, and not to noise.
+TOLERANCE = 24.0
+
+
+class NoCardError(Exception):
+    """It can only be seen on a card."""
+
+
+class Bench:
+    """A folder of checkpoints that are made once, and the device that is looked at."""
+
+    def __init__(self, folder: Path, *, families: tuple[str, ...] = DRAWING, part_mb: int = 400) -> None:
+        self.folder = folder
+        self.families = families
+        self.part_mb = part_mb
+        self.device = device_of_choice()
+
+    @property
+    def has_card(self) -> bool:
+        """Whether there is a card."""
+        return self.device.type == "cuda"
+
+    def model(self, name: str, *, dtype: str) -> ModelRef:
+        """A tiny checkpoint, or the built-in one."""
+        folder = builtin.WEIGHTS if name == "builtin" else self.folder / name
+        if not folder.exists():
+            make_tiny_checkpoint(name, folder)
+        return ModelRef(f"{name}-{dtype}", f"tiny/{name}", "", folder, dtype=dtype)
+
+    @contextmanager
+    def engine(self, *, on_cpu: bool = False) -> Iterator[Engine]:
+        """An engine on the device, or beside it on the CPU."""
+        device = torch.device("cpu") if on_cpu else self.device
+        with patch("generation.engine.engine.device_of_choice", return_value=device):
+            made = Engine()
+        try:
+            yield made
+        finally:
+            made.unload_idle()
+            made.close()
+
+
+def request(model: ModelRef, **changes: Any) -> Batch:
+    """A quick one."""
+    base = Batch(
+        model=model,
+        prompt="a large red circle",
+        negative_prompt="",
+        width=SIDE,
+        height=SIDE,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        seed=7,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def drawn(engine: Engine, batch: Batch, listeners: Listeners | None = None) -> Drawn:
+    """A batch's pictures, before they are files."""
+    with engine.drawing(batch) as sheet:
+        row = sheet.add(batch, listeners or Listeners())
+        while not sheet.step():
+            pass
+    return row.drawn()
+
+
+def _numbers(result: Drawn) -> Any:
+    image = result.images[0]
+    assert isinstance(image, Image.Image)
+    return np.asarray(image.convert("RGB"), np.float32)
+
+
+def family(bench: Bench, name: str) -> str:
+    """It draws in the number format that it is made for, and nearly what single precision on the CPU draws."""
+    half = "float16" if bench.has_card and name in ("sd1", "sd2", "sdxl") else "bfloat16"
+    with bench.engine(on_cpu=True) as engine:
+        expected = _numbers(drawn(engine, request(bench.model(name, dtype="float32"))))
+    with bench.engine() as engine:
+        seen = _numbers(drawn(engine, request(bench.model(name, dtype=half))))
+    difference = float(np.abs(seen - expected).mean())
+    assert difference < TOLERANCE, f"{half} is {difference:.1f} of 255 off"
+    return f"{half}, {difference:.2f} of 255 off"
+
+
+def _tight(engine: Engine, model: ModelRef) -> Memory:
+    """Memory that has not quite the room for all of a model."""
+    looked = weights_look(model, engine.device)
+    sizes = {name: count * looked.item_bytes for name, count in looked.numbers.items()}
+    denoiser = "unet" if "unet" in sizes else "transformer"
+    if model.dtype == "float8":
+        sizes[denoiser] = looked.numbers[denoiser]
+    encoders = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
+    room = sum(sizes.values()) + sizes[denoiser] // 2 - min(sizes[denoiser], encoders) // 2
+    return Memory(CONTEXT_BYTES + room, 1 << 40)
+
+
+def in_turns(bench: Bench) -> str:
+    """Under a cap that has no room for all parts at once, it draws the same as without."""
+    from tests.support.two_parts import checkpoint_make
+
+    folder = bench.folder / "two-parts"
+    if not folder.exists():
+        checkpoint_make(folder, part_mb=bench.part_mb)
+    model = ModelRef("two", "two/parts", "", folder, dtype="float32")
+    with bench.engine() as engine:
+        whole = drawn(engine, request(model, guidance_scale=1.0))
+    with bench.engine() as engine, _capped(bench, 0) as cap:
+        tight = _tight(engine, model)
+        engine.cache.memory = lambda: tight
+        cap(tight.device)
+        plan = engine.plan(model)
+        assert plan is not None
+        assert plan.verdict == WITH_OFFLOAD, plan.reason
+        turns = drawn(engine, request(model, guidance_scale=1.0))
+    assert np.array_equal(_numbers(turns), _numbers(whole))
+    return f"peak {turns.memory_peak_mb} MiB in turns, {whole.memory_peak_mb} MiB whole; the same pixels"
+
+
+@contextmanager
+def _capped(bench: Bench, size: int) -> Iterator[Callable[[int], None]]:
+    """Lets the process have so many bytes of the card, 0 for all of it; yields what sets another number."""
+
+    def cap(limit: int) -> None:
+        if bench.has_card:
+            total = torch.cuda.get_device_properties(bench.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(
+                min(1.0, limit / total) if limit else 1.0, bench.device
+            )
+
+    cap(size)
+    try:
+        yield cap
+    finally:
+        cap(0)
+
+
+def float8(bench: Bench) -> str:
+    """A transformer's weights in eight bits draw a picture, in half the memory."""
+    with bench.engine() as engine:
+        model = bench.model("flux", dtype="float8")
+        plan = engine.plan(model)
+        assert plan is not None
+        assert plan.verdict == IN_FLOAT8, plan.reason
+        drawn(engine, request(model))
+        (entry,) = engine.cache._entries.values()
+        stored = {parameter.dtype for parameter in entry.pipeline.transformer.parameters()}
+    assert torch.float8_e4m3fn in stored
+    return "layers are stored as float8_e4m3fn"
+
+
+def second_chance(bench: Bench) -> str:
+    """Where memory ends while decoding, only that is done again, in tiles."""
+    steps: list[int] = []
+    listeners = Listeners(on_step=lambda step, of: steps.append(step))
+    with bench.engine() as engine:
+        model = bench.model("builtin", dtype="float32")
+        large = request(model, width=640, height=640, num_images=8 if bench.has_card else 1)
+        before = drawn(engine, large if bench.has_card else request(model, width=256, height=256))
+        if not bench.has_card:
+            (entry,) = engine.cache._entries.values()
+            real, tries = entry.pipeline.vae.decode, []
+
+            def decode(*arguments: Any, **keywords: Any) -> Any:
+                tries.append(1)
+                if len(tries) == 1:
+                    raise torch.OutOfMemoryError
+                return real(*arguments, **keywords)
+
+            entry.pipeline.vae.decode = decode
+            again = drawn(engine, request(model, width=256, height=256), listeners)
+        else:
+            held = int(torch.cuda.memory_allocated(bench.device))
+            torch.cuda.empty_cache()
+            with _capped(bench, held + (before.memory_peak_mb * MIB - held) * 2 // 3):
+                again = drawn(engine, large, listeners)
+    assert again.environment["decoded_in_tiles"], "memory sufficed: the cap was too high"
+    assert steps == [1, 2], steps
+    return f"{len(again.images)} pictures decoded in tiles after {len(steps)} steps"
+
+
+def swaps(bench: Bench) -> str:
+    """Two models that take turns come back from pinned memory, draw the same, and leave nothing behind."""
+    with bench.engine() as engine:
+        engine.cache.resident_bytes = 1
+        models = [bench.model(name, dtype="float32") for name in ("sd1", "sdxl")]
+        seconds: list[float] = []
+        engine.cache.on_resident = lambda model_id, source, took: seconds.append(took)
+        first = [drawn(engine, request(model)) for model in models]
+        engine.leaks()
+        for _ in range(3):
+            for model, before in zip(models, first, strict=True):
+                assert np.array_equal(_numbers(drawn(engine, request(model))), _numbers(before))
+        report = engine.leaks()
+        assert not report.alarming, report
+    return f"{len(seconds)} swaps, the last in {seconds[-1] * 1000:.0f} ms; {report.leaked_mb} MiB leaked"
+
+
+def cancel(bench: Bench) -> str:
+    """A cancel ends a job before its next step."""
+    steps: list[int] = []
+    listeners = Listeners(
+        on_step=lambda step, of: steps.append(step),
+        should_stop=lambda: "canceled" if len(steps) == 2 else None,
+    )
+    with bench.engine() as engine:
+        model = bench.model("builtin", dtype="float32")
+        try:
+            drawn(engine, request(model, width=256, height=256, num_inference_steps=30), listeners)
+        except EngineStopped:
+            pass
+        else:
+            raise AssertionError("it went on to its end")
+    assert steps == [1, 2], steps
+    return "after step 2 of 30"
+
+
+_LOSE = """
+from pathlib import Path
+import torch
+from generation.engine import EngineDeviceLost
+from tests.gpu.parts import Bench, drawn, request
+bench = Bench(Path("."))
+with bench.engine() as engine:
+    batch = request(bench.model("builtin", dtype="float32"), width=256, height=256)
+    engine.load(batch.model)
+    (entry,) = engine.cache._entries.values()
+    def lose(*arguments):
+        torch.zeros(1, device="cuda")[torch.tensor([5], device="cuda")].cpu()
+    entry.pipeline.unet.register_forward_pre_hook(lose)
+    try:
+        drawn(engine, batch)
+    except EngineDeviceLost:
+        print("told")
+"""
+
+
+def lost_device(bench: Bench) -> str:
+    """A card that answers nothing any more is told from a broken model; in a process of its own."""
+    if not bench.has_card:
+        raise NoCardError
+    program = f"import sys; sys.path[:] = {sys.path!r}\n{_LOSE}"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert told.stdout.strip() == "told", told.stderr[-500:]
+    return "told as such"
+
+
+def speed(bench: Bench) -> str:
+    """How fast the built-in model draws, alone and eight at a time."""
+    with bench.engine() as engine:
+        model = bench.model("builtin", dtype="auto")
+        batch = request(model, width=256, height=256, num_inference_steps=8 if bench.has_card else 2)
+        said = []
+        for count in (1, 8) if bench.has_card else (1,):
+            many = dataclasses.replace(batch, num_images=count)
+            drawn(engine, many)
+            began = time.perf_counter()
+            drawn(engine, many)
+            said.append(f"{count}: {count / (time.perf_counter() - began):.1f} pictures/s")
+    return ", ".join(said)
+
+
+def parts(bench: Bench) -> dict[str, Callable[[], str]]:
+    """All of them, by name, in order: what says most comes first."""
+    families = {f"family {name}": functools.partial(family, bench, name) for name in bench.families}
+    others = (in_turns, float8, second_chance, swaps, cancel, lost_device, speed)
+    return families | {part.__name__.replace("_", " "): functools.partial(part, bench) for part in others}
