@@ -34,3 +34,4 @@ class KeyStyle(models.TextChoices):
     DIFFUSERS = "diffusers", "diffusers (old)"
     KOHYA = "kohya", "kohya, A1111"
     DOTTED = "dotted", "dotted, with kohya's ends"
+    XLABS = "xlabs", "XLabs"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from loras.key_styles import AdapterError, Module
+from loras.key_styles import XLABS, AdapterError, Module
 
 BUILTIN: Final = "builtin"
 SD1: Final = "sd1"
@@ -51,6 +51,7 @@ _FLUX_DOUBLE_BLOCKS: Final = 19
 _FLUX2_WIDTHS: Final = (4096, 6144)
 # Of transformers whose blocks are called layers.
 _LAYER_WIDTHS: Final = {3840: Z_IMAGE, 2304: LUMINA2}
+_ONETRAINER: Final = "lora_transformer_"
 _READS: Final = (".to_q", ".to_k", ".to_v", ".attention.qkv")
 _OF_QWEN: Final = (".img_mlp.", ".txt_mlp.", ".img_mod.", ".txt_mod.")
 _SD3_WIDTHS: Final = (1536, 2432)
@@ -90,6 +91,10 @@ def _family_of_transformer(modules: list[Module]) -> str:
     blocks = [module for module in modules if module.component in {"transformer", "unet"}]
     if all(_is_kohya_flux(module) for module in blocks):
         return FLUX
+    if any(module.style == XLABS for module in blocks):
+        return FLUX
+    if all(module.path.startswith(_ONETRAINER) for module in blocks):
+        return _family_of_onetrainer(blocks)
     if any(mark in module.path for module in blocks for mark in _FOREIGN_BLOCKS):
         raise AdapterError("it was made for a transformer that is not supported")
     names = [module.path.removeprefix("transformer.").removeprefix("diffusion_model.") for module in blocks]
@@ -107,6 +112,13 @@ def _family_of_transformer(modules: list[Module]) -> str:
         return QWEN_IMAGE if max(map(_block, names)) >= _FLUX_DOUBLE_BLOCKS else FLUX
     known = dict.fromkeys(_SD3_WIDTHS, SD3) | dict.fromkeys(_FLUX2_WIDTHS, FLUX2)
     return _told_by(known, widths)
+
+
+def _family_of_onetrainer(blocks: list[Module]) -> str:
+    """Stable Diffusion 3 has blocks of the same names, and no single ones; diffusers does not load those."""
+    if any(module.path.startswith(f"{_ONETRAINER}single_") for module in blocks):
+        return FLUX
+    return _told_by({_FLUX_WIDTH: FLUX}, {module.inputs for module in blocks if "_attn_to_" in module.path})
 
 
 def _has(name: str, marks: tuple[str, ...]) -> bool:

@@ -3,7 +3,9 @@
 Some ways of naming are in use, and diffusers loads all of these: its own of today (`unet.<module>.lora_A.weight`), its
 own of the past (`unet.<module>.lora.down.weight` and the names of attention processors), and that of kohya's trainer
 (`lora_unet_<module>.lora_down.weight` with `.alpha`), which A1111's tools write too. Of transformers there are also
-ComfyUI's (`diffusion_model.<module>`), and dotted names with kohya's ends (`<module>.lora_down.weight`).
+ComfyUI's (`diffusion_model.<module>`), and dotted names with kohya's ends (`<module>.lora_down.weight`); of FLUX.1
+those of XLabs (`double_blocks.<number>.processor.qkv_lora1.down.weight`) and of OneTrainer, which are kohya's with
+`lora_transformer_<module>`.
 """
 
 import re
@@ -22,6 +24,7 @@ PEFT: Final = "peft"
 DIFFUSERS: Final = "diffusers"
 KOHYA: Final = "kohya"
 DOTTED: Final = "dotted"
+XLABS: Final = "xlabs"
 
 FLOATS: Final = ("F16", "BF16", "F32", "F64")
 # kohya's scripts write alphas as numbers of any type.
@@ -34,6 +37,17 @@ _DIFFUSERS: Final = re.compile(
 )
 _KOHYA: Final = re.compile(
     r"(?P<module>lora_(?:unet|te|te1|te2)_[A-Za-z0-9_]+)\.(?:lora_(?P<part>down|up)\.weight|alpha)"
+)
+# The modules of FLUX.1 that diffusers knows by these names; of the blocks only attention.
+_ONETRAINER: Final = re.compile(
+    r"(?P<module>lora_transformer_(?:(?:single_)?transformer_blocks_\d{1,3}_attn_"
+    r"(?:to_[qkv]|to_out_0|to_add_out|add_[qkv]_proj)|context_embedder|norm_out_linear|proj_out|x_embedder|"
+    r"time_text_embed_(?:guidance|text|timestep)_embedder_linear_[12]))"
+    r"\.(?:lora_(?P<part>down|up)\.weight|alpha)"
+)
+_XLABS: Final = re.compile(
+    r"(?P<module>(?:diffusion_model\.)?(?:double_blocks\.\d{1,3}\.processor\.(?:qkv|proj)_lora[12]|"
+    r"single_blocks\.\d{1,3}\.processor\.(?:qkv|proj)_lora))\.(?P<part>down|up)\.weight"
 )
 # Of transformers alone: their modules' own names, with or without the part that they belong to.
 _DOTTED: Final = re.compile(
@@ -50,6 +64,7 @@ _KOHYA_COMPONENTS: Final = {
     "te": "text_encoder",
     "te1": "text_encoder",
     "te2": "text_encoder_2",
+    "transformer": "transformer",
 }
 
 # Marks of what is often taken for a LoRA file; the first that is found names it.
@@ -137,8 +152,10 @@ def _split(name: str) -> tuple[str, str, str]:
     # peft looks for every name in every module, and makes patterns of them.
     if len(name) > MAX_NAME_CHARACTERS or name.count(".") > MAX_NAME_DOTS:
         raise AdapterError(f"it holds {quoted(name)}, a longer name than any module has")
-    if match := _KOHYA.fullmatch(name):
+    if match := _KOHYA.fullmatch(name) or _ONETRAINER.fullmatch(name):
         return match["module"], KOHYA, match["part"] or "alpha"
+    if match := _XLABS.fullmatch(name):
+        return match["module"], XLABS, match["part"]
     if match := _PEFT.fullmatch(name):
         return match["module"], PEFT, {"A": "down", "B": "up"}[match["part"]]
     if match := _DIFFUSERS.fullmatch(name):
@@ -156,7 +173,7 @@ def _component(path: str, style: str) -> str:
     if style == KOHYA:
         return _KOHYA_COMPONENTS[path.split("_", 2)[1]]
     component = path.partition(".")[0]
-    if style == DOTTED or component == "diffusion_model":
+    if style in (DOTTED, XLABS) or component == "diffusion_model":
         return "transformer"
     if component not in _COMPONENTS:
         known = ", ".join(_COMPONENTS)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final
 
 from imagegen_project.common.safetensors_header import Header, TensorInfo, quoted, read_header
 from loras.families import FLUX, QWEN_IMAGE, Z_IMAGE, family_of
-from loras.key_styles import DOTTED, KOHYA, MAX_RANK, AdapterError, Module, find_modules
+from loras.key_styles import DOTTED, KOHYA, MAX_RANK, XLABS, AdapterError, Module, find_modules
 
 # What diffusers hands to peft's configuration as it stands in the file, so it is checked as if it came from a client.
 _CONFIG_KEY: Final = "lora_adapter_metadata"
@@ -66,6 +66,10 @@ def read_adapter(file: BinaryIO, *, size: int) -> AdapterFacts:
         raise AdapterError("it holds alphas beside diffusers' names, which diffusers refuses")
     if modules[0].style == DOTTED and not _converted(family, modules):
         raise AdapterError("its dotted names with kohya's ends are not loaded by diffusers for its family")
+    if any(module.alpha for module in modules if module.style == XLABS):
+        raise AdapterError("it holds alphas beside XLabs' names, which diffusers refuses")
+    if any(module.alpha is None for module in modules if module.path.startswith("lora_transformer_")):
+        raise AdapterError("it lacks alphas, which diffusers expects beside OneTrainer's names")
     rank = max(module.rank for module in modules)
     config_alpha = _check_config(header, names=len(modules))
     alphas = Counter(_alpha(file, module) for module in modules)

@@ -15,7 +15,7 @@ from imagegen_project.common.safetensors_header import HeaderError
 from loras import families
 from loras.choices import KeyStyle
 from loras.finite import CHUNK_BYTES, check_finite
-from loras.key_styles import DIFFUSERS, DOTTED, KOHYA, PEFT, AdapterError
+from loras.key_styles import DIFFUSERS, DOTTED, KOHYA, PEFT, XLABS, AdapterError
 from loras.reading import AdapterFacts, read_adapter
 from models_registry.choices import Family
 from tests.support.lora_files import (
@@ -45,7 +45,7 @@ def test_the_words_are_those_of_the_registry() -> None:
     plain |= {families.FLUX2, families.QWEN_IMAGE, families.Z_IMAGE, families.LUMINA2}
     # Chroma takes FLUX.1's; of the others no LoRA is told.
     assert plain == set(Family) - {Family.OTHER, Family.CHROMA, Family.SANA, Family.PIXART}
-    assert {PEFT, DIFFUSERS, KOHYA, DOTTED} == set(KeyStyle)
+    assert {PEFT, DIFFUSERS, KOHYA, DOTTED, XLABS} == set(KeyStyle)
 
 
 @pytest.mark.parametrize("family", ["builtin", "sd1", "sd2", "sdxl"])
@@ -71,6 +71,17 @@ def test_every_naming_of_every_family_is_told(family: str, style: str, said: str
 def test_transformers_are_told_by_their_blocks(kind: str, family: str) -> None:
     """Flux by its single blocks or its width, SD3 by its width."""
     assert facts_of(transformer_tensors(kind)).family == family
+
+
+def xlabs(path: str, inputs: int, outputs: int) -> dict[str, Tensor]:
+    """One module in XLabs' naming."""
+    return {f"{path}.down.weight": random_weights(4, inputs), f"{path}.up.weight": random_weights(outputs, 4)}
+
+
+def onetrainer(path: str, inputs: int, outputs: int) -> dict[str, Tensor]:
+    """One module in OneTrainer's naming."""
+    path = f"lora_transformer_{path}"
+    return pair(path, inputs, outputs, style="kohya") | {f"{path}.alpha": scalar(4)}
 
 
 QWEN = "transformer_blocks.40.attn.to_q"
@@ -99,6 +110,10 @@ Z_IMAGE = "layers.3.attention.to_q"
         ),
         (pair("transformer.transformer_blocks.0.attn.to_q", 6144, 64), "flux2", "peft"),
         (pair("transformer.transformer_blocks.18.attn.to_q", 3072, 64), "flux", "peft"),
+        (xlabs("double_blocks.0.processor.qkv_lora1", 3072, 9216), "flux", "xlabs"),
+        (xlabs("diffusion_model.single_blocks.37.processor.proj_lora", 3072, 3072), "flux", "xlabs"),
+        (onetrainer("single_transformer_blocks_0_attn_to_q", 3072, 3072), "flux", "kohya"),
+        (onetrainer("transformer_blocks_0_attn_to_q", 3072, 3072), "flux", "kohya"),
     ],
     ids=lambda value: value if isinstance(value, str) else "tensors",
 )
@@ -118,6 +133,19 @@ def test_newer_transformers_are_told_apart(tensors: Any, family: str, style: str
             "not loaded by diffusers",
         ),
         (pair("diffusion_model.double_blocks.0.img_attn.qkv", 3072, 64), "nothing in it tells"),
+        (onetrainer("transformer_blocks_0_attn_to_q", 1536, 1536), "nothing in it tells"),
+        (onetrainer("transformer_blocks_0_ff_net_0_proj", 3072, 64), "no known way of naming"),
+        (pair("lora_transformer_x_embedder", 64, 3072, style="kohya"), "nothing in it tells"),
+        (
+            pair("lora_transformer_single_transformer_blocks_0_attn_to_q", 3072, 64, style="kohya"),
+            "lacks alphas",
+        ),
+        (
+            xlabs("diffusion_model.double_blocks.0.processor.qkv_lora1", 3072, 9216)
+            | {"diffusion_model.double_blocks.0.processor.qkv_lora1.alpha": scalar(4)},
+            "alphas beside XLabs' names",
+        ),
+        (xlabs("double_blocks.0.processor.qkv_lora3", 3072, 9216), "no known way of naming"),
     ],
     ids=str,
 )

@@ -273,6 +273,58 @@ def test_a_lora_changes_the_picture(
     assert pixels(engine, batch) == before
 
 
+def test_loras_of_other_trainers_mean_the_same(engine: Engine, tiny: TinyModel, tmp_path: Path) -> None:
+    """FLUX.1's in XLabs' and OneTrainer's names draw what the same weights in diffusers' names do."""
+    model = tiny("flux")
+    batch = request(model, "flux", num_inference_steps=1)
+    with engine.cache.borrow(model, while_waiting=lambda: None) as entry:
+        width, inputs = entry.pipeline.transformer.transformer_blocks[0].attn.to_q.weight.shape
+    down = np.full((4, inputs), 0.5, "<f4")
+    ups = [np.full((width, 4), value, "<f4") for value in (0.5, 0.25, -0.5)]
+
+    def tensor(values: Any) -> Any:
+        return ("F32", values.shape, values.tobytes())
+
+    def drawn(name: str, tensors: Any) -> str:
+        file = tmp_path / f"{name}.safetensors"
+        file.write_bytes(safetensors(tensors))
+        use = AdapterUse(name, hashlib.sha256(file.read_bytes()).hexdigest(), file, 1.0)
+        return pixels(engine, dataclasses.replace(batch, adapters=(use,)))
+
+    block = "transformer_blocks.0.attn.to_"
+    ours, trained, flat = {}, {}, block.replace(".", "_")
+    for letter, up in zip("qkv", ups, strict=True):
+        ours |= {
+            f"transformer.{block}{letter}.lora_A.weight": tensor(down),
+            f"transformer.{block}{letter}.lora_B.weight": tensor(up),
+        }
+        trained |= {
+            f"lora_transformer_{flat}{letter}.lora_down.weight": tensor(down),
+            f"lora_transformer_{flat}{letter}.lora_up.weight": tensor(up),
+            f"lora_transformer_{flat}{letter}.alpha": scalar(4, "F32"),
+        }
+    joined = {
+        "double_blocks.0.processor.qkv_lora1.down.weight": tensor(down),
+        "double_blocks.0.processor.qkv_lora1.up.weight": tensor(np.concatenate(ups)),
+    }
+    expected = drawn("ours", ours)
+    assert expected != pixels(engine, batch)
+    assert drawn("xlabs", joined) == expected
+    assert drawn("onetrainer", trained) == expected
+
+
+def test_rescaled_guidance_changes_the_picture(engine: Engine, tiny: TinyModel) -> None:
+    """Where the table says so; elsewhere it is said that it has no effect."""
+    for name, family in (("sd1", True), ("sdxl", True), ("z-image", False)):
+        batch = request(
+            tiny(name), "z-image" if not family else "sana", kind="txt2img", num_inference_steps=1
+        )
+        plain = engine.run(batch)
+        result = engine.run(dataclasses.replace(batch, guidance_rescale=0.7))
+        assert (result.pictures[0].pixel_sha256 != plain.pictures[0].pixel_sha256) == family, name
+        assert [warning["param"] for warning in result.warnings] == ([] if family else ["guidance_rescale"])
+
+
 def test_an_older_pipeline_can_be_canceled(engine: Engine, tiny: TinyModel) -> None:
     """PixArt takes the callback of today and never calls it."""
     seen: list[int] = []
