@@ -317,7 +317,7 @@ def test_rescaled_guidance_changes_the_picture(engine: Engine, tiny: TinyModel) 
     """Where the table says so; elsewhere it is said that it has no effect."""
     for name, family in (("sd1", True), ("sdxl", True), ("z-image", False)):
         batch = request(
-            tiny(name), "z-image" if not family else "sana", kind="txt2img", num_inference_steps=1
+            tiny(name), name, kind="txt2img", num_inference_steps=1
         )
         plain = engine.run(batch)
         result = engine.run(dataclasses.replace(batch, guidance_rescale=0.7))
