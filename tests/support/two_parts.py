@@ -39,7 +39,7 @@ def checkpoint_make(folder: Path, *, part_mb: int) -> None:
         text_encoder=encoder,
         tokenizer=reader,
         unet=unet,
-        scheduler=DDIMScheduler(),
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
