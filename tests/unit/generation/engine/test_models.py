@@ -316,9 +316,7 @@ def test_loras_of_other_trainers_mean_the_same(engine: Engine, tiny: TinyModel, 
 def test_rescaled_guidance_changes_the_picture(engine: Engine, tiny: TinyModel) -> None:
     """Where the table says so; elsewhere it is said that it has no effect."""
     for name, family in (("sd1", True), ("sdxl", True), ("z-image", False)):
-        batch = request(
-            tiny(name), name, kind="txt2img", num_inference_steps=1
-        )
+        batch = request(tiny(name), name, kind="txt2img", num_inference_steps=1)
         plain = engine.run(batch)
         result = engine.run(dataclasses.replace(batch, guidance_rescale=0.7))
         assert (result.pictures[0].pixel_sha256 != plain.pictures[0].pixel_sha256) == family, name
