@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('generation', '0015_drawn_together'),
+        ('generation', '0016_versions_and_traces'),
     ]
 
     operations = [
