@@ -190,6 +190,8 @@ LOG_DIR: str = _env.str("LOG_DIR", "")
 LOG_MAX_MB: float = _env.float("LOG_MAX_MB", 64.0, validate=_POSITIVE)
 #: How many log files that were set aside are kept, of each process.
 LOG_KEEP: int = _env.int("LOG_KEEP", 5, validate=_AT_LEAST_ONE)
+#: Log lines per minute and address that requests without an account may cause; the rest is told by number. 0: no limit.
+LOG_STRANGER_LINES: int = _env.int("LOG_STRANGER_LINES", 300, validate=_AT_LEAST_ZERO)
 #: Whether prompts stand in the log in clear text; false logs a hash.
 LOG_PROMPTS: bool = _env.bool("LOG_PROMPTS", True)
 

@@ -317,6 +317,7 @@ LOGGING = logging_config(
     log_dir=env.LOG_DIR,
     max_bytes=int(env.LOG_MAX_MB * 1024 * 1024),
     keep=env.LOG_KEEP,
+    stranger_lines=env.LOG_STRANGER_LINES,
     secrets=[
         SECRET_KEY,
         *SECRET_KEY_FALLBACKS,

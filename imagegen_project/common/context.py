@@ -11,6 +11,8 @@ job_id: ContextVar[str] = ContextVar("job_id", default="")
 username: ContextVar[str] = ContextVar("username", default="")
 # The request's place in a trace (W3C), where there is one.
 traceparent: ContextVar[str] = ContextVar("traceparent", default="")
+# Who the present request is from; "" where no request is served.
+address: ContextVar[str] = ContextVar("address", default="")
 # Where the client reaches the service, such as https://images.example.com; "" where no request is served.
 base_url: ContextVar[str] = ContextVar("base_url", default="")
 

@@ -14,8 +14,9 @@ from django.http import HttpResponse
 from django.middleware.security import SecurityMiddleware
 from uuid_utils.compat import uuid7
 
+from imagegen_project.auth.failures import address_of
 from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send
-from imagegen_project.common.context import base_url, request_id, username
+from imagegen_project.common.context import address, base_url, request_id, username
 from imagegen_project.common.http import base_url_of
 from imagegen_project.common.problems import problem_response
 from imagegen_project.common.waiting import REQUEST_ID_KEY
@@ -34,7 +35,8 @@ class ConnectionContext:
         """Serves one connection; its path is logged without the query, which could carry a ticket."""
         identifier = scope[REQUEST_ID_KEY] = request_id_of(scope["headers"])
         request_token, user_token = request_id.set(identifier), username.set("")
-        base_token = base_url.set(base_url_of(_as_request(scope)))
+        opening = as_request(scope)
+        base_token, address_token = base_url.set(base_url_of(opening)), address.set(address_of(opening))
         outcome, began = {"status": 0, "code": 0}, time.monotonic()
 
         async def send_noting(message: Message) -> None:
@@ -61,6 +63,7 @@ class ConnectionContext:
             request_id.reset(request_token)
             username.reset(user_token)
             base_url.reset(base_token)
+            address.reset(address_token)
 
 
 # Open sockets and event streams by user, in this process.
@@ -106,7 +109,7 @@ async def _refuse_one_more(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": response.content})
 
 
-def _as_request(scope: Scope) -> ASGIRequest:
+def as_request(scope: Scope) -> ASGIRequest:
     """A connection's opening as the GET that it is."""
     schemes = {"ws": "http", "wss": "https"}
     scheme = scope.get("scheme", "http")

@@ -12,15 +12,16 @@ from uuid import UUID
 from django.conf import settings
 
 from imagegen_project import __version__
+from imagegen_project.auth.failures import address_of
 from imagegen_project.auth.websocket import origin_is_allowed
 from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send, hung_up
-from imagegen_project.common.context import request_id
+from imagegen_project.common.context import address, request_id
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.common.problems import problem_response
 from imagegen_project.common.shutdown import is_ending, waits_over
 from imagegen_project.common.waiting import AFTERWARDS_KEY, REQUEST_ID_KEY, WAITED_KEY, Stream, Wait
 from imagegen_project.server.bodies import UPLOAD_PATHS, Head, Refusal, body_limit, in_pieces, too_large
-from imagegen_project.server.connections import request_id_of
+from imagegen_project.server.connections import as_request, request_id_of
 from imagegen_project.server.middleware import ROUTE_KEY
 
 logger = logging.getLogger("imagegen.request")
@@ -134,7 +135,7 @@ class RequestGate:
     async def _refuse(self, scope: Scope, send: Send, refusal: Refusal) -> None:
         """Answers in the wording of the path, and writes the request's line into the log."""
         identifier = request_id_of(scope["headers"])
-        token = request_id.set(identifier)
+        token, address_token = request_id.set(identifier), address.set(address_of(as_request(scope)))
         try:
             response = problem_response(refusal.status, refusal.code, refusal.detail)
             body, content_type = response.content, response.headers["Content-Type"]
@@ -153,6 +154,7 @@ class RequestGate:
             await _answer(scope, send, refusal.status, body, told | dict(refusal.headers))
         finally:
             request_id.reset(token)
+            address.reset(address_token)
 
 
 def request_head(scope: Scope) -> Head:

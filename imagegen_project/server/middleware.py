@@ -12,7 +12,8 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.functional import SimpleLazyObject
 from uuid_utils.compat import uuid7
 
-from imagegen_project.common.context import base_url, request_id, username
+from imagegen_project.auth.failures import address_of
+from imagegen_project.common.context import address, base_url, request_id, username
 from imagegen_project.common.http import base_url_of
 from imagegen_project.common.tracing import Trace, request_trace
 
@@ -56,7 +57,7 @@ class RequestContextMiddleware:
         given = request.headers.get("X-Request-Id", "")
         identifier = given if REQUEST_ID_PATTERN.fullmatch(given) else uuid7().hex
         request_token, user_token = request_id.set(identifier), username.set("")
-        base_token = base_url.set(base_url_of(request))
+        base_token, address_token = base_url.set(base_url_of(request)), address.set(address_of(request))
         started = time.monotonic()
         try:
             with request_trace(
@@ -91,3 +92,4 @@ class RequestContextMiddleware:
             request_id.reset(request_token)
             username.reset(user_token)
             base_url.reset(base_token)
+            address.reset(address_token)

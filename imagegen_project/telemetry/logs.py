@@ -5,12 +5,22 @@ import logging
 import logging.handlers
 import socket
 import sys
+import threading
+from collections import Counter
 from collections.abc import Sequence
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from imagegen_project.common.context import job_id, request_id, username
+from imagegen_project.common.context import address, job_id, request_id, username
 
+logger = logging.getLogger(__name__)
+
+WINDOW_S: Final = 60.0
+# Of more addresses in a minute, those that came last share one count.
+MAX_ADDRESSES: Final = 1000
+MAX_TOLD: Final = 10
+OTHERS: Final = "others"
 _NOISY = (
     "daphne",
     "asyncio",
@@ -33,6 +43,65 @@ class ContextFilter(logging.Filter):
             if not hasattr(record, name) and (value := variable.get()):
                 setattr(record, name, value)
         return True
+
+
+class StrangersFilter(logging.Filter):
+    """Bounds the lines that requests without an account cause: so many per minute and address.
+
+    What came beyond that is told by number at the minute's end, in a line for each of the `MAX_TOLD` addresses with
+    most of it and one for the rest. An instance may serve several handlers: it looks at a record once.
+    """
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self.lines = lines
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._end: threading.Timer | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written; `ContextFilter` has named its user."""
+        where = _network(address.get())
+        facts = vars(record)  # of which those with an underscore are not written
+        if not self.lines or not where or facts.get("user"):
+            return True
+        if "_is_written" not in facts:
+            facts["_is_written"] = self._count(where) <= self.lines
+        return bool(facts["_is_written"])
+
+    def _count(self, where: str) -> int:
+        with self._lock:
+            if where not in self._counts and len(self._counts) >= MAX_ADDRESSES:
+                where = OTHERS
+            self._counts[where] += 1
+            if self._end is None:
+                self._end = threading.Timer(WINDOW_S, self.tell)
+                self._end.daemon = True
+                self._end.start()
+            return self._counts[where]
+
+    def tell(self) -> None:
+        """Ends the minute, and says what was left out."""
+        with self._lock:
+            counts, self._counts = self._counts, Counter()
+            if self._end is not None:
+                self._end.cancel()
+                self._end = None
+        left_out = {where: count - self.lines for where, count in counts.most_common() if count > self.lines}
+        for where in list(left_out)[:MAX_TOLD]:
+            logger.warning("lines left out", extra={"address": where, "lines": left_out.pop(where)})
+        if left_out:
+            extra = {"addresses": len(left_out), "lines": sum(left_out.values())}
+            logger.warning("lines left out", extra=extra)
+
+
+def _network(where: str) -> str:
+    """Whose address it is: of IPv6 a customer gets a /64 at least."""
+    try:
+        found = ip_address(where)
+    except ValueError:
+        return where
+    return f"{IPv6Address(int(found) >> 64 << 64)}/64" if isinstance(found, IPv6Address) else where
 
 
 class TracebackFilter(logging.Filter):
@@ -87,15 +156,26 @@ def process_name() -> str:
 
 
 def logging_config(
-    *, level: str, log_dir: str, max_bytes: int, keep: int, secrets: Sequence[str]
+    *,
+    level: str,
+    log_dir: str,
+    max_bytes: int,
+    keep: int,
+    stranger_lines: int,
+    secrets: Sequence[str],
 ) -> dict[str, Any]:
     """The dictConfig: JSON lines on standard error and, with a folder, in
     `<log_dir>/<process>-<host>.jsonl` too.
 
-    A file that has grown to `max_bytes` is set aside, and `keep` such files are kept. `secrets` never appear.
+    A file that has grown to `max_bytes` is set aside, and `keep` such files are kept. Requests without an account
+    cause `stranger_lines` lines per minute and address at most (0: any number). `secrets` never appear.
     """
     handlers: dict[str, Any] = {
-        "stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["context"]},
+        "stderr": {
+            "class": "logging.StreamHandler",
+            "formatter": "json",
+            "filters": ["context", "strangers"],
+        },
     }
     if log_dir:
         Path(log_dir).mkdir(parents=True, exist_ok=True)
@@ -105,12 +185,16 @@ def logging_config(
             "max_bytes": max_bytes,
             "keep": keep,
             "formatter": "json",
-            "filters": ["context"],
+            "filters": ["context", "strangers"],
         }
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "filters": {"context": {"()": ContextFilter}, "traceback": {"()": TracebackFilter}},
+        "filters": {
+            "context": {"()": ContextFilter},
+            "strangers": {"()": StrangersFilter, "lines": stranger_lines},
+            "traceback": {"()": TracebackFilter},
+        },
         "formatters": {
             "json": {
                 "()": "imagegen_project.telemetry.redaction.RedactingJsonFormatter",

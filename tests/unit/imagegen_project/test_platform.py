@@ -150,7 +150,9 @@ def test_health_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_log_line_is_json_and_names_the_request(tmp_path: Any) -> None:
     """On the terminal and, with LOG_DIR, in a file a process."""
-    config = logging_config(level="INFO", log_dir=str(tmp_path), max_bytes=10**6, keep=1, secrets=[])
+    config = logging_config(
+        level="INFO", log_dir=str(tmp_path), max_bytes=10**6, keep=1, stranger_lines=0, secrets=[]
+    )
     assert config["handlers"]["file"]["filename"].startswith(str(tmp_path))
     formatter = JsonFormatter(config["formatters"]["json"]["format"])
     record = logging.LogRecord("n", logging.INFO, "p", 1, "hello", None, None)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from imagegen_project.common.context import base_url, request_id
+from imagegen_project.common.context import address, base_url, request_id
 from imagegen_project.common.executors import run_in_socket_executor
 from imagegen_project.server.connections import CLOSE_TOO_MANY, ConnectionContext, UserConnections
 from imagegen_project.telemetry.logs import ContextFilter
@@ -27,7 +27,13 @@ async def socket(messages: list[Any], headers: list[Any] | None = None) -> list[
     async def nothing(*_: Any) -> None:
         pass
 
-    scope = {"type": "websocket", "path": "/ws/x", "query_string": b"ticket=x", "headers": headers or []}
+    scope = {
+        "type": "websocket",
+        "path": "/ws/x",
+        "query_string": b"ticket=x",
+        "headers": headers or [],
+        "client": ("198.51.100.7", 1),
+    }
     await ConnectionContext(application)(scope, nothing, nothing)
     return found
 
@@ -144,3 +150,13 @@ async def test_one_users_connections_are_bounded(settings: Settings) -> None:
     over.set()
     await asyncio.gather(*tasks)
     assert (await connect("http", ada))[1] == [{"type": "served"}]
+
+
+async def test_a_sockets_line_has_its_address(caplog: pytest.LogCaptureFixture) -> None:
+    """So that strangers' lines can be counted."""
+    seen: list[str] = []
+    caplog.set_level(logging.INFO)
+    caplog.handler.addFilter(lambda _: seen.append(address.get()) is None)
+    await socket([])
+    assert seen == ["198.51.100.7"]
+    assert address.get() == ""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from dataclasses import replace
 from typing import Any
 from unittest.mock import AsyncMock
@@ -12,6 +13,7 @@ from pytest_django import Settings
 
 from generation.compat.shapes import shape_of
 from imagegen_project import __version__
+from imagegen_project.common.context import address
 from imagegen_project.common.waiting import AFTERWARDS_KEY, REQUEST_ID_KEY, WAITED_KEY, Wait
 from imagegen_project.server.bodies import TOO_SLOW, Refusal
 from imagegen_project.server.gate import LARGE_AT_ONCE, REFUSAL_KEY, RequestGate
@@ -203,6 +205,16 @@ async def test_a_refusal_has_the_paths_own_shape(path: str, shape: str, refusal:
             "a1111": ({"error", "detail", "body", "errors"}, code),
         }[shape]
     )
+
+
+async def test_a_refusals_line_has_its_address(caplog: pytest.LogCaptureFixture) -> None:
+    """So that strangers' lines can be counted."""
+    seen: list[str] = []
+    caplog.set_level(logging.INFO)
+    caplog.handler.addFilter(lambda _: seen.append(address.get()) is None)
+    await call(Inner(), [BODY], more={REFUSAL_KEY: TOO_SLOW, "client": ("198.51.100.7", 1)})
+    assert seen == ["198.51.100.7"]
+    assert address.get() == ""
 
 
 async def test_life_is_told_while_every_place_is_taken(settings: Settings) -> None:

@@ -6,13 +6,17 @@ import logging
 import logging.config
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import Client
 
-from imagegen_project.telemetry.logs import logging_config
+from imagegen_project.common.context import address, username
+from imagegen_project.telemetry import logs
+from imagegen_project.telemetry.logs import StrangersFilter, logging_config
 from imagegen_project.telemetry.redaction import RedactingJsonFormatter, Redactor
 
 PROGRAM = """
@@ -108,7 +112,9 @@ def test_a_request_with_secrets_everywhere_logs_none(
     client: Client, db: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through the whole configuration: what a request carries, in path, query, header, cookie and body."""
-    config = logging_config(level="DEBUG", log_dir=str(tmp_path), max_bytes=10**6, keep=1, secrets=[KEY])
+    config = logging_config(
+        level="DEBUG", log_dir=str(tmp_path), max_bytes=10**6, keep=1, stranger_lines=0, secrets=[KEY]
+    )
     written: list[str] = []
     before = list(logging.getLogger().handlers)
     try:
@@ -165,3 +171,98 @@ def test_a_line_is_as_long_as_we_want_not_as_a_stranger_does() -> None:
     line = formatter.format(record)
     assert len(line) < 3000
     assert json.loads(line)["path"].endswith("… (16000 characters)")
+
+
+@pytest.fixture
+def bounded(tmp_path: Path) -> Iterator[StrangersFilter]:
+    """The whole configuration with five lines per stranger, and a file beside standard error."""
+    config = logging_config(
+        level="INFO", log_dir=str(tmp_path), max_bytes=10**6, keep=1, stranger_lines=5, secrets=[]
+    )
+    before = list(logging.getLogger().handlers)
+    logging.config.dictConfig(config)
+    found = {one for handler in logging.getLogger().handlers for one in handler.filters}
+    (strangers,) = (one for one in found if isinstance(one, StrangersFilter))
+    try:
+        yield strangers
+    finally:
+        strangers.tell()
+        for handler in list(logging.getLogger().handlers):
+            handler.close()
+        logging.getLogger().handlers[:] = before
+
+
+def written(folder: Path) -> list[dict[str, Any]]:
+    """What is in the file."""
+    return [json.loads(text) for file in folder.glob("*.jsonl") for text in file.read_text().splitlines()]
+
+
+def say(times: int, *, by: str = "", user: str = "") -> None:
+    """Lines of requests from an address."""
+    tokens = address.set(by), username.set(user)
+    for _ in range(times):
+        logging.getLogger("imagegen.request").info("request", extra={"from": by or "inside"})
+    username.reset(tokens[1])
+    address.reset(tokens[0])
+
+
+def test_a_stranger_causes_so_many_lines_a_minute(bounded: StrangersFilter, tmp_path: Path) -> None:
+    """The rest is one line with its number; users, other addresses and the service itself are not held up by it."""
+    say(100, by="198.51.100.7")
+    say(3, by="198.51.100.8")
+    say(40, by="2001:db8::1")
+    say(40, by="2001:db8::2")
+    say(20, by="198.51.100.7", user="ada")
+    say(20)
+    assert Counter(line["from"] for line in written(tmp_path)) == {
+        "198.51.100.7": 5 + 20,
+        "198.51.100.8": 3,
+        "2001:db8::1": 5,
+        "inside": 20,
+    }
+    bounded.tell()
+    told = [line for line in written(tmp_path) if line["message"] == "lines left out"]
+    assert [(line["address"], line["lines"]) for line in told] == [
+        ("198.51.100.7", 95),
+        ("2001:db8::/64", 75),
+    ]
+    say(1, by="198.51.100.7")
+    assert written(tmp_path)[-1]["from"] == "198.51.100.7"
+
+
+def test_many_addresses_are_bounded_too(
+    bounded: StrangersFilter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither memory nor the lines that tell of them grow with their number."""
+    monkeypatch.setattr(logs, "MAX_ADDRESSES", 30)
+    for number in range(100):
+        say(6, by=f"198.51.100.{number}")
+    assert len(written(tmp_path)) == 31 * 5
+    bounded.tell()
+    told = [line for line in written(tmp_path) if line["message"] == "lines left out"]
+    assert len(told) == logs.MAX_TOLD + 1
+    assert sum(line["lines"] for line in told) == 600 - 31 * 5
+
+
+def test_the_minute_ends_by_itself(
+    bounded: StrangersFilter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody says anything any more."""
+    monkeypatch.setattr(logs, "WINDOW_S", 0.01)
+    say(9, by="198.51.100.7")
+    timer = bounded._end
+    if timer is not None:
+        timer.join()
+    assert [line["lines"] for line in written(tmp_path) if "lines" in line] == [4]
+
+
+def test_requests_without_an_account_count(
+    bounded: StrangersFilter, client: Client, db: None, tmp_path: Path
+) -> None:
+    """By the address they come from, whatever they ask for."""
+    for number in range(20):
+        client.get(f"/nowhere/{number}", REMOTE_ADDR="198.51.100.7")
+    assert len(written(tmp_path)) == 5
+    bounded.tell()
+    told = written(tmp_path)[-1]
+    assert (told["address"], told["lines"] >= 15) == ("198.51.100.7", True)
