@@ -21,6 +21,8 @@ from models_registry.errors import DownloadFailedError
 WINDOW_S = 30.0
 # A Hub that asks to be left alone for longer is not waited for: others' downloads would wait as well.
 MAX_REST_S: Final = 60.0
+# How many bytes gzip makes of one at most.
+MOST_UNPACKED: Final = 1032
 
 
 @dataclass
@@ -36,10 +38,10 @@ class Pace:
     _window_began: float = field(default_factory=time.monotonic)
     _window_bytes: int = 0
 
-    def note(self, size: int) -> None:
-        """Counts bytes that have come. Raises DownloadFailedError."""
+    def note(self, size: int, *, packed: bool) -> None:
+        """Counts bytes that have come, packed ones as what they may become. Raises DownloadFailedError."""
         now = time.monotonic()
-        self._bytes += size
+        self._bytes += size * (MOST_UNPACKED if packed else 1)
         self._window_bytes += size
         if self.limit_s and now - self._began > self.limit_s:
             self._fail(f"it took longer than {self.limit_s:g} s")
@@ -79,13 +81,14 @@ def paced(pace: Pace) -> Iterator[None]:
 
 
 class _PacedStream(httpx2.SyncByteStream):
-    def __init__(self, stream: Any, pace: Pace) -> None:
+    def __init__(self, stream: Any, pace: Pace, *, packed: bool) -> None:
         self._stream = stream
         self._pace = pace
+        self._packed = packed
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._stream:
-            self._pace.note(len(piece))
+            self._pace.note(len(piece), packed=self._packed)
             yield piece
 
     def close(self) -> None:
@@ -98,6 +101,7 @@ def _hook_in() -> None:
     hooks = client.event_hooks
     if _seen not in hooks["response"]:
         client.event_hooks = {**hooks, "response": [*hooks["response"], _seen]}
+        client.headers["Accept-Encoding"] = "identity"
 
 
 def _seen(response: httpx2.Response) -> None:
@@ -110,7 +114,7 @@ def _seen(response: httpx2.Response) -> None:
             f"The Hub answers that there were too many requests (HTTP 429) for {pace.name}; try later.",
         )
     pace.begin()
-    response.stream = _PacedStream(response.stream, pace)
+    response.stream = _PacedStream(response.stream, pace, packed="content-encoding" in response.headers)
 
 
 def _rest_s(response: httpx2.Response) -> float:

@@ -6,6 +6,7 @@ whatever else happens (429, 5xx, silence, nonsense, no network) means that nothi
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ MAX_IN_FLIGHT = 8
 MAX_NAME_LENGTH = 100
 MAX_ID_LENGTH = 64
 MAX_WAIT_S = 30
+WHOAMI_PATH = "/api/whoami-v2"
+# Some kB, but for somebody in thousands of organisations.
+MAX_REPLY_BYTES = 4 << 20
+# How many bytes gzip makes of one at most.
+MOST_UNPACKED = 1032
 CLASSIC_ROLES = ("read", "write")
 # Writing includes reading: the Hub's own form ticks both.
 READ_PERMISSIONS = frozenset({"repo.content.read", "repo.read", "repo.content.write", "repo.write"})
@@ -78,7 +84,7 @@ def hub_ask(*, token: str, fingerprint: str) -> Answer:
     """Asks the Hub, within HUB_TIMEOUT_S in all; the same question (by `fingerprint`) is in flight only once.
 
     The client's own timeouts bound each read, not their sum, and none bounds name resolution: hence a thread
-    that can be left behind.
+    that can be left behind. An answer that drips or has no end is left too, so that the thread ends.
     """
     with _lock:
         future = _in_flight.get(fingerprint)
@@ -194,4 +200,33 @@ def _client() -> httpx2.Client:
         follow_redirects=True,
         # One client serves every user: a cookie set for one must not travel with another's token.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        headers={"Accept-Encoding": "identity"},
+        event_hooks={"response": [_bound]},
     )
+
+
+def _bound(response: httpx2.Response) -> None:
+    """Bounds the answer before it is read, if it is about a token: files have bounds of their own."""
+    if response.request.url.path.endswith(WHOAMI_PATH):
+        packed = "content-encoding" in response.headers
+        limit_bytes = MAX_REPLY_BYTES // (MOST_UNPACKED if packed else 1)
+        response.stream = _BoundedStream(response.stream, limit_bytes, settings.HUB_TIMEOUT_S)
+
+
+class _BoundedStream(httpx2.SyncByteStream):
+    def __init__(self, stream: Any, limit_bytes: int, limit_s: float) -> None:
+        self._stream = stream
+        self._left = limit_bytes
+        self._end = time.monotonic() + limit_s
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._stream:
+            self._left -= len(piece)
+            if self._left < 0:
+                raise httpx2.ReadError("the answer has no end")
+            if time.monotonic() > self._end:
+                raise httpx2.ReadTimeout("the answer drips")
+            yield piece
+
+    def close(self) -> None:
+        self._stream.close()

@@ -1,5 +1,7 @@
 """Adapters from the Hub: registered, downloaded with the real client, verified; every failure is stated."""
 
+import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +287,23 @@ def test_a_listing_that_never_ends_is_given_up(
     repository.siblings = [SIBLING | {"rfilename": f"{number}.txt"} for number in range(1000)]
     said = api.get(load(api).json()["url"]).json()
     assert (said["error"]["code"], "has no end" in said["error"]["detail"]) == ("hub_error", True)
+
+
+def test_a_packed_listing_is_bounded_by_what_it_may_become(
+    api: APIClient, repository: HubRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little comes; it is not asked for either."""
+    listing = {
+        "sha": "0" * 40,
+        "siblings": [SIBLING | {"rfilename": f"{number}.txt"} for number in range(5000)],
+    }
+    packed = gzip.compress(json.dumps(listing).encode(), 9)
+    monkeypatch.setattr("models_registry.hub.MAX_INFO_BYTES", len(packed) * 3)
+    answer = HubReply(200, packed, {"Content-Encoding": "gzip"})
+    repository.hub.route_first("GET", "/api/models/.*", lambda _: answer)
+    said = api.get(load(api).json()["url"]).json()
+    assert (said["error"]["code"], "has no end" in said["error"]["detail"]) == ("hub_error", True)
+    assert repository.hub.requests[0].headers["accept-encoding"] == "identity"
 
 
 def test_a_hub_that_wants_a_long_rest_is_not_waited_for(

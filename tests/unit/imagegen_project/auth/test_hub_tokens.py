@@ -1,7 +1,11 @@
 """What a Hub token opens, and what it does not."""
 
+import gzip
+import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -11,12 +15,14 @@ from django_redis import get_redis_connection
 from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
 
+from imagegen_project.auth import hub as hub_module
 from imagegen_project.auth.errors import HubUnavailableError
 from imagegen_project.auth.hub import HubIdentity
 from imagegen_project.auth.identity import hub_identity
 from imagegen_project.auth.models import HubAccount
 from imagegen_project.auth.services import user_for_hub_identity
-from tests.support.hub import HubDouble, Outage, whoami
+from tests.support.hub import HubDouble, HubReply, Outage, whoami
+from tests.support.service import wait_for
 
 TOKEN = "hf_tokenOfNobody"  # noqa: S105 - nobody's
 INVALID_CHALLENGE = 'Bearer realm="imagegen", error="invalid_token"'
@@ -133,6 +139,26 @@ def test_an_unknown_token_is_never_called_invalid(
     started = time.monotonic()
     assert_unknown(ask(bare_api))
     assert time.monotonic() - started < 2
+
+
+def test_an_answer_without_an_end_is_left(hub: HubDouble, bare_api: APIClient, settings: Settings) -> None:
+    """The thread that reads it ends, however much comes."""
+    settings.HUB_TIMEOUT_S = 5
+    endless = HubReply(200, repeat(b" " * 65536), {"Content-Length": str(10**12)})
+    hub.route_first("GET", r"/api/whoami-v2", lambda _: endless)
+    assert_unknown(ask(bare_api))
+    wait_for(lambda: not any(thread.name == "hub-whoami" for thread in threading.enumerate()), "its end")
+
+
+def test_a_packed_answer_is_bounded_by_what_it_may_become(
+    hub: HubDouble, bare_api: APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not asked for either."""
+    packed = gzip.compress(json.dumps(whoami()).encode() + b" " * 1_000_000)
+    hub.route_first("GET", r"/api/whoami-v2", lambda _: HubReply(200, packed, {"Content-Encoding": "gzip"}))
+    monkeypatch.setattr(hub_module, "MAX_REPLY_BYTES", 100_000)
+    assert_unknown(ask(bare_api))
+    assert hub.requests[0].headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("outage", ["429", "500", "hang", "garbage", "gone"])
