@@ -1,5 +1,6 @@
 """Faults of what the service stands on, one at a time, while it runs: what `docs/operations.md` says of each."""
 
+import json
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -12,9 +13,11 @@ import pytest
 import redis
 
 from imagegen_project.standalone import paths
+from models_registry import builtin
 from tests.support.clocks import SEARCH_PATH, clock_replace, clock_set
 from tests.support.disks import Disk, small_disk
 from tests.support.live import Live
+from tests.support.lora_files import assemble
 from tests.support.pictures import PICTURE, text_of
 from tests.support.service import Service, wait_for
 
@@ -32,6 +35,9 @@ class Faulty(Live):
         super().__init__(service)
         self.disk = disk
         self.can_hurt_disk = can_hurt_it
+        # Where transitions are armed at which a process ends.
+        self.points = service.data_dir.parent / "points"
+        self.points.mkdir()
 
     def worker(self) -> psutil.Process:
         """Its GPU worker."""
@@ -76,6 +82,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
             folder / "data",
             MEDIA_ROOT=str(disk.folder),
             PYTHONPATH=str(FAILPOINTS),
+            FAILPOINTS_DIR=str(folder / "points"),
             SLOW_STEP_S="0.2",
             LEASE_S=str(LEASE_S),
             WORKER_GRACE_S="1",
@@ -210,6 +217,35 @@ def test_a_worker_that_was_stopped_finds_that_its_job_is_no_longer_its_own(fault
     assert [entry["reason"] for entry in done["attempt_log"]] == ["worker_lost"]
     assert faulty.files_of(job) == ["2-0.png"]
     assert faulty.worker().pid == worker.pid
+
+
+def fitting_lora() -> bytes:
+    """One that fits the built-in model: a shipped one, as a file of its own."""
+    shipped = (builtin.ADAPTERS / "outline.safetensors").read_bytes()
+    end = 8 + int.from_bytes(shipped[:8], "little")
+    header = json.loads(shipped[8:end])
+    header["__metadata__"] = header.get("__metadata__", {}) | {"title": "deadly"}
+    return assemble(json.dumps(header).encode(), shipped[end:])
+
+
+def test_a_lora_that_ends_two_workers_is_put_out_of_use(faulty: Faulty) -> None:
+    """Both die by SIGKILL while they put it on a model; its job says why it fails, and others are drawn."""
+    file = {"file": ("deadly.safetensors", fitting_lora(), "application/octet-stream")}
+    sent = faulty.http.post("/api/v1/loras/upload", files=file, data={"name": "deadly"})
+    assert sent.status_code == 202, sent.text
+    lora = sent.headers["Location"]
+    wait_for(lambda: faulty.http.get(lora).json()["state"] == "present", "the LoRA")
+    armed = faulty.points / "attaching"
+    armed.write_text("1")  # each time
+    try:
+        job = faulty.wait(faulty.create(loras=[{"lora": "deadly", "scale": 1.0}])["id"])
+    finally:
+        armed.unlink()
+    assert (job["status"], job["error"]["code"]) == ("failed", "lora_unavailable")
+    assert "2 GPU workers died" in job["error"]["detail"]
+    assert len((faulty.points / "deaths").read_text().splitlines()) == 2
+    assert faulty.http.get(lora).json()["state"] == "broken"
+    faulty.assert_drawn_once(faulty.create()["id"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT], ids=["restarted", "crashed"])

@@ -7,6 +7,7 @@ there, with SIGKILL; a number in it is the chance that a process ends there, eac
     accepted     web      the row is committed; neither the feed nor a worker has been told
     claiming     worker   inside the claim's transaction
     claimed      worker   behind it: the row says running
+    attaching    worker   a LoRA is being put on a model
     step         worker   during a step
     drawn        worker   the pictures exist in memory only
     storing      worker   one of several files has been written
@@ -31,7 +32,8 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -102,6 +104,19 @@ def attempts_points(module: Any) -> None:
     module.attempt_succeed, module.attempt_cancel = succeed_reached, cancel_reached
 
 
+def trials_points(module: Any) -> None:
+    """A LoRA that is put on a model."""
+    on_trial = module.attach_on_trial
+
+    @contextmanager
+    def on_trial_reached(use: Any, *, worker: str) -> Iterator[None]:
+        with on_trial(use, worker=worker):
+            reach("attaching")
+            yield
+
+    module.attach_on_trial = on_trial_reached
+
+
 def files_points(module: Any) -> None:
     """The files of an attempt."""
     store = module.image_store
@@ -159,6 +174,7 @@ def sweep_points(module: Any) -> None:
 CHANGES: dict[str, Callable[[Any], None]] = {
     "generation.engine.engine": engine_points,
     "generation.attempts": attempts_points,
+    "generation.gpu_worker.trials": trials_points,
     "generation.pictures.files": files_points,
     "generation.transitions": transitions_points,
     "generation.upkeep.sweep": sweep_points,
