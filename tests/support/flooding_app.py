@@ -8,7 +8,7 @@ import imagegen_project.asgi  # noqa: F401 - it prepares the server
 
 MESSAGE = "x" * 16_384
 # What a socket below /stream/last is sent, before it is closed.
-LAST = "x" * 2_400_000
+LAST = "x" * 1_200_000
 ENDED: dict[str, int] = {}
 SENT: dict[str, int] = {}
 
