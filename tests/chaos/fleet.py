@@ -28,6 +28,8 @@ RETRY_PAUSE_S = 0.5
 # Asking costs the machine more than drawing does.
 POLL_S = 0.25
 REFUSE_S = 3.0
+# For safety only: workers that die at every transition start a dozen times, each in a minute on a busy machine.
+PATIENCE_S = 4 * SAFETY_S
 ENDS = ("succeeded", "failed", "canceled")
 
 _MAKE_USERS = """
@@ -49,7 +51,7 @@ class Client:
 
     def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """An answer that is not the server's own trouble."""
-        deadline = time.monotonic() + SAFETY_S
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             response = None
             with suppress(httpx2.TransportError):
@@ -80,7 +82,7 @@ class Client:
 
     def wait(self, job_id: str, *statuses: str) -> dict[str, Any]:
         """Waits for one of the statuses (by default for any end)."""
-        deadline = time.monotonic() + SAFETY_S
+        deadline = time.monotonic() + PATIENCE_S
         while (body := self.get(job_id))["status"] not in (statuses or ENDS):
             assert time.monotonic() < deadline, body
             time.sleep(POLL_S)

@@ -11,8 +11,7 @@ from typing import Any
 import websockets
 from websockets.exceptions import WebSocketException
 
-from tests.chaos.fleet import ENDS
-from tests.support.service import SAFETY_S
+from tests.chaos.fleet import ENDS, PATIENCE_S
 
 COME_BACK_S = 0.3
 
@@ -55,7 +54,7 @@ class Followers:
 
     def results(self) -> list[Followed]:
         """What all followers have seen, once each has seen its end. Raises TimeoutError."""
-        return [future.result(SAFETY_S) for future in self._pending]
+        return [future.result(PATIENCE_S) for future in self._pending]
 
     def close(self) -> None:
         """Ends the thread."""

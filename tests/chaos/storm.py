@@ -18,9 +18,8 @@ from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
 
-from tests.chaos.fleet import ENDS, Client, Fleet, fleet
+from tests.chaos.fleet import ENDS, PATIENCE_S, Client, Fleet, fleet
 from tests.chaos.follower import Followed, Followers
-from tests.support.service import SAFETY_S
 
 TRANSITIONS = (
     "accepted",
@@ -171,7 +170,7 @@ class Storm:
         """Gives all workers something to draw and something to cancel, until nobody has a death ahead."""
         client = self.fleet.clients[0]
         began = time.monotonic()
-        while self.fleet.armed() and time.monotonic() - began < SAFETY_S:
+        while self.fleet.armed() and time.monotonic() - began < PATIENCE_S:
             *quick, long = (self._create(client, fields) for fields in (*REQUESTS[:WORKERS], LONG))
             client.wait(long, "running", *ENDS)
             self._cancel(client, long)
@@ -197,7 +196,7 @@ class Storm:
     def _settle(self) -> None:
         """Waits until every generation has ended."""
         self._note("calm")
-        deadline = time.monotonic() + SAFETY_S + self.jobs
+        deadline = time.monotonic() + PATIENCE_S + self.jobs
         said = time.monotonic()
         while any(row.status not in ENDS for row in self._rows_or_none()) or not self._rows_or_none():
             if time.monotonic() - said > SAY_EVERY_S:
