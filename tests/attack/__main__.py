@@ -1,13 +1,17 @@
 """Runs every attack, four at once, and judges: no 500, no lost answer, memory, and the time that `/health` takes."""
 
+import os
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
-from tests.attack import addresses, bodies, files, pictures, sockets
+from tests.attack import addresses, bodies, files, hub, pictures, receivers, sockets
 from tests.attack.cases import Case
 from tests.attack.target import MEMORY_LIMIT_BYTES, Target, target
 
@@ -24,8 +28,8 @@ def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def run(found: Target) -> list[str]:
-    """Everything that went wrong, one sentence each."""
+def run(found: Target, cases: Sequence[Case], *, warm_up: Sequence[Case]) -> list[str]:
+    """Everything that went wrong, one sentence each. What is done once for ever is done by the warm-up."""
     wrong: list[str] = []
     answers: dict[str, Counter[int]] = {}
 
@@ -40,10 +44,9 @@ def run(found: Target) -> list[str]:
         if status == BROKEN_SOCKET or (500 <= status < 1000 and status not in BUSY):
             wrong.append(f"{name}: {status}")
 
-    cases = [case for family in FAMILIES for case in family.cases()]
     found.job_ends(found.job())
     with ThreadPoolExecutor(AT_ONCE) as pool:  # what is imported, and what the allocator keeps for such work
-        list(pool.map(one, (case for case in bodies.cases() if case.sender == "user")))
+        list(pool.map(one, warm_up))
     answers.clear()
     before, job = found.resident(), found.job()
     began = time.monotonic()
@@ -56,10 +59,12 @@ def run(found: Target) -> list[str]:
     for family, counted in answers.items():
         say(f"  {family}: {dict(sorted(counted.items()))}")
     say(f"memory: {before >> 20} MiB before, {watched.peak_bytes >> 20} at most, {after >> 20} after")
-    say(f"/health: p99 {watched.health_p99_s * 1000:.0f} ms of {len(watched.health_s)} questions")
+    say(f"the workers beside: {watched.workers_peak_bytes >> 20} MiB at most")
+    took = f"p99 {watched.health_p99_s * 1000:.0f} ms of {len(watched.health_s)} questions"
+    say(f"/health: {took}; load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")
     if not found.lives():
-        wrong.append("the web process has ended")
-    if watched.peak_bytes > MEMORY_LIMIT_BYTES:
+        wrong.append("a process has ended")
+    if max(watched.peak_bytes, watched.workers_peak_bytes) > MEMORY_LIMIT_BYTES:
         wrong.append(f"memory went over {MEMORY_LIMIT_BYTES >> 20} MiB")
     if after > KEPT * before:
         wrong.append(f"memory stayed at {after / before:.2f} of what it was")
@@ -68,15 +73,37 @@ def run(found: Target) -> list[str]:
     return wrong
 
 
-if __name__ == "__main__":
+def of_senders(folder: Path) -> list[str]:
+    """What people send, and what the Hub answers."""
     with (
-        tempfile.TemporaryDirectory() as folder,
-        target(Path(folder)) as found,
+        closing(hub.AttackingHub()) as double,
+        target(folder, HF_ENDPOINT=double.url) as found,
         found.limited() as is_group,
     ):
-        say(
-            f"{MEMORY_LIMIT_BYTES >> 20} MiB for the web process, kept by {'a cgroup' if is_group else 'a watcher'}"
+        keeper = "a cgroup" if is_group else "a watcher"
+        say(f"{MEMORY_LIMIT_BYTES >> 20} MiB for the web process, kept by {keeper}")
+        cases = [case for family in FAMILIES for case in family.cases()]
+        often = [case for case in bodies.cases() if case.sender == "user"]
+        return run(found, [*hub.cases(double), *cases], warm_up=often)
+
+
+def of_receivers(folder: Path) -> list[str]:
+    """What those answer to whom webhooks go, on a service that may reach them; other users' messages arrive."""
+    variables = {"WEBHOOK_ALLOW_PRIVATE": "true", "WEBHOOK_TIMEOUT_S": "3", "WEBHOOK_MAX_ATTEMPTS": "1"}
+    with receivers.attacking() as attackers, target(folder, **variables) as found, found.limited():
+        taken = Case("receiver", "taken", "bystander", partial(receivers.send, "", attackers, "bystander"))
+        cases = [case for attack in receivers.cases(attackers) for case in (attack, taken)]
+        wrong = run(found, cases, warm_up=[taken])
+        delivered = found.service.sql(
+            "SELECT count(*) FROM generation_webhookdelivery WHERE status = 'delivered'"
         )
-        wrong = run(found)
+        if delivered[0][0] < len(receivers.ANSWERS):
+            wrong.append(f"only {delivered[0][0]} messages of others arrived")
+        return wrong
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        wrong = of_senders(Path(folder) / "senders") + of_receivers(Path(folder) / "receivers")
     say("\n".join(wrong) or "Nothing got through.")
     sys.exit(bool(wrong))

@@ -25,20 +25,27 @@ GROUPS = (
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
     (Path("/sys/fs/cgroup"), "memory.max"),
 )
+# Else most of what one user sends would be answered with 429.
+UNTHROTTLED = dict.fromkeys(
+    ("THROTTLE_UPLOADS", "THROTTLE_ORDERS", "THROTTLE_MODELS", "THROTTLE_TICKETS"), "0"
+)
 MAKE_TOKENS = """
 from django.contrib.auth.models import User
+from generation.webhooks.signing import webhook_secret_create
 from imagegen_project.auth.services import token_create
 for name, is_staff in (("user", False), ("staff", True), ("bystander", False)):
     user = User.objects.create_user(name, is_staff=is_staff, is_superuser=is_staff)
+    webhook_secret_create(owner=user)
     print(name, token_create(user=user, expires_in=None))
 """
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What was seen of the web process."""
+    """What was seen of the web process, and of the workers beside the GPU's."""
 
     peak_bytes: int
+    workers_peak_bytes: int
     health_s: tuple[float, ...]
 
     @property
@@ -53,7 +60,11 @@ class Target:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.port = service.port
-        self.web = next(process for process in service.family() if "daphne" in process.cmdline())
+        family = service.family()
+        self.web = next(process for process in family if "daphne" in process.cmdline())
+        self.workers = [
+            process for process in family if {"task_worker", "webhook_worker"} & set(process.cmdline())
+        ]
         program = [sys.executable, str(REPOSITORY / "manage.py"), "shell", "-c", MAKE_TOKENS]
         done = subprocess.run(
             program,
@@ -117,21 +128,25 @@ class Target:
                 group.rmdir()
 
     def lives(self) -> bool:
-        """Whether the web process is still the one that was started."""
-        return bool(self.web.is_running() and self.web.status() != psutil.STATUS_ZOMBIE)
+        """Whether the web process and the workers are still those that were started."""
+        return all(
+            process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+            for process in (self.web, *self.workers)
+        )
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[list[Watched]]:
-        """Looks at the web process all the while; the list gets what was seen. Ends it over the limit."""
-        over, peak, health = threading.Event(), 0, []
+        """Looks at the processes all the while; the list gets what was seen. Ends the web process over the limit."""
+        over, peak, workers_peak, health = threading.Event(), 0, 0, []
 
         def look() -> None:
-            nonlocal peak
+            nonlocal peak, workers_peak
             while not over.wait(LOOK_EVERY_S):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     peak = max(peak, self.resident())
                     if peak > MEMORY_LIMIT_BYTES:
                         self.web.kill()
+                    workers_peak = max(workers_peak, *(worker.memory_info().rss for worker in self.workers))
 
         def ask() -> None:
             while not over.wait(LOOK_EVERY_S):
@@ -153,13 +168,14 @@ class Target:
             over.set()
             for thread in threads:
                 thread.join()
-            found.append(Watched(peak, tuple(health)))
+            found.append(Watched(peak, workers_peak, tuple(health)))
 
 
 @contextlib.contextmanager
-def target(folder: Path) -> Iterator[Target]:
-    """A service that is only there to be attacked."""
-    service = Service(folder / "data", WORKER_GRACE_S="1", BODY_PATIENCE_S="5")
+def target(folder: Path, **variables: str) -> Iterator[Target]:
+    """A service that is only there to be attacked; how often is no question, so that every attack is met."""
+    folder.mkdir(exist_ok=True)
+    service = Service(folder / "data", WORKER_GRACE_S="1", BODY_PATIENCE_S="5", **UNTHROTTLED, **variables)
     try:
         service.wait_ready()
         yield Target(service)

@@ -129,6 +129,11 @@ class HubDouble:
         self._stopped.wait(seconds)
 
     @property
+    def stopped(self) -> bool:
+        """Whether it has gone away."""
+        return self._stopped.is_set()
+
+    @property
     def url(self) -> str:
         """What HF_ENDPOINT must be."""
         return f"http://127.0.0.1:{self._server.server_port}"
@@ -147,6 +152,10 @@ class HubDouble:
             self.stop()
         else:
             self.mode = outage
+
+    def close(self) -> None:
+        """The same as `stop`."""
+        self.stop()
 
     def stop(self) -> None:
         """Goes away: open connections break, and new ones are refused by the operating system."""
