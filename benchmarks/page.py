@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MOST_INTERACTIVE_MS: Final = 1000
 LATE_FRAME_MS: Final = 100
 READINGS: Final = 5
-WHEEL: Final = 500
+WHEEL: Final = 120
 WHEEL_PAUSE_MS: Final = 30
 SIDE: Final = 256
 # Marks when the prompt is there, and when the button can be pressed.
@@ -100,10 +100,8 @@ def scrolling(visits: Visits, live: Live, count: int) -> Iterator[tuple[str, str
         page.mouse.move(*(side / 2 for side in DESKTOP.values()))
         before = main_thread_s(session)
         page.evaluate(WATCH)
-        while not page.evaluate(
-            f"document.querySelectorAll('.tile').length >= {count}"
-            " && scrollY + innerHeight > document.body.scrollHeight - 2"
-        ):
+        last = f"document.querySelectorAll('.tile')[{count - 1}]"
+        while not page.evaluate(f"{last}?.getBoundingClientRect().top < innerHeight"):
             page.mouse.wheel(0, WHEEL)
             page.wait_for_timeout(WHEEL_PAUSE_MS)
         watched: dict[str, list[float]] = page.evaluate("watching")
