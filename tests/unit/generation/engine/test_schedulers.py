@@ -15,7 +15,7 @@ from models_registry import schedulers
 from models_registry.family_facts import FAMILY_FACTS
 from tests.support.tiny_checkpoints import NOISE
 
-STEPS: Final = (1, 2, 5, 20, 21, 100)
+STEPS: Final = (1, 2, 5, 20, 21, 30, 50, 100)
 # The own scheduler of each family's checkpoints.
 OWN: Final[dict[str, Any]] = {
     "sd1": PNDMScheduler(**NOISE, skip_prk_steps=True, steps_offset=1),
