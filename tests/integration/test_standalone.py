@@ -170,7 +170,7 @@ def test_folder_in_use_is_said(second_service: Service, data_dir: Path) -> None:
     address = note.read_text()
     note.unlink()
     try:
-        for options in ((), ("--once", "anything")):
+        for options in (("--port", "0"), ("--once", "anything")):
             done = run(data_dir, *options)
             assert done.returncode == 1
             assert done.stderr.count("\n") == 1
