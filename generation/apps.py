@@ -9,7 +9,7 @@ class GenerationConfig(AppConfig):
     """Generations and the workers that run them."""
 
     name = "generation"
-    verbose_name = "Generation"
+    verbose_name = "Jobs"
 
     def ready(self) -> None:
         """Listens to what the registry tells about checkpoints."""

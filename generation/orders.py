@@ -99,6 +99,13 @@ def _give(workers: Iterable[Worker], *, requested_by: User, **values: Any) -> li
     return commands
 
 
+def worker_drain(*, worker: Worker, requested_by: User) -> list[WorkerCommand]:
+    """Orders a worker to finish what it draws, claim nothing more, and end. Raises NoWorkerError where it is silent."""
+    if not Worker.objects.live().filter(pk=worker.pk).exists():
+        raise NoWorkerError("It has not been heard for a while: there is nobody to tell.")
+    return _give([worker], kind=CommandKind.DRAIN, requested_by=requested_by)
+
+
 def adapter_attach(
     *, lora: Lora, requested_by: User, checkpoint: Checkpoint | None = None
 ) -> list[WorkerCommand]:

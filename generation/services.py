@@ -37,6 +37,7 @@ from models_registry.services import checkpoint_request_download
 logger = logging.getLogger(__name__)
 
 MAX_SHARES = 20
+DELETED_AT_ONCE = 200
 # Input pictures, by the field that names their file.
 _INPUTS = {"input_image": "image", "mask_image": "mask"}
 
@@ -207,6 +208,13 @@ def generations_delete(*, owner: User, ids: Collection[UUID]) -> list[UUID]:
                 generation_end(generation=generation, to=Status.CANCELED, reason="deleted")
         Generation.objects.filter(pk__in=[generation.pk for generation in found]).delete()
     return [generation.pk for generation in found]
+
+
+def owner_delete(*, owner: User) -> None:
+    """Removes a user with all that is his, generations some at a time: each batch is a transaction of its own."""
+    while ids := list(Generation.objects.filter(owner=owner).values_list("pk", flat=True)[:DELETED_AT_ONCE]):
+        generations_delete(owner=owner, ids=ids)
+    owner.delete()
 
 
 def generation_mark(*, generation: Generation, favorite: bool) -> None:

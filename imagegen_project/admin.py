@@ -6,6 +6,7 @@ from typing import Any
 
 from csp.constants import UNSAFE_INLINE
 from csp.decorators import csp_update
+from django.apps import apps
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
@@ -43,6 +44,10 @@ class QueuesAdmin(QueueAdmin):  # type: ignore[misc]  # the library has no types
                 pattern.callback = csp_update({"script-src-attr": [UNSAFE_INLINE]})(pattern.callback)
         return urls
 
+
+# The sections of the first page, in people's words; ours have theirs in `apps.py`.
+for label, words in (("auth", "People"), ("django_rq", "Queues"), ("admin", "What staff did")):
+    apps.get_app_config(label).verbose_name = words
 
 if admin.site.is_registered(Dashboard):
     admin.site.unregister(Dashboard)

@@ -6,6 +6,7 @@ from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from generation.admin.dashboard import dashboard_view
 from generation.api import share_views
 from generation.compat.a1111 import views as a1111
 from generation.compat.dialect import NothingHereView
@@ -36,6 +37,7 @@ TYPED = {
     "favicon.ico": static("icon.svg"),
 }
 
+admin.site.enable_nav_sidebar = False  # lists need the room
 admin.site.site_header = admin.site.site_title = "imagegen"
 
 urlpatterns = [
@@ -53,6 +55,7 @@ urlpatterns = [
     re_path(r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     *share_views.page_urlpatterns,
     *sign_in.urlpatterns,  # before the admin's own door
+    path("admin/dashboard.json", admin.site.admin_view(dashboard_view), name="dashboard"),
     path("admin/", admin.site.urls),
     *(
         path(typed, RedirectView.as_view(url=address, query_string=True), name="typed")

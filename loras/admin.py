@@ -6,15 +6,18 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.defaultfilters import filesizeformat
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
 from imagegen_project.common.errors import DomainError
-from loras.choices import LoraSource
+from imagegen_project.common.staff import ReadOnlyAdmin, StaffAdmin, age, clipped
+from loras.choices import LoraSource, LoraState
 from loras.models import Lora, LoraTrial
 from loras.selectors import loras_pinned
-from loras.services import lora_delete, lora_inspect, lora_request, lora_upload
+from loras.services import lora_delete, lora_inspect, lora_request, lora_upload, lora_validate
 
 
 class LoraUploadForm(forms.ModelForm[Lora]):
@@ -57,26 +60,60 @@ class LoraChangeForm(forms.ModelForm[Lora]):
 
 
 @admin.register(Lora)
-class LoraAdmin(admin.ModelAdmin[Lora]):
-    """Adapters: what each is, who has it, and whether it can be used."""
+class LoraAdmin(StaffAdmin):
+    """LoRA: what each is, who has it, and whether it can be used."""
 
-    list_display = ("name", "owner", "family", "rank", "state", "size", "shared", "enabled", "last_used_at")
+    live = True
+    verbs = ("share_selected", "enable_selected", "disable_selected", "request_selected", "validate_selected")
+    list_display = (
+        "name",
+        "owner",
+        "family",
+        "rank",
+        "state_shown",
+        "problem",
+        "size",
+        "shared",
+        "enabled",
+        "used",
+    )
     list_filter = ("state", "family", "source", "shared", "enabled")
     list_select_related = ("owner",)
     search_fields = ("name", "repository", "=sha256", "owner__username")
-    actions = ("share_selected", "enable_selected", "disable_selected", "request_selected")
+    actions = verbs
     fieldsets = (
+        ("State", {"fields": ("state_shown", "error_code", "error_detail", "size", "used", "created_at")}),
         (None, {"fields": ("name", "owner", "shared", "enabled", "trigger_words")}),
         ("Source", {"fields": ("source", "repository", "weight_name", "revision")}),
         (
             "Content",
             {"fields": ("family", "rank", "alpha", "targets", "text_encoders", "key_style", "sha256")},
         ),
-        ("File", {"fields": ("state", "error_code", "error_detail", "size", "last_used_at", "created_at")}),
     )
     add_fieldsets = ((None, {"fields": ("name", "file", "trigger_words")}),)
     _editable = ("shared", "enabled", "trigger_words")
     form = LoraChangeForm
+
+    @admin.display(description="state", ordering="state")
+    def state_shown(self, lora: Lora) -> SafeString:
+        """Whether it can be used: what is being looked at, and what was found."""
+        words = {
+            LoraState.CHECKING: "checking: every weight is looked at",
+            LoraState.PRESENT: "present and valid",
+        }
+        return format_html(
+            '<span class="state {}">{}</span>', lora.state, words.get(LoraState(lora.state), lora.state)
+        )
+
+    @admin.display(description="problem")
+    def problem(self, lora: Lora) -> SafeString | str:
+        """Why it is broken, or did not come."""
+        return clipped(lora.error_detail, 48) if lora.error_code else ""
+
+    @admin.display(description="used", ordering="last_used_at")
+    def used(self, lora: Lora) -> str:
+        """How long ago."""
+        return age(lora.last_used_at)
 
     @admin.display(description="size", ordering="size_bytes")
     def size(self, lora: Lora) -> str:
@@ -127,6 +164,11 @@ class LoraAdmin(admin.ModelAdmin[Lora]):
         stays = obj is not None and (obj.source == LoraSource.BUILTIN or obj.id in loras_pinned())
         return super().has_delete_permission(request, obj) and not stays
 
+    def rows_that_stay(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+        """The same, of many."""
+        stay: QuerySet[Any] = rows.filter(Q(source=LoraSource.BUILTIN) | Q(pk__in=loras_pinned()))
+        return stay
+
     def delete_model(self, request: HttpRequest, obj: Lora) -> None:
         """Deletes with the file."""
         self._delete(request, obj)
@@ -142,50 +184,56 @@ class LoraAdmin(admin.ModelAdmin[Lora]):
         except DomainError as error:
             self.message_user(request, f"{lora.name}: {error}", messages.ERROR)
 
-    @admin.action(description="Share selected LoRA with everybody", permissions=["change"])
+    @admin.action(description="Share with everybody", permissions=["change"])
     def share_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
         """Shares those whose name no other shared adapter has."""
+        done = []
         for lora in queryset.filter(shared=False):
             lora.shared = True
             try:
                 lora.validate_constraints()
             except ValidationError as error:
-                self.message_user(request, f"{lora.name}: {' '.join(error.messages)}", messages.ERROR)
+                self.complain(request, lora, " ".join(error.messages))
             else:
                 lora.save(update_fields=["shared", "updated_at"])
+                done.append(lora)
+        self.tell(request, done, "Shared with everybody")
 
-    @admin.action(description="Enable selected LoRA", permissions=["change"])
+    @admin.action(description="Enable", permissions=["change"])
     def enable_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
         """Lets requests name them."""
+        rows = list(queryset.filter(enabled=False))
         queryset.update(enabled=True)
+        self.tell(request, rows, "Enabled")
 
-    @admin.action(description="Disable selected LoRA", permissions=["change"])
+    @admin.action(description="Disable", permissions=["change"])
     def disable_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
         """Keeps requests from naming them."""
+        rows = list(queryset.filter(enabled=True))
         queryset.update(enabled=False)
+        self.tell(request, rows, "Disabled")
 
-    @admin.action(description="Download selected LoRA", permissions=["change"])
+    @admin.action(description="Fetch from the Hub", permissions=["change"])
     def request_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
         """Asks for the files that are not on disk."""
-        for lora in queryset:
+        done = []
+        for lora in queryset.exclude(state=LoraState.PRESENT):
             try:
-                lora_request(lora=lora)
+                done.append(lora_request(lora=lora))
             except DomainError as error:
-                self.message_user(request, f"{lora.name}: {error.detail}", messages.ERROR)
+                self.complain(request, lora, error.detail)
+        self.tell(request, done, "Asked for")
+
+    @admin.action(description="Validate again", permissions=["change"])
+    def validate_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
+        """Has every weight of files that are there looked at again."""
+        self.tell(request, [one for one in queryset if lora_validate(lora=one)], "Validated again")
 
 
 @admin.register(LoraTrial)
-class LoraTrialAdmin(admin.ModelAdmin[LoraTrial]):
+class LoraTrialAdmin(ReadOnlyAdmin):
     """Files that workers died of: two deaths keep a file out of use, until they are deleted here."""
 
     list_display = ("sha256", "worker", "started_at", "died_at")
     list_filter = ("died_at",)
     search_fields = ("=sha256", "worker")
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Never: workers make them."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: LoraTrial | None = None) -> bool:
-        """Never: they are what happened."""
-        return False

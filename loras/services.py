@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import shutil
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, BinaryIO, cast
@@ -26,7 +27,7 @@ from loras.errors import (
     LoraTooLargeError,
     LoraUnavailableError,
 )
-from loras.files import being_written, content_release, incoming_path, upload_copy
+from loras.files import being_written, content_path, content_release, incoming_path, upload_copy
 from loras.key_styles import AdapterError
 from loras.models import MAX_NAME_CHARACTERS, Lora
 from loras.reading import AdapterFacts, read_adapter
@@ -164,6 +165,24 @@ def lora_request(*, lora: Lora) -> Lora:
                 _enqueue(lora)
         lora.refresh_from_db()
     return lora
+
+
+def lora_validate(*, lora: Lora) -> bool:
+    """Has every weight of an upload that is there looked at again; False where there is no file of its own to look at.
+
+    Until then it cannot be used. The file stays: what waits to be checked is a copy.
+    """
+    if lora.source != LoraSource.UPLOAD or not content_path(lora.sha256).is_file():
+        return False
+    path = incoming_path(lora.id)
+    with transaction.atomic():
+        if not lora_move(
+            lora_id=lora.id, to=LoraState.CHECKING, origins=(LoraState.PRESENT, LoraState.BROKEN)
+        ):
+            return False
+        shutil.copyfile(content_path(lora.sha256), path)
+        _enqueue(lora)
+    return True
 
 
 def lora_enqueue(*, lora: Lora) -> None:

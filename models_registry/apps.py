@@ -7,4 +7,4 @@ class ModelsRegistryConfig(AppConfig):
     """Checkpoints, their limits and their files."""
 
     name = "models_registry"
-    verbose_name = "Model registry"
+    verbose_name = "Models"

@@ -54,6 +54,8 @@ _FAILURES: Final = (
     RecursionError,
 )
 
+_LICENCE_TAG: Final = "license:"
+
 T = TypeVar("T")
 
 
@@ -65,6 +67,7 @@ class Repository:
     commit: str
     gated: bool
     files: dict[str, RemoteFile]
+    licence: str = ""
 
 
 def repository_read(*, name: str, revision: str = "") -> Repository:
@@ -84,7 +87,14 @@ def repository_read(*, name: str, revision: str = "") -> Repository:
     commit = info.sha or ""
     if not isinstance(commit, str) or not re.fullmatch(COMMIT_PATTERN, commit):
         raise DownloadFailedError(DownloadProblem.HUB_ERROR, f"The Hub names no commit of {name}.")
-    return Repository(name, commit, bool(info.gated), {file.path: file for file in files})
+    listed_files = {file.path: file for file in files}
+    return Repository(name, commit, bool(info.gated), listed_files, _licence(info.tags))
+
+
+def _licence(tags: Any) -> str:
+    """What the Hub's page calls the licence; "" where it says none."""
+    named = [tag for tag in tags or [] if isinstance(tag, str) and tag.startswith(_LICENCE_TAG)]
+    return named[0].removeprefix(_LICENCE_TAG)[:64] if named else ""
 
 
 def _remote_file(sibling: Any) -> RemoteFile:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 from redis.exceptions import RedisError
 
@@ -38,6 +38,16 @@ def checkpoint_request_download(*, checkpoint: Checkpoint) -> bool:
     if asked:
         transaction.on_commit(partial(entries_push, DOWNLOADS_QUEUE, DOWNLOAD_NEXT))
     return asked
+
+
+def checkpoint_make_default(*, checkpoint: Checkpoint) -> None:
+    """Makes it the one that is used when a request names no model, in the place of the present one; enables it."""
+    with transaction.atomic():
+        # In one order, so that two of these cannot wait for each other.
+        rows = Checkpoint.objects.select_for_update().order_by("pk")
+        former = [row.pk for row in rows.filter(Q(is_default=True) | Q(pk=checkpoint.pk))]
+        Checkpoint.objects.filter(pk__in=former).exclude(pk=checkpoint.pk).update(is_default=False)
+        Checkpoint.objects.filter(pk=checkpoint.pk).update(is_default=True, enabled=True)
 
 
 def checkpoint_request_check(*, checkpoint: Checkpoint) -> bool:

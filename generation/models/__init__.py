@@ -16,7 +16,7 @@ from generation.models.queue import QueueTurn, WorkEntry
 from generation.models.request import DEFAULT_OUTPUT_QUALITY, REQUEST_FIELDS, GenerationRequest
 from generation.models.shares import Share, share_id
 from generation.models.webhooks import MAX_WEBHOOK_URL_CHARACTERS, WebhookDelivery, WebhookGone, WebhookSecret
-from generation.models.workers import Worker, WorkerCommand
+from generation.models.workers import WORKER_ALIVE, Worker, WorkerCommand
 
 __all__ = [
     "DEFAULT_OUTPUT_QUALITY",
@@ -28,6 +28,7 @@ __all__ = [
     "PIXEL_STEPS",
     "PROMPT_WORDS",
     "REQUEST_FIELDS",
+    "WORKER_ALIVE",
     "A1111Options",
     "GeneratedImage",
     "Generation",

@@ -239,6 +239,7 @@ class Generation(models.Model):
                 fields=["lease_expires_at"], condition=Q(status=Status.RUNNING), name="generation_leases"
             ),
             models.Index(fields=["owner", "-id"], condition=Q(favorite=True), name="generation_favorites"),
+            models.Index(fields=["finished_at"], name="generation_finished"),
             GinIndex(PROMPT_WORDS, name="generation_prompt_words"),
         ]
         constraints = [

@@ -73,6 +73,17 @@ def webhooks_wake(*, entries: int = 1) -> bool:
     return entries_push(WEBHOOKS_QUEUE, DELIVER_DUE, entries=entries)
 
 
+def delivery_retry(*, delivery: WebhookDelivery) -> bool:
+    """Has a message sent now that was to be sent later, or had failed; False where it arrived, or is being sent."""
+    waiting = WebhookDelivery.objects.filter(
+        pk=delivery.pk, status__in=(DeliveryStatus.PENDING, DeliveryStatus.FAILED), claimed_until__isnull=True
+    )
+    moved = waiting.update(status=DeliveryStatus.PENDING, finished_at=None, next_attempt_at=Now()) == 1
+    if moved:
+        transaction.on_commit(webhooks_wake)
+    return moved
+
+
 def webhooks_restore() -> bool:
     """Wakes the webhook worker where deliveries are due and nobody said so; whether it did."""
     due = WebhookDelivery.objects.filter(status=DeliveryStatus.PENDING, next_attempt_at__lte=Now())

@@ -8,9 +8,13 @@ class AuthConfig(AppConfig):
 
     name = "imagegen_project.auth"
     label = "accounts"  # `auth` is Django's own
-    verbose_name = "Accounts"
+    verbose_name = "Access"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
         """Imports what registers itself."""
-        from imagegen_project.auth import checks, schema  # noqa: F401, PLC0415 - they need loaded apps
+        from imagegen_project.auth import (  # noqa: PLC0415 - they need loaded apps
+            checks,  # noqa: F401
+            receivers,  # noqa: F401
+            schema,  # noqa: F401
+        )

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from django.conf import settings
+from django.contrib.admin.models import LogEntry
 from django.db import models
 from knox.models import AuthToken
 from uuid_utils.compat import uuid7
@@ -29,6 +30,17 @@ class HubAccount(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class ActionOrigin(models.Model):
+    """Where a member of staff did something from; what was done is the admin's own log."""
+
+    entry = models.OneToOneField(LogEntry, on_delete=models.CASCADE, primary_key=True, related_name="origin")
+    address = models.CharField(max_length=45, blank=True)
+    request_id = models.CharField(max_length=64, blank=True)
+
+    def __str__(self) -> str:
+        return self.address or "this machine"
 
 
 class LocalToken(models.Model):

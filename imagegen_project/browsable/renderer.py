@@ -68,14 +68,18 @@ class PageRenderer(BrowsableAPIRenderer):
             if (form := self._body_form(view, method, request, answer, failed=status not in known))
             is not None
         ]
-        shown = OPERATIONS.get(f"{request.method} {path_template(request)}")
+        path = path_template(request)
+        # The page of a route that only takes something has the name of that.
+        shown = OPERATIONS.get(f"{request.method} {path}") or OPERATIONS.get(f"POST {path}")
         return {
             "request": request,
             "user": request.user,
             "page": "api",
             "name": shown.summary if shown else self.get_name(view),
             "description": self.get_description(view, response.status_code),
-            "breadcrumbs": self.get_breadcrumbs(request)[:-1],
+            "breadcrumbs": [
+                (_crumb(name, address), address) for name, address in self.get_breadcrumbs(request)[:-1]
+            ],
             "status": status,
             "failed": status >= HTTPStatus.BAD_REQUEST,
             # A route that was opened to see its form has not answered anything.
@@ -163,6 +167,12 @@ def rows_of(answer: Any) -> list[tuple[str, str]]:
             state = row.get("status") or row.get("state") or ""
             found.append((urlsplit(address).path, f"{words}" + (f" ({state})" if state else "")))
     return found
+
+
+def _crumb(name: str, address: str) -> str:
+    """What a page above is called."""
+    known = OPERATIONS.get(f"GET {address.rstrip('/')}")
+    return known.summary if known else {"Root": "API"}.get(name, name)
 
 
 def path_template(request: Request) -> str:

@@ -86,6 +86,11 @@ def is_foreign(request: HttpRequest | Request) -> bool:
     return site is not None and site.lower() not in ("same-origin", "none")
 
 
+def user_of(request: HttpRequest) -> User:
+    """The user of a page that lets only those in who are signed in."""
+    return cast(User, request.user)
+
+
 def caller(request: Request) -> User:
     """The user of a request that the permissions let through, so never an anonymous one."""
     return cast(User, request.user)

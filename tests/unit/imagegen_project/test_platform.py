@@ -108,7 +108,11 @@ def test_admin_shows_searches_cancels_and_deletes(pages: Client, admin: User) ->
 
 
 @pytest.mark.parametrize(
-    "page", ["models_registry/checkpoint", "knox/authtoken", "accounts/hubaccount", "auth/user"]
+    "page",
+    [
+        *("models_registry/checkpoint", "accounts/localtoken", "accounts/hubaccount", "auth/user"),
+        *("admin/logentry", "generation/workercommand", "generation/webhookdelivery", "loras/lora"),
+    ],
 )
 def test_the_other_admin_pages_open(pages: Client, page: str) -> None:
     """Lists and, for checkpoints, the form."""

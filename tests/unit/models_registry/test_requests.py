@@ -91,12 +91,12 @@ def test_the_admin_downloads_and_checks(
     )
     Checkpoint.objects.filter(pk="sd-xl-base").update(state="present", revision="b" * 40)
     page = admin_client.get(PAGE).content.decode()
-    for text in ("broken", "The Hub does not have it.", "4 MB", "100 %"):
+    for text in ("broken", "The Hub does not have it.", "4.0 MB", "100 %"):
         assert text in page
     chosen = {"_selected_action": ["builtin", "sd-1-5", "sd-2-1", "sd-xl-base"]}
     with django_capture_on_commit_callbacks(execute=True):
         answer = admin_client.post(PAGE, {"action": "download", **chosen}, follow=True)
-    assert "2 will be downloaded" in answer.content.decode()
+    assert "Asked for: sd-1-5, sd-2-1" in answer.content.decode()
     answer = admin_client.post(PAGE, {"action": "check_files", **chosen}, follow=True)
     assert "are being checked" in answer.content.decode()
     assert sorted(entries()) == sorted(

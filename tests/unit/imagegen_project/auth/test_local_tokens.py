@@ -18,7 +18,7 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from imagegen_project.auth.checks import hub_allow_lists
-from imagegen_project.auth.models import HubAccount
+from imagegen_project.auth.models import HubAccount, LocalToken
 from imagegen_project.auth.services import local_user_ensure, token_create
 
 PASSWORD = "correct horse battery"  # noqa: S105 - nobody's
@@ -130,7 +130,7 @@ def admin_page(settings: Settings, admin_client: Client) -> Client:
     return admin_client
 
 
-@pytest.mark.parametrize("page", ["/admin/knox/authtoken/?q=user", "/admin/accounts/hubaccount/?q=user"])
+@pytest.mark.parametrize("page", ["/admin/accounts/localtoken/?q=user", "/admin/accounts/hubaccount/?q=user"])
 def test_admin_lists_cost_the_same_for_many_rows(admin_page: Client, page: str) -> None:
     """The number of queries does not depend on the number of rows."""
     counts = []
@@ -149,14 +149,16 @@ def test_admin_lists_cost_the_same_for_many_rows(admin_page: Client, page: str) 
 
 
 def test_admin_neither_makes_nor_rewrites_tokens(user: User, admin_page: Client) -> None:
-    """No form to add; of a token only the expiry can be changed; deleting revokes."""
+    """No form to add or to change, and no digest on any page; deleting revokes."""
     token_create(user=user, expires_in=None)
-    row = AuthToken.objects.get()
-    assert admin_page.get("/admin/knox/authtoken/add/").status_code == 403
-    assert b"create_token" in admin_page.get("/admin/knox/authtoken/").content
-    form = admin_page.get(f"/admin/knox/authtoken/{row.pk}/change/").context["adminform"].form
-    assert list(form.fields) == ["expiry"]
-    admin_page.post(f"/admin/knox/authtoken/{row.pk}/delete/", {"post": "yes"})
+    row, note = AuthToken.objects.get(), LocalToken.objects.get()
+    pages = "/admin/accounts/localtoken"
+    assert admin_page.get(f"{pages}/add/").status_code == 403
+    assert b"create_token" in admin_page.get(f"{pages}/").content
+    for path in (f"{pages}/", f"{pages}/{note.pk}/change/", f"{pages}/{note.pk}/delete/"):
+        assert row.digest.encode() not in admin_page.get(path).content
+    assert not admin_page.get(f"{pages}/{note.pk}/change/").context["adminform"].form.fields
+    admin_page.post(f"{pages}/{note.pk}/delete/", {"post": "yes"})
     assert not AuthToken.objects.exists()
 
 
