@@ -31,7 +31,6 @@ TYPED = {
     "api": "/api/v1/",
     "api/": "/api/v1/",
     "api/v1": "/api/v1/",
-    "v1": "/api/v1/",
     "gallery": "/gallery/",
     "account": "/account/",
     "favicon.ico": static("icon.svg"),

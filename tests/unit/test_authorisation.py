@@ -163,6 +163,7 @@ def routes(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, URLPatt
             yield from routes(pattern.url_patterns, text)
         else:
             template = _PARAMETER.sub(r"{\1}", _LOOK_AHEAD.sub("", text))
+            template = template.replace("(?:/|$)", "/")
             yield template.replace("^", "").replace("/?", "").replace("$", ""), pattern
 
 

@@ -1,5 +1,6 @@
 // The dashboard: asks for the numbers every few seconds and shows them. Every number leads to the list behind it.
-import uPlot from "../../vendor/uplot/uPlot.esm.js";
+/// <reference path="../../vendor/uplot/uPlot.d.ts" />
+export {};
 
 /**
  * @typedef {{ words: string, link: string }} Link
@@ -62,7 +63,7 @@ function workerRow(worker) {
   return element("tr", { "data-worker": worker.name }, ...cells.map((cell) => element("td", {}, cell)));
 }
 
-/** @type {uPlot.Range.Function} */
+/** @type {uPlot.Options["scales"]["y"]["range"]} */
 const fromZero = (_plot, _least, most) => [0, Math.max(1, most * 1.1)];
 
 /** @param {string} id @param {(number | null)[][]} data @param {[string, string][]} lines label and colour variable */
@@ -70,7 +71,7 @@ function plot(id, data, lines) {
   const place = /** @type {HTMLElement} */ (document.getElementById(id));
   const shown = plots.get(id);
   if (shown) {
-    shown.setData(/** @type {uPlot.AlignedData} */ (data));
+    shown.setData(data);
     return;
   }
   const colours = getComputedStyle(root);
@@ -94,7 +95,7 @@ function plot(id, data, lines) {
       })),
     ],
   };
-  plots.set(id, new uPlot(options, /** @type {uPlot.AlignedData} */ (data), place));
+  plots.set(id, new uPlot(options, data, place));
 }
 
 /** @param {Numbers} numbers */
