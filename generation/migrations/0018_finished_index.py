@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('generation', '0016_versions_and_traces'),
+        ('generation', '0017_model_plans'),
     ]
 
     operations = [
