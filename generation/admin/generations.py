@@ -10,7 +10,6 @@ from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
 from generation.choices import Status
-from generation.errors import GenerationActiveError, GenerationEndedError
 from generation.models import GeneratedImage, Generation
 from generation.services import generation_cancel, generation_delete, generation_retry
 from imagegen_project.common.errors import DomainError
@@ -213,8 +212,8 @@ class GenerationAdmin(ReadOnlyAdmin):
         for generation in queryset:
             try:
                 generation_cancel(generation=generation)
-            except GenerationEndedError:
-                continue
+            except DomainError:
+                continue  # it has ended
             canceled.append(generation)
         self.tell(request, canceled, "Canceled")
 
@@ -225,8 +224,6 @@ class GenerationAdmin(ReadOnlyAdmin):
         for generation in queryset:
             try:
                 made.append(generation_retry(generation=generation, owner=generation.owner))
-            except GenerationActiveError:
-                self.complain(request, generation, "it has not ended yet")
             except DomainError as error:
                 self.complain(request, generation, error.detail)
         self.tell(request, made, "Made anew")

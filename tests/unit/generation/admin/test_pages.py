@@ -119,7 +119,7 @@ def test_jobs_are_canceled_and_retried(page: Client, make: GenerationMaker) -> N
     assert "Made anew" in act(page, JOBS, "retry_selected", queued)
     again = Generation.objects.get(retry_of=queued)
     assert (again.owner, again.status) == (queued.owner, Status.QUEUED)
-    assert "it has not ended yet" in act(page, JOBS, "retry_selected", again)
+    assert "Made anew: none" in act(page, JOBS, "retry_selected", again)
     strange = page.post(
         JOBS,
         {
