@@ -88,7 +88,7 @@ def colours_fit(vae: Any) -> Matrix:
         latents = _latents(vae.encode(pixels[:, :, None] if frames else pixels)).float().cpu()
     latents = _normalised(latents[:, :, 0] if frames else latents, vae.config)
     colours = torch.nn.functional.adaptive_avg_pool2d(patches, latents.shape[2:])
-    return _ridge(*(np.nan_to_num(_columns(each)) for each in (latents, colours)))
+    return _ridge(*(np.nan_to_num(_columns(each), posinf=0, neginf=0) for each in (latents, colours)))
 
 
 def _patches() -> torch.Tensor:

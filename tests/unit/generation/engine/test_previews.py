@@ -131,14 +131,25 @@ def test_pictures_of_a_batch_lie_side_by_side() -> None:
     assert np.allclose(seen, np.array([*np.eye(3), np.zeros(3)]) * 255, atol=12)
 
 
-def test_more_channels_than_colours_are_no_danger() -> None:
-    """A map of many channels has small numbers: what the patches do not tell apart has no say."""
-    vae = AutoencoderKL(block_out_channels=(32,), latent_channels=32)
-    colours = colours_fit(vae)
-    assert colours.shape == (3, 33)
-    noise = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
-    shown = colours[:, :-1] @ noise.reshape(32, -1) + colours[:, -1:]
-    assert np.abs(shown).max() < 5
+def test_channels_that_hardly_differ_have_no_say() -> None:
+    """Though they would fit colours best, times a large number: what a denoiser has there would hide all else."""
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=2, latent_channels=6)
+
+    class Faint:
+        """An autoencoder with the colours in three channels, roughly, and in three more, exactly and faintly."""
+
+        config = vae.config
+
+        def parameters(self) -> object:
+            return vae.parameters()
+
+        def encode(self, pixels: torch.Tensor) -> object:
+            small = torch.nn.functional.avg_pool2d(pixels, 8)
+            rough = small + 0.1 * torch.randn(small.shape, generator=torch.Generator().manual_seed(0))
+            return type("Encoded", (), {"latents": torch.cat([rough, 1e-5 * small], dim=1)})
+
+    colours = colours_fit(Faint())
+    assert np.abs(colours[:, 3:6]).max() < 0.1 < np.abs(colours[:, :3]).max()
 
 
 @pytest.mark.filterwarnings("ignore:.*FluxPosEmbed. is deprecated:FutureWarning")
