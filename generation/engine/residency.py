@@ -51,11 +51,13 @@ class Residency:
 
     def __init__(self, pipeline: Any, device: torch.device, *, plan: Plan) -> None:
         self._device = device
-        self._room = plan.room_bytes - plan.stages[-1]
         self._plan = plan
         self._parts: Mapping[str, _Part] = {
             name: _Part(getattr(pipeline, name)) for name in in_turns(pipeline)
         }
+        # What stays: the decoder, and buffers.
+        buffers = sum(each.nbytes for part in self._parts.values() for each in part.module.buffers())
+        self._room = plan.room_bytes - plan.stages[-1] - buffers
         for name in DENOISERS:
             if name in self._parts:
                 self._parts[name].module.register_forward_pre_hook(lambda *_, name=name: self.need([name]))
