@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed-$(TORCH)
 DEV_STAMP := $(VENV)/.installed-dev-$(TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo run stop logs test test-fast lint lint-js format typecheck \
+.PHONY: help install dev demo run stop logs test test-fast test-long lint lint-js format typecheck \
         gpu gpu-wheels screenshots audit check check-locks lock vendor pin-images sbom schema bench clients chaos attack soak fidelity build \
         image-size secrets clean
 
@@ -59,10 +59,14 @@ logs: install  ## Follows the logs of the service that uses the data folder
 
 # Tests of the whole service, which begin first, wait for much: one process more than there are cores.
 test: dev  ## Runs the whole test suite; options in ARGS, e.g. make test ARGS="-k embedded"
-	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses $(JOBS))
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-m "not gpu and not long" --numprocesses $(JOBS))
+
+test-long: dev  ## Runs what takes a minute or more each: the documents' commands, training, a card's parts
+	$(BIN)/python -m pytest -m "long and not gpu" $(ARGS)
+	$(BIN)/python -m tests.install_documents
 
 test-fast: dev  ## Runs the unit tests, on all cores, without the slowest; options in ARGS
-	$(BIN)/python -m pytest tests/unit -m "not slow and not gpu" --numprocesses auto $(ARGS)
+	$(BIN)/python -m pytest tests/unit -m "not slow and not long and not gpu" --numprocesses auto $(ARGS)
 
 lint: check-locks dev  ## Checks locks, style, formatting, types, import rules and migrations
 	$(BIN)/ruff check .

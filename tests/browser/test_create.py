@@ -62,7 +62,8 @@ def test_five_queue_without_blocking_and_each_can_be_canceled(visits: Visits) ->
     """By Escape the large one, by its ✕ any other."""
     with visits.opened("/") as page:
         draw(page, "a red circle 0", steps=LONG, size=512)
-        for number in range(1, 5):
+        draw(page, "a red circle 1", steps=LONG, size=384)  # of another size: it does not join the first
+        for number in range(2, 5):
             page.fill("#prompt", f"a red circle {number}")
             page.keyboard.press("Control+Enter")
             assert page.is_enabled(".draw")

@@ -67,7 +67,8 @@ def entry_that_failed(live: Live) -> Iterator[Job]:
 
 def kind_of(path: str) -> str:
     """Pages that differ by a key or a number only are of one kind."""
-    return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\b\d+\b|[0-9a-f]{32}", "*", path)
+    named = re.sub(r"/(models|checkpoint|generationlora|lora)/[^/]+", r"/\1/*", path)
+    return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\b\d+\b|[0-9a-f]{32}", "*", named)
 
 
 async def links(page: "Page") -> list[str]:

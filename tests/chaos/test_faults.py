@@ -24,7 +24,7 @@ from tests.support.service import Service, wait_for
 FAILPOINTS = Path(__file__).parent / "failpoints"
 # Long enough for something to happen meanwhile.
 SLOW: dict[str, Any] = {"prompt": "a slow square", "steps": 20}
-LEASE_S = 5
+LEASE_S = 10
 FREE_MB = 24
 
 
@@ -228,6 +228,7 @@ def fitting_lora() -> bytes:
     return assemble(json.dumps(header).encode(), shipped[end:])
 
 
+@pytest.mark.long
 def test_a_lora_that_ends_two_workers_is_put_out_of_use(faulty: Faulty) -> None:
     """Both die by SIGKILL while they put it on a model; its job says why it fails, and others are drawn."""
     file = {"file": ("deadly.safetensors", fitting_lora(), "application/octet-stream")}

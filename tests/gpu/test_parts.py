@@ -13,6 +13,8 @@ from scripts.gpu import wheels_list  # noqa: E402
 from tests.gpu.parts import DRAWING, Bench, NoCardError, parts  # noqa: E402
 from tests.gpu.running import run  # noqa: E402
 
+pytestmark = pytest.mark.long
+
 HERE = (
     "family sdxl",
     "family flux",

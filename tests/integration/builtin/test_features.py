@@ -28,6 +28,7 @@ def input_scene(size: int = 512) -> Image.Image:
     return draw_scene(Scene((item,), ("yellow",), "plain", "left"), size)
 
 
+@pytest.mark.long
 def test_no_guidance_follows_the_prompt_less(pipeline: Any, held_out: list[tuple[Case, Image.Image]]) -> None:
     """Without guidance fewer of what held-out prompts name is in the pictures."""
 
@@ -37,6 +38,7 @@ def test_no_guidance_follows_the_prompt_less(pipeline: Any, held_out: list[tuple
     assert right(draw_cases(pipeline, [case for case, _ in held_out], guidance=1.0)) < right(held_out)
 
 
+@pytest.mark.long
 def test_a_negative_prompt_keeps_its_colour_away(draw: Draw) -> None:
     """A background that the prompt leaves open turns away from what the negative prompt names."""
     prompts = ["a large red circle in the centre"] * 6

@@ -89,8 +89,9 @@ def test_the_list_says_where_each_model_is(api: APIClient, worker: Worker) -> No
     """Cold where a worker's cache does not name it."""
     Worker.objects.filter(pk=worker.pk).update(cached_models=RESIDENT)
     models = {model["id"]: model["workers"] for model in api.get("/api/v1/models").json()["data"]}
-    assert models["builtin"] == [{"worker": "worker-1", "tier": "resident", "bytes": 7}]
-    assert models["sd-1-5"] == [{"worker": "worker-1", "tier": "cold", "bytes": 0}]
+    unknown = {"fit": None, "fit_reason": ""}
+    assert models["builtin"] == [{"worker": "worker-1", "tier": "resident", "bytes": 7, **unknown}]
+    assert models["sd-1-5"] == [{"worker": "worker-1", "tier": "cold", "bytes": 0, **unknown}]
 
 
 def test_strangers_learn_no_host_and_no_process(api: APIClient, worker: Worker) -> None:

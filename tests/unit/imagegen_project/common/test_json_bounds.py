@@ -8,7 +8,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rest_framework.exceptions import ParseError
 
@@ -75,7 +75,7 @@ def test_the_bounds_themselves(at: int, monkeypatch: pytest.MonkeyPatch) -> None
             json_read(text)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),

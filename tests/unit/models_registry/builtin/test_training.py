@@ -283,6 +283,7 @@ def test_a_model_that_draws_nothing_yet_is_told_apart(tmp_path: Path) -> None:
         write_generated(parts, tmp_path, count=1, shard=1, seed=0, device="cpu", precision="bf16")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_stages_lead_from_nothing_to_a_pipeline_with_adapters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
