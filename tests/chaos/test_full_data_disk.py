@@ -29,6 +29,7 @@ def crowded(tmp_path: Path) -> Iterator[tuple[Live, Disk]]:
             service.end(signal.SIGTERM)
 
 
+@pytest.mark.long
 def test_what_was_answered_outlasts_a_full_disk(crowded: tuple[Live, Disk]) -> None:
     """PostgreSQL ends for want of room in its log; nobody gets a bare 500, and with room everything goes on."""
     live, disk = crowded

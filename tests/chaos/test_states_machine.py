@@ -370,6 +370,7 @@ class Lives(RuleBasedStateMachine):
             life.status = status
 
 
+@pytest.mark.long
 @pytest.mark.django_db(transaction=True)
 def test_whatever_happens_the_rules_hold(settings: Settings, tmp_path: Path) -> None:
     """Rows, files, entries, messages and feeds, after each of some thousand moves."""

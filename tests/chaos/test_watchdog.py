@@ -31,6 +31,7 @@ def hanging(tmp_path: Path) -> Iterator[Live]:
         service.end(signal.SIGTERM)
 
 
+@pytest.mark.long
 def test_a_step_that_hangs_ends_the_worker_and_not_the_job(hanging: Live) -> None:
     """The process ends itself and is started again; the job runs again with its seed, and its row says what was."""
     plain = hanging.wait(hanging.create(prompt="a red circle", seed=3)["id"])

@@ -56,7 +56,9 @@ def test_of_a_flow(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*dpmsolver and sde-dpmsolver.*is deprecated:FutureWarning")
 def test_of_the_older_solver() -> None:
     """Which works on noise, and not on pictures."""
-    scheduler = DPMSolverMultistepScheduler(**NOISE, algorithm_type="dpmsolver", final_sigmas_type="sigma_min")
+    scheduler = DPMSolverMultistepScheduler(
+        **NOISE, algorithm_type="dpmsolver", final_sigmas_type="sigma_min"
+    )
     scheduler.set_timesteps(10)
     signal = scheduler.alphas_cumprod[int(scheduler.timesteps[0])]
     sample = signal**0.5 * PICTURE + (1 - signal) ** 0.5 * GRAIN
