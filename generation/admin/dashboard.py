@@ -14,13 +14,13 @@ from urllib.parse import urlencode
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.db import connection
-from django.db.models import Count, Min, Q, Sum
+from django.db.models import Count, Sum
 from django.http import HttpRequest, JsonResponse
 from django.urls import reverse
 from django.utils import timezone
 
-from generation.admin.workers import is_heard
 from generation.choices import CommandStatus, DeliveryStatus, Status
+from generation.metrics.overview import queue_state
 from generation.models import GeneratedImage, Generation, WebhookDelivery, Worker, WorkerCommand
 from imagegen_project.common.staff import duration
 from loras.choices import LoraState
@@ -80,7 +80,7 @@ def dashboard_numbers(window: str) -> dict[str, Any]:
     now = timezone.now()
     # Whole steps, so that a point of a plot does not change while it is looked at.
     since = now - length - timedelta(seconds=now.timestamp() % step.total_seconds())
-    workers = list(Worker.objects.order_by("name"))
+    workers = list(Worker.objects.with_silence())
     return {
         "at": now.isoformat(),
         "window": window,
@@ -105,23 +105,18 @@ def _jobs(**query: Any) -> str:
 
 
 def _tiles(since: datetime, workers: list[Worker]) -> Iterator[Tile]:
-    active = Generation.objects.filter(status__in=(Status.QUEUED, Status.RUNNING)).aggregate(
-        queued=Count("pk", filter=Q(status=Status.QUEUED)),
-        running=Count("pk", filter=Q(status=Status.RUNNING)),
-        oldest=Min("created_at", filter=Q(status=Status.QUEUED)),
-    )
+    active = queue_state()
     ended = Generation.objects.filter(finished_at__gte=since).values_list("status").annotate(n=Count("pk"))
     numbers: dict[str, int] = dict(ended)
-    waited = (timezone.now() - active["oldest"]).total_seconds() if active["oldest"] else 0.0
+    waited = active.oldest_queued_s or 0.0
     queued = {"status__exact": Status.QUEUED}
-    yield Tile("queued", "waiting", active["queued"], str(active["queued"]), _jobs(**queued))
+    yield Tile("queued", "waiting", active.queued, str(active.queued), _jobs(**queued))
     yield Tile(
-        *("oldest", "longest wait", round(waited, 1), duration(waited) if active["queued"] else "none"),
+        *("oldest", "longest wait", waited, duration(waited) if active.queued else "none"),
         _jobs(**queued, o="8"),
         bad=waited > LONG_WAIT.total_seconds(),
     )
-    running = active["running"]
-    yield Tile("running", "running", running, str(running), _jobs(status__exact=Status.RUNNING))
+    yield Tile("running", "running", active.running, str(active.running), _jobs(status__exact=Status.RUNNING))
     for status in (Status.SUCCEEDED, Status.FAILED, Status.CANCELED):
         number = numbers.get(status, 0)
         link = _jobs(status__exact=status, finished_at__gte=since.isoformat())
@@ -135,7 +130,7 @@ def _tiles(since: datetime, workers: list[Worker]) -> Iterator[Tile]:
             seconds = None if value is None else round(value / 1000, 3)
             link = _jobs(status__exact=Status.SUCCEEDED, finished_at__gte=since.isoformat())
             yield Tile(name, label, seconds, words, link)
-    heard = sum(is_heard(worker) for worker in workers)
+    heard = sum(worker.is_alive for worker in workers)
     yield Tile("workers", "GPU workers", heard, str(heard), _list("generation_worker"), bad=not heard)
     stored = GeneratedImage.objects.aggregate(n=Count("pk"), size=Sum("size_bytes"))
     size = f"{(stored['size'] or 0) / 1e9:.2f} GB in {stored['n']} pictures"
@@ -181,13 +176,12 @@ def _workers(workers: list[Worker]) -> list[dict[str, Any]]:
     for worker_id, key, step, total in running:
         link = reverse("admin:generation_generation_change", args=[key])
         jobs.setdefault(worker_id, []).append({"words": f"…{str(key)[-8:]} {step}/{total}", "link": link})
-    now = timezone.now()
     return [
         {
             "name": worker.name,
             "link": reverse("admin:generation_worker_change", args=[worker.pk]),
-            "state": worker.status if is_heard(worker) else "silent",
-            "heard": duration(now - worker.heartbeat_at),
+            "state": worker.status if worker.is_alive else "silent",
+            "heard": duration(worker.silence),
             "device": worker.device,
             "used_mb": worker.memory_total_mb - worker.memory_free_mb,
             "total_mb": worker.memory_total_mb,
@@ -237,8 +231,7 @@ def _trouble(what: str, remedy: str, link: str) -> dict[str, str]:
 
 def _troubles(since: datetime, workers: list[Worker]) -> Iterator[dict[str, str]]:
     """What is broken, and what to do."""
-    heard = [worker for worker in workers if is_heard(worker)]
-    if not heard:
+    if not any(worker.is_alive for worker in workers):
         yield _trouble(
             "No GPU worker is alive.",
             "Start one: manage.py gpu_worker. Jobs wait for it and are not lost.",

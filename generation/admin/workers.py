@@ -4,16 +4,15 @@ from django.contrib import admin
 from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from generation.choices import Status
-from generation.models import WORKER_ALIVE, Generation, Worker, WorkerCommand
+from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import worker_drain
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.http import user_of
-from imagegen_project.common.staff import ReadOnlyAdmin, age, bar, clipped
+from imagegen_project.common.staff import ReadOnlyAdmin, age, bar, clipped, duration
 
 
 @admin.register(Worker)
@@ -46,23 +45,24 @@ class WorkerAdmin(ReadOnlyAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Worker]:
-        """With the jobs that run."""
+        """With the jobs that run, and how long each has been silent."""
         running = Generation.objects.filter(status=Status.RUNNING).only(
             "id", "worker_id", "step", "total_steps"
         )
-        rows: QuerySet[Worker] = super().get_queryset(request)
-        return rows.prefetch_related(Prefetch("generations", queryset=running, to_attr="running"))
+        return Worker.objects.with_silence().prefetch_related(
+            Prefetch("generations", queryset=running, to_attr="running")
+        )
 
     @admin.display(description="state", ordering="status")
     def state(self, worker: Worker) -> SafeString:
         """What it does, or that it is silent."""
-        word = worker.status if is_heard(worker) else "silent"
+        word = worker.status if worker.is_alive else "silent"
         return format_html('<span class="state {}">{}</span>', word, word)
 
     @admin.display(description="heard", ordering="heartbeat_at")
     def heard(self, worker: Worker) -> str:
         """The age of its last sign of life."""
-        return age(worker.heartbeat_at)
+        return f"{duration(worker.silence)} ago"
 
     @admin.display(description="device", ordering="device")
     def hardware(self, worker: Worker) -> SafeString | str:
@@ -105,11 +105,6 @@ class WorkerAdmin(ReadOnlyAdmin):
             else:
                 told.append(worker)
         self.tell(request, told, "Told to drain")
-
-
-def is_heard(worker: Worker) -> bool:
-    """Whether its last sign of life is fresh."""
-    return bool(worker.heartbeat_at >= timezone.now() - WORKER_ALIVE)
 
 
 @admin.register(WorkerCommand)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import connection
-from django.db.models import Count, Min
+from django.db.models import Count, F, Max, Q
+from django.db.models.functions import Now
 
 from generation.choices import ACTIVE, Status
 from generation.models import Generation, Worker
-from generation.models.workers import WORKER_ALIVE
 
 FAILURES_WINDOW = timedelta(hours=1)
 
@@ -32,6 +32,15 @@ class WorkerState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QueueState:
+    """What has not ended; None: nothing waits."""
+
+    queued: int
+    oldest_queued_s: float | None
+    running: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Overview:
     """Queue, what runs, failures by code within the last hour, and workers."""
 
@@ -44,7 +53,7 @@ class Overview:
 
 
 def database_now() -> datetime:
-    """The database's clock, by which heartbeats and leases are noted."""
+    """The database's clock, by which leases are noted."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT statement_timestamp()")
         now: datetime = cursor.fetchone()[0]
@@ -53,49 +62,51 @@ def database_now() -> datetime:
 
 def worker_states() -> list[WorkerState]:
     """Every GPU worker that has a row, the live ones first."""
-    now = database_now()
     jobs: dict[str, list[str]] = {}
     for pk, worker_id in Generation.objects.filter(status=Status.RUNNING).values_list("pk", "worker_id"):
         jobs.setdefault(str(worker_id), []).append(str(pk))
-    states = []
-    for worker in Worker.objects.all():
-        silent = now - worker.heartbeat_at
-        states.append(
-            WorkerState(
-                name=worker.name,
-                hostname=worker.hostname,
-                device=worker.device,
-                device_class=worker.device_class,
-                version=worker.version,
-                status=worker.status,
-                alive=silent <= WORKER_ALIVE,
-                heartbeat_age_s=round(max(0.0, silent.total_seconds()), 1),
-                memory_total_mb=worker.memory_total_mb,
-                memory_free_mb=worker.memory_free_mb,
-                models=worker.resident_models,
-                jobs=jobs.get(str(worker.pk), []),
-            )
+    states = [
+        WorkerState(
+            name=worker.name,
+            hostname=worker.hostname,
+            device=worker.device,
+            device_class=worker.device_class,
+            version=worker.version,
+            status=worker.status,
+            alive=worker.is_alive,
+            heartbeat_age_s=round(worker.silence.total_seconds(), 1),
+            memory_total_mb=worker.memory_total_mb,
+            memory_free_mb=worker.memory_free_mb,
+            models=worker.resident_models,
+            jobs=jobs.get(str(worker.pk), []),
         )
+        for worker in Worker.objects.with_silence()
+    ]
     return sorted(states, key=lambda state: (not state.alive, state.name))
+
+
+def queue_state() -> QueueState:
+    """Asks anew, by the database's clock."""
+    waits = Q(status=Status.QUEUED)
+    found = Generation.objects.filter(status__in=ACTIVE).aggregate(
+        queued=Count("pk", filter=waits),
+        oldest=Max(Now() - F("created_at"), filter=waits),
+        running=Count("pk", filter=Q(status=Status.RUNNING)),
+    )
+    oldest: timedelta | None = found["oldest"]
+    return QueueState(
+        queued=found["queued"],
+        oldest_queued_s=None if oldest is None else round(oldest.total_seconds(), 1),
+        running=found["running"],
+    )
 
 
 def service_overview() -> Overview:
     """Asks anew."""
-    now = database_now()
-    active = {
-        row["status"]: row
-        for row in Generation.objects.filter(status__in=ACTIVE)
-        .order_by()
-        .values("status")
-        .annotate(number=Count("pk"), since=Min("created_at"))
-    }
-    ended = Generation.objects.filter(finished_at__gt=now - FAILURES_WINDOW).order_by()
+    ended = Generation.objects.filter(finished_at__gt=Now() - FAILURES_WINDOW).order_by()
     failed = ended.filter(status=Status.FAILED).values("error_code").annotate(number=Count("pk"))
-    queued = active.get(Status.QUEUED)
     return Overview(
-        queued=queued["number"] if queued else 0,
-        oldest_queued_s=round((now - queued["since"]).total_seconds(), 1) if queued else None,
-        running=active[Status.RUNNING]["number"] if Status.RUNNING in active else 0,
+        **vars(queue_state()),
         succeeded_last_hour=ended.filter(status=Status.SUCCEEDED).count(),
         failed_last_hour={row["error_code"]: row["number"] for row in failed},
         workers=worker_states(),

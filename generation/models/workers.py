@@ -5,8 +5,8 @@ from datetime import timedelta
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Q, Value
-from django.db.models.functions import Now
+from django.db.models import F, Q, Value
+from django.db.models.functions import Greatest, Now
 from uuid_utils.compat import uuid7
 
 from generation.choices import CommandKind, CommandStatus, ErrorCode, Fit, WorkerStatus
@@ -27,6 +27,11 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
     def silent(self) -> "WorkerQuerySet":
         """Those that are gone."""
         return self.filter(heartbeat_at__lt=Now() - WORKER_ALIVE)
+
+    def with_silence(self) -> "WorkerQuerySet":
+        """Each with `silence`, the time since its last sign of life by the database's clock, which notes those."""
+        silence = Greatest(Now() - F("heartbeat_at"), Value(timedelta()))
+        return self.annotate(silence=silence)  # type: ignore[no-redef]  # the model declares its type
 
 
 class Worker(models.Model):
@@ -71,6 +76,7 @@ class Worker(models.Model):
     )
     started_at = models.DateTimeField(auto_now_add=True)
     heartbeat_at = models.DateTimeField(db_index=True)
+    silence: timedelta  # of `with_silence` alone
 
     objects = WorkerQuerySet.as_manager()
 
@@ -79,6 +85,11 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its heartbeat was fresh when it was read `with_silence`."""
+        return self.silence <= WORKER_ALIVE
 
     @property
     def too_large(self) -> list[str]:

@@ -191,6 +191,18 @@ def test_a_worker_is_drained(page: Client, worker: Worker) -> None:
     assert "silent" in html
 
 
+def test_workers_are_alive_by_the_databases_clock(
+    page: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the web process's own is a minute ahead."""
+    ahead = timezone.now() + timedelta(minutes=1)
+    monkeypatch.setattr(timezone, "now", lambda: ahead)
+    assert f'<span class="state {worker.status}">' in page.get("/admin/generation/worker/").content.decode()
+    numbers = dashboard_numbers("hour")
+    assert [one["state"] for one in numbers["workers"]] == [worker.status]
+    assert numbers["troubles"] == []
+
+
 def test_another_default_is_one_click(page: Client) -> None:
     address = "/admin/models_registry/checkpoint/"
     former, other = Checkpoint.objects.get(pk="builtin"), Checkpoint.objects.get(pk="sd-1-5")
