@@ -63,7 +63,7 @@ class StaffAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # serves several 
         return rows.none()
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, Any]:
-        """What a delete takes along, counted by the database: nothing of it is loaded.
+        """What a delete takes along at once, counted by the database: nothing of it is loaded.
 
         The names of some rows, numbers by kind, what the user may not delete, and what is in the way.
         """
@@ -71,23 +71,31 @@ class StaffAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # serves several 
         rows = self.model._base_manager.filter(pk__in=keys)  # noqa: SLF001 - Django's name for it
         total = rows.count()
         numbers = {str(self.opts.verbose_name_plural): total}
+        may = self.has_delete_permission(request) and not self.rows_that_stay(rows).exists()
+        denied = set() if may else {str(self.opts.verbose_name)}
         in_the_way = []
         for relation in self.opts.related_objects:
             if relation.on_delete not in (CASCADE, PROTECT):
                 continue
-            other = relation.related_model._base_manager  # noqa: SLF001
-            found = other.filter(**{f"{relation.field.name}__in": keys}).count()
-            name = str(relation.related_model._meta.verbose_name_plural)  # noqa: SLF001
+            other = relation.related_model
+            others = other._base_manager  # noqa: SLF001 - as above
+            found = others.filter(**{f"{relation.field.name}__in": keys}).count()
+            name = str(other._meta.verbose_name_plural)  # noqa: SLF001 - Django's name for it
             if found and relation.on_delete is PROTECT:
                 in_the_way.append(f"{found} {name}")
             elif found:
                 numbers[name] = numbers.get(name, 0) + found
+                if not self._may_take_along(request, other):
+                    denied.add(name)
         named = [str(one) for one in rows[:NAMED_ON_DELETE]]
         if total > NAMED_ON_DELETE:
             named.append(f"and {total - NAMED_ON_DELETE} more")
-        may = self.has_delete_permission(request) and not self.rows_that_stay(rows).exists()
-        denied = set() if may else {str(self.opts.verbose_name)}
         return named, numbers, denied, in_the_way
+
+    def _may_take_along(self, request: HttpRequest, model: type[Model]) -> bool:
+        """Whether the user may delete rows of another kind with ours, by their own pages' rules if they have some."""
+        site = self.admin_site
+        return not site.is_registered(model) or site.get_model_admin(model).has_delete_permission(request)
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         """Django's, with a delete that does not load the rows."""
@@ -114,7 +122,8 @@ class StaffAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # serves several 
             "opts": self.opts,
             "named": named,
             "numbers": numbers.items(),
-            "in_the_way": in_the_way or denied,
+            "in_the_way": in_the_way,
+            "denied": denied,
             "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
             "across": request.POST.get("select_across", "0"),
         }
@@ -133,8 +142,8 @@ class StaffAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # serves several 
         )
 
     def _only(self, row: Model) -> QuerySet[Any]:
-        rows: QuerySet[Any] = self.model._base_manager.filter(pk=row.pk)  # noqa: SLF001
-        return rows
+        rows: QuerySet[Any] = self.model._base_manager.all()  # noqa: SLF001 - Django's name for it
+        return rows.filter(pk=row.pk)
 
     def tell(self, request: HttpRequest, done: Iterable[Any], said: str) -> None:
         """Says what a verb did, and notes it for each row in the audit trail."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -159,6 +159,29 @@ def test_a_user_is_deleted_with_numbers(page: Client, drawn: Generation, owner: 
     assert page.post(address, {"post": "yes"}).status_code == 302
     assert not User.objects.filter(pk=owner.pk).exists()
     assert not Generation.objects.exists()
+
+
+def test_a_user_goes_only_with_what_one_may_delete(client: Client, drawn: Generation, owner: User) -> None:
+    """Whoever may delete users, and no generations, deletes none with their owner."""
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(codename__in=("view_user", "delete_user")))
+    client.force_login(clerk)
+    address = f"/admin/auth/user/{owner.pk}/delete/"
+    assert client.post(address, {"post": "yes"}).status_code == 403
+    body = {"action": "delete_selected", "_selected_action": [owner.pk]}
+    assert "You may not delete:" in client.post("/admin/auth/user/", body).content.decode()
+    assert client.post("/admin/auth/user/", body | {"post": "yes"}).status_code == 403
+    assert Generation.objects.filter(pk=drawn.pk, owner=owner).exists()
+
+
+def test_the_trail_outlasts_whoever_left_it(page: Client, make: GenerationMaker) -> None:
+    """Those who did something on these pages can be deactivated, and not be deleted."""
+    former = User.objects.create_superuser("former", password="x" * 12)
+    theirs = Client()
+    theirs.force_login(former)
+    act(theirs, JOBS, "cancel_selected", make())
+    assert page.post(f"/admin/auth/user/{former.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert LogEntry.objects.filter(user=former).count() == 1
 
 
 def test_a_model_in_use_cannot_be_deleted(page: Client, make: GenerationMaker) -> None:
