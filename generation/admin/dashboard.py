@@ -7,21 +7,20 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.db import connection
-from django.db.models import Count, Sum
+from django.db.models import Count, Q, Sum
 from django.http import HttpRequest, JsonResponse
 from django.urls import reverse
 from django.utils import timezone
 
-from generation.choices import CommandStatus, DeliveryStatus, Status
+from generation.choices import ACTIVE, CommandStatus, DeliveryStatus, ErrorCode, Status
 from generation.metrics.overview import queue_state
 from generation.models import GeneratedImage, Generation, WebhookDelivery, Worker, WorkerCommand
+from imagegen_project.common.disks import folder_existing, folders_kept
 from imagegen_project.common.staff import duration
 from loras.choices import LoraState
 from loras.models import Lora
@@ -80,7 +79,7 @@ def dashboard_numbers(window: str) -> dict[str, Any]:
     now = timezone.now()
     # Whole steps, so that a point of a plot does not change while it is looked at.
     since = now - length - timedelta(seconds=now.timestamp() % step.total_seconds())
-    workers = list(Worker.objects.with_silence())
+    workers, disks = list(Worker.objects.with_silence()), _disks()
     return {
         "at": now.isoformat(),
         "window": window,
@@ -88,9 +87,9 @@ def dashboard_numbers(window: str) -> dict[str, Any]:
         "series": _series(since, step, now),
         "failures": _failures(since),
         "workers": _workers(workers),
-        "deaths": _deaths(),
-        "disk": _disks(),
-        "troubles": list(_troubles(since, workers)),
+        "deaths": _deaths(since),
+        "disk": disks,
+        "troubles": list(_troubles(since, workers, disks)),
     }
 
 
@@ -145,12 +144,12 @@ def _series(since: datetime, step: timedelta, now: datetime) -> dict[str, list[A
     begin, width = round(since.timestamp()), round(step.total_seconds())
     series: dict[str, list[Any]] = {"at": [], "succeeded": [], "failed": [], "p50": [], "p95": []}
     for at in range(begin, round(now.timestamp()) + 1, width):
-        near = next((row for key, row in found.items() if at <= key < at + width), (0, 0, None, None))
+        succeeded, failed, p50, p95 = found.get(at, (0, 0, None, None))
         series["at"].append(at)
-        series["succeeded"].append(near[0])
-        series["failed"].append(near[1])
-        series["p50"].append(None if near[2] is None else round(near[2] / 1000, 3))
-        series["p95"].append(None if near[3] is None else round(near[3] / 1000, 3))
+        series["succeeded"].append(succeeded)
+        series["failed"].append(failed)
+        series["p50"].append(None if p50 is None else round(p50 / 1000, 3))
+        series["p95"].append(None if p95 is None else round(p95 / 1000, 3))
     return series
 
 
@@ -192,44 +191,44 @@ def _workers(workers: list[Worker]) -> list[dict[str, Any]]:
     ]
 
 
-def _deaths() -> list[dict[str, Any]]:
-    """The last workers that were lost with a job in hand."""
-    lost = [{"reason": "worker_lost"}]
-    rows = Generation.objects.filter(attempt_log__contains=lost).order_by("-id")[:DEATHS_SHOWN]
+def _deaths(since: datetime) -> list[dict[str, Any]]:
+    """The last workers that were lost with a job in hand which has ended since then, or goes on."""
+    lost = ErrorCode.WORKER_LOST.value
+    # Both have an index; the log itself has none.
+    recent = Q(finished_at__gte=since) | Q(status__in=ACTIVE)
+    rows = Generation.objects.filter(recent, attempt_log__contains=[{"reason": lost}]).order_by()
+    found = [
+        (str(entry.get("at")), entry.get("worker") or "unknown", key)
+        for key, log in rows.values_list("pk", "attempt_log")
+        for entry in log
+        if entry.get("reason") == lost
+    ]
     return [
         {
-            "worker": entry.get("worker") or "unknown",
-            "at": str(entry.get("at"))[:19].replace("T", " "),
-            "link": reverse("admin:generation_generation_change", args=[row.pk]),
+            "worker": worker,
+            "at": at[:19].replace("T", " "),
+            "link": reverse("admin:generation_generation_change", args=[key]),
         }
-        for row in rows
-        for entry in row.attempt_log
-        if entry.get("reason") == "worker_lost"
-    ][:DEATHS_SHOWN]
+        for at, worker, key in sorted(found, reverse=True)[:DEATHS_SHOWN]
+    ]
 
 
 def _disks() -> list[dict[str, Any]]:
     """Of this web process's host."""
-    places = {"models": settings.MODEL_CACHE_DIR, "LoRA": settings.LORA_CACHE_DIR}
-    if not settings.MEDIA_IS_SHARED:
-        places["pictures"] = settings.MEDIA_ROOT
-    found = []
-    for name, place in places.items():
-        path = Path(place)
-        while not path.is_dir() and path != path.parent:
-            path = path.parent
-        usage = shutil.disk_usage(path)
-        found.append(
-            {"name": name, "used_gb": round(usage.used / 1e9, 1), "total_gb": round(usage.total / 1e9, 1)}
-        )
-    return found
+    usages = {what: shutil.disk_usage(folder_existing(place)) for what, place in folders_kept().items()}
+    return [
+        {"name": what, "used_gb": round(usage.used / 1e9, 1), "total_gb": round(usage.total / 1e9, 1)}
+        for what, usage in usages.items()
+    ]
 
 
 def _trouble(what: str, remedy: str, link: str) -> dict[str, str]:
     return {"what": what, "remedy": remedy, "link": link}
 
 
-def _troubles(since: datetime, workers: list[Worker]) -> Iterator[dict[str, str]]:
+def _troubles(
+    since: datetime, workers: list[Worker], disks: list[dict[str, Any]]
+) -> Iterator[dict[str, str]]:
     """What is broken, and what to do."""
     if not any(worker.is_alive for worker in workers):
         yield _trouble(
@@ -263,7 +262,7 @@ def _troubles(since: datetime, workers: list[Worker]) -> Iterator[dict[str, str]
             "Each says why.",
             _list("generation_workercommand", status__exact=CommandStatus.FAILED),
         )
-    for disk in _disks():
+    for disk in disks:
         if disk["total_gb"] and 100 * disk["used_gb"] / disk["total_gb"] >= DISK_FULL_PERCENT:
             yield _trouble(
                 f"The disk of {disk['name']} is nearly full.",

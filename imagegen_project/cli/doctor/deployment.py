@@ -12,7 +12,9 @@ from django.conf import settings
 from django.core.checks import Tags, run_checks
 
 from imagegen_project import env
+from imagegen_project.auth.hub import WHOAMI_PATH
 from imagegen_project.cli.doctor.findings import Finding, fault, first_line, note, ok
+from imagegen_project.common.disks import folder_existing, folders_kept
 from imagegen_project.standalone.addresses import own_host
 from imagegen_project.standalone.service import StandaloneError, port_claim
 
@@ -39,24 +41,14 @@ def security() -> Iterator[Finding]:
 
 
 def _folders() -> dict[str, Path]:
-    kept = {"models": settings.MODEL_CACHE_DIR, "LoRA": settings.LORA_CACHE_DIR}
-    if not settings.MEDIA_IS_SHARED:
-        kept["pictures"] = Path(settings.MEDIA_ROOT)
-    if env.LOG_DIR:
-        kept["logs"] = Path(env.LOG_DIR)
-    return kept | {"temporary files": Path(tempfile.gettempdir())}
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+    logs = {"logs": Path(env.LOG_DIR)} if env.LOG_DIR else {}
+    return folders_kept() | logs | {"temporary files": Path(tempfile.gettempdir())}
 
 
 def folders() -> Iterator[Finding]:
     """Whether files can be made where they are kept; the probes have no name, and leave nothing."""
     for what, folder in _folders().items():
-        there = _existing(folder)
+        there = folder_existing(folder)
         try:
             if not os.access(there, os.W_OK | os.X_OK):
                 raise PermissionError(13, "Permission denied")
@@ -76,7 +68,7 @@ def disks() -> Iterator[Finding]:
     """Whether there is room."""
     seen = set()
     for what, folder in _folders().items():
-        there = _existing(folder)
+        there = folder_existing(folder)
         if (device := there.stat().st_dev) in seen:
             continue
         seen.add(device)
@@ -126,7 +118,7 @@ def hub() -> Iterator[Finding]:
     headers = {"Authorization": f"Bearer {settings.HF_TOKEN}"} if settings.HF_TOKEN else {}
     try:
         answer = httpx2.get(
-            f"{settings.HF_ENDPOINT}/api/whoami-v2", headers=headers, timeout=settings.HUB_TIMEOUT_S
+            f"{settings.HF_ENDPOINT}{WHOAMI_PATH}", headers=headers, timeout=settings.HUB_TIMEOUT_S
         )
     except (httpx2.HTTPError, OSError) as error:
         yield note(

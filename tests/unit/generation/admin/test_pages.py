@@ -317,6 +317,31 @@ def test_the_dashboards_numbers(make: GenerationMaker, drawn: Generation, worker
         assert answer.context["cl"].result_count == tiles[name]["value"], name
 
 
+def test_workers_that_were_lost_of_late(make: GenerationMaker, drawn: Generation) -> None:
+    """The last ones first; of jobs that ended long ago none."""
+    deaths = [
+        {
+            "attempt": number,
+            "worker": f"w{number}",
+            "reason": reason,
+            "at": f"2026-01-0{number}T00:00:00.000Z",
+        }
+        for number, reason in ((1, "worker_lost"), (2, "drained"), (3, "worker_lost"))
+    ]
+    Generation.objects.filter(pk=drawn.pk).update(attempt_log=deaths)
+    waits = make()
+    Generation.objects.filter(pk=waits.pk).update(
+        attempt_log=[deaths[0] | {"worker": "w9", "at": "2026-01-02"}]
+    )
+    found = dashboard_numbers("hour")["deaths"]
+    assert [one["worker"] for one in found] == ["w3", "w9", "w1"]
+    assert found[0]["at"] == "2026-01-03 00:00:00"
+    assert str(drawn.pk) in found[0]["link"]
+    Generation.objects.filter(pk=drawn.pk).update(finished_at=timezone.now() - timedelta(hours=2))
+    assert [one["worker"] for one in dashboard_numbers("hour")["deaths"]] == ["w9"]
+    assert len(dashboard_numbers("day")["deaths"]) == 3
+
+
 @pytest.mark.parametrize("window", WINDOWS)
 def test_what_is_broken_is_said_with_what_to_do(window: str, page: Client) -> None:
     Checkpoint.objects.filter(pk="sd-xl-base").update(
