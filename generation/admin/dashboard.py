@@ -112,7 +112,8 @@ def _tiles(since: datetime, workers: list[Worker]) -> Iterator[Tile]:
     yield Tile("queued", "waiting", active.queued, str(active.queued), _jobs(**queued))
     yield Tile(
         *("oldest", "longest wait", waited, duration(waited) if active.queued else "none"),
-        _jobs(**queued, o="8"),
+        # By id, which is by age: the first column, or the second one where rows can be chosen.
+        _jobs(**queued, o="0.1"),
         bad=waited > LONG_WAIT.total_seconds(),
     )
     yield Tile("running", "running", active.running, str(active.running), _jobs(status__exact=Status.RUNNING))

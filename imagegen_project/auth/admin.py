@@ -84,7 +84,7 @@ class AuditAdmin(ReadOnlyAdmin):
 
     list_display = ("action_time", "user", "what", "about", "kind", "origin")
     list_display_links = ("action_time",)
-    list_filter = ("action_flag", "action_time", "user")
+    list_filter = ("action_flag", "action_time", ("user", admin.RelatedOnlyFieldListFilter))
     list_select_related = ("user", "content_type", "origin")
     search_fields = ("user__username", "object_repr", "object_id", "change_message", "origin__address")
     search_help_text = "A username, a name or id, words of what was done, or an address"

@@ -283,6 +283,19 @@ def test_the_audit_trail_says_who_what_when_and_from_where(page: Client, make: G
     assert page.post(f"{trail}{entry.pk}/change/", {}).status_code == 403
 
 
+def test_the_trail_is_narrowed_to_those_who_did_something(
+    page: Client, make: GenerationMaker, owner: User
+) -> None:
+    """Not to one of all users, of whom there may be thousands."""
+    other, second = User.objects.create_superuser("other", password="x" * 12), Client()
+    second.force_login(other)
+    for browser in (page, second):
+        act(browser, JOBS, "cancel_selected", make())
+    html = page.get("/admin/admin/logentry/").content.decode()
+    assert f"user__id__exact={other.pk}" in html
+    assert f"user__id__exact={owner.pk}" not in html
+
+
 def test_the_dashboards_numbers(make: GenerationMaker, drawn: Generation, worker: Worker) -> None:
     """They are those of the rows, and each leads to the list with as many."""
     multiply(drawn, 9)
@@ -340,6 +353,21 @@ def test_workers_that_were_lost_of_late(make: GenerationMaker, drawn: Generation
     Generation.objects.filter(pk=drawn.pk).update(finished_at=timezone.now() - timedelta(hours=2))
     assert [one["worker"] for one in dashboard_numbers("hour")["deaths"]] == ["w9"]
     assert len(dashboard_numbers("day")["deaths"]) == 3
+
+
+@pytest.mark.parametrize("rights", [("view",), ("view", "delete")])
+def test_the_longest_wait_leads_to_who_waits(
+    client: Client, make: GenerationMaker, rights: tuple[str, ...]
+) -> None:
+    """On top of the list, also for those who may only look."""
+    waiting = [make() for _ in range(3)]
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    names = [f"{right}_generation" for right in rights]
+    clerk.user_permissions.set(Permission.objects.filter(codename__in=names))
+    client.force_login(clerk)
+    [oldest] = [tile for tile in dashboard_numbers("hour")["tiles"] if tile["name"] == "oldest"]
+    shown = client.get(oldest["link"]).context["cl"].result_list
+    assert [one.pk for one in shown] == [one.pk for one in waiting]
 
 
 @pytest.mark.parametrize("window", WINDOWS)
