@@ -13,10 +13,10 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.generic import TemplateView
 
+from imagegen_project.common.http import wants_page
 from imagegen_project.common.ids import UUID_REGEX
 
 STATIC = Path(__file__).resolve().parent / "static"
-HTML = "text/html"
 
 
 def modules() -> list[str]:
@@ -52,8 +52,8 @@ class CreateView(ProgramView):
     heading = _("Create")
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """The page for a browser, which always names HTML."""
-        if HTML not in request.headers.get("Accept", ""):
+        """The page for a browser."""
+        if not wants_page(request):
             return HttpResponseRedirect("/api/docs/")
         return super().dispatch(request, *args, **kwargs)
 

@@ -101,12 +101,12 @@ class TooManyTokensError(DomainError):
         super().__init__("Revoke one that is not used any more.")
 
 
-def challenges() -> str:
-    """The same where HTTP Basic with a token is taken too."""
-    return f'Basic realm="imagegen", {challenge(presented=False)}'
-
-
 def challenge(*, presented: bool) -> str:
     """The `WWW-Authenticate` value (RFC 6750, section 3): no error where no credential was presented."""
     realm = 'Bearer realm="imagegen"'
     return f'{realm}, error="invalid_token"' if presented else realm
+
+
+def challenges() -> str:
+    """The same where HTTP Basic with a token is taken too."""
+    return f'Basic realm="imagegen", {challenge(presented=False)}'

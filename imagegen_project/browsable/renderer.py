@@ -61,13 +61,8 @@ class PageRenderer(BrowsableAPIRenderer):
         answer = json.loads(JSONRenderer().render(data) or "null")
         status = HTTPStatus(response.status_code)
         route = request.resolver_match.url_name if request.resolver_match else ""
-        known = {200, 201, 202, 204}
-        forms = [
-            form
-            for method in _WRITING
-            if (form := self._body_form(view, method, request, answer, failed=status not in known))
-            is not None
-        ]
+        failed = status >= HTTPStatus.BAD_REQUEST
+        made = (self._body_form(view, method, request, answer, failed=failed) for method in _WRITING)
         path = path_template(request)
         # The page of a route that only takes something has the name of that.
         shown = OPERATIONS.get(f"{request.method} {path}") or OPERATIONS.get(f"POST {path}")
@@ -81,7 +76,7 @@ class PageRenderer(BrowsableAPIRenderer):
                 (_crumb(name, address), address) for name, address in self.get_breadcrumbs(request)[:-1]
             ],
             "status": status,
-            "failed": status >= HTTPStatus.BAD_REQUEST,
+            "failed": failed,
             # A route that was opened to see its form has not answered anything.
             "has_answer": data is not None or request.method != "GET",
             "signed_out": status == HTTPStatus.UNAUTHORIZED,
@@ -94,9 +89,10 @@ class PageRenderer(BrowsableAPIRenderer):
             "previous": answer.get("previous") if isinstance(answer, Mapping) else None,
             "next": answer.get("next") if isinstance(answer, Mapping) else None,
             "filters": self._filter_form(view, request),
-            "forms": forms,
-            "can_delete": status < HTTPStatus.BAD_REQUEST
-            and bool(self.show_form_for_method(view, "DELETE", request, None)),
+            "forms": [form for form in made if form is not None],
+            "can_delete": not failed
+            and request.method != "DELETE"
+            and self.show_form_for_method(view, "DELETE", request, None),
         }
 
     def _filter_form(self, view: Any, request: Request) -> Any:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from django.urls import Resolver404, resolve
 from django.utils.html import format_html, format_html_join
-from django.utils.safestring import SafeString, mark_safe
+from django.utils.safestring import SafeString
 
 LONGEST_TEXT: Final = 2_000
 _KEPT: Final = 60
@@ -141,8 +141,3 @@ def _only_posts(path: str) -> bool:
     actions = getattr(view, "actions", None)
     methods = actions or vars(getattr(view, "cls", object))
     return "post" in methods and "get" not in methods
-
-
-def safe_text(text: str) -> SafeString:
-    """HTML that was made here."""
-    return mark_safe(text)  # noqa: S308 - from this package only

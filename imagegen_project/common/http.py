@@ -78,6 +78,11 @@ def file_response(
     return HttpResponse(data[begin:end], status=status, content_type=content_type, headers=told)
 
 
+def wants_page(request: HttpRequest) -> bool:
+    """Whether a browser asks for a page: it always names HTML."""
+    return "text/html" in request.headers.get("Accept", "")
+
+
 def is_foreign(request: HttpRequest | Request) -> bool:
     """Whether a browser says that another site's page sent the request: by its Origin, or by Sec-Fetch-Site."""
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")

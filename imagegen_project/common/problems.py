@@ -18,11 +18,11 @@ from rest_framework.views import set_rollback
 
 from imagegen_project.common.context import request_id
 from imagegen_project.common.errors import DomainError
+from imagegen_project.common.http import wants_page
 
 logger = logging.getLogger(__name__)
 
 PROBLEM_CONTENT_TYPE = "application/problem+json"
-HTML = "text/html"
 UNEXPECTED = "An unexpected error; the log has it under this request_id."
 
 
@@ -187,8 +187,8 @@ def problem_response(http_status: int, code: str, detail: str) -> JsonResponse:
 
 
 def _answer(request: HttpRequest, http_status: int, code: str, detail: str) -> HttpResponse:
-    """A problem for whoever asked: a page for a browser, which always names HTML."""
-    if HTML not in request.headers.get("Accept", ""):
+    """A problem for whoever asked: a page for a browser."""
+    if not wants_page(request):
         return problem_response(http_status, code, detail)
     # Without the request's own context, which would ask the database who is there.
     page = render_to_string("imagegen/problem.html", {"problem": _plain(http_status, code, detail)})

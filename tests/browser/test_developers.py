@@ -156,3 +156,18 @@ def test_a_picture_of_ours_that_is_dropped_gives_its_settings(
         page.wait_for_selector(".start img")
         assert violations(page) == []
     assert visits.complaints == []
+
+
+def test_a_form_of_the_api_says_that_no_page_answered(visits: Visits) -> None:
+    """And stays as it is, with what was written into it."""
+    with visits.opened("/api/v1/generations/delete") as page:
+        page.click(".raw summary")
+        page.fill(".raw textarea", '{"ids": []}')
+        page.context.set_offline(True)
+        page.click(".raw button")
+        page.wait_for_selector(".raw [role=alert]")
+        assert page.input_value(".raw textarea") == '{"ids": []}'
+        page.context.set_offline(False)
+        page.click(".raw button")
+        page.wait_for_selector(".answered.bad")
+    assert visits.complaints == []

@@ -13,14 +13,26 @@ function requestOf(form) {
   return { method, headers, body: method === "DELETE" ? undefined : fields };
 }
 
-/** @param {HTMLFormElement} form */
+/** Sends the form; throws what to say where no page answers. @param {HTMLFormElement} form */
 async function send(form) {
-  form.setAttribute("aria-busy", "true");
   const answer = await fetch(form.action || location.href, requestOf(form));
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const kind = answer.headers.get("Content-Type") ?? "";
+  const text = await answer.text();
+  // What is refused before the API sees it, such as a body that is too large, is no page.
+  if (!kind.startsWith("text/html")) throw new Error(kind.includes("json") ? JSON.parse(text).detail : text);
+  const page = new DOMParser().parseFromString(text, "text/html");
   document.title = page.title;
   document.body.replaceChildren(...page.body.children);
   document.querySelector("h1")?.scrollIntoView();
+}
+
+/** Says in the form why nothing came of it. @param {HTMLFormElement} form @param {string} words */
+function complain(form, words) {
+  form.removeAttribute("aria-busy");
+  const note = form.querySelector("[role=alert]") ?? form.appendChild(document.createElement("p"));
+  note.className = "note bad";
+  note.setAttribute("role", "alert");
+  note.textContent = words;
 }
 
 document.addEventListener("submit", (event) => {
@@ -28,5 +40,6 @@ document.addEventListener("submit", (event) => {
   if (!form.dataset.method) return;
   event.preventDefault();
   if (form.dataset.confirm && !window.confirm(form.dataset.confirm)) return;
-  void send(form);
+  form.setAttribute("aria-busy", "true");
+  send(form).catch((error) => complain(form, error.message));
 });

@@ -132,7 +132,10 @@ function show(numbers) {
 
 async function renew() {
   const answer = await fetch(`${root.dataset.source}?window=${period}`, { headers: { Accept: "application/json" } });
-  if (answer.ok) show(await answer.json());
+  if (!answer.ok) return;
+  const numbers = await answer.json();
+  // Meanwhile another period may have been chosen.
+  if (numbers.window === period) show(numbers);
 }
 
 const again = () => void renew().catch(() => undefined);

@@ -186,6 +186,13 @@ def test_base64_is_cut_and_the_picture_shown(visitor: Client, drawn: Generation)
     assert "4,000 characters" in json_html({"b64_json": "A" * 4_000})
 
 
+def test_what_was_deleted_is_not_offered_to_be_deleted(visitor: Client, make: GenerationMaker) -> None:
+    answer = visitor.delete(f"/api/v1/generations/{make().id}", headers=HTML)
+    html = answer.content.decode()
+    assert (answer.status_code, "<strong>204</strong>" in html) == (200, True)
+    assert 'data-method="DELETE"' not in html
+
+
 def test_what_was_made_can_be_opened(visitor: Client) -> None:
     answer = visitor.post(
         "/api/v1/generations", {"prompt": "a", "width": "256", "height": "256"}, headers=HTML
