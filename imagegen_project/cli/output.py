@@ -41,8 +41,8 @@ def age(seconds: float | None) -> str:
 
 def size(number: float) -> str:
     """Bytes in the unit that people read."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            return f"{number:.0f} {unit}" if unit in ("B", "kB") else f"{number:.1f} {unit}"
+    for unit, decimals in (("B", 0), ("kB", 0), ("MB", 1)):
+        if number < 1000:
+            return f"{number:.{decimals}f} {unit}"
         number /= 1000
-    return ""
+    return f"{number:.1f} GB"

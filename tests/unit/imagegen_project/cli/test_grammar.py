@@ -1,6 +1,7 @@
 """What can be typed, what help says of it, and that neither waits for Django."""
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from django.core.management import get_commands
 from imagegen_project.cli.exits import MEANINGS, Exit
 from imagegen_project.cli.main import main
 from imagegen_project.cli.parser import EXAMPLES, SERVICE_COMMANDS, parser_make
+from imagegen_project.telemetry.logs import process_name
 
 
 @pytest.mark.parametrize("example", [example for examples in EXAMPLES.values() for example in examples])
@@ -30,6 +32,14 @@ def test_help_names_every_command_and_exit_status(capsys: pytest.CaptureFixture[
     assert {int(number) for number in re.findall(r"^ +(\d+)  ", said, flags=re.MULTILINE)} == set(Exit)
     assert set(MEANINGS) == set(Exit)
     assert "sqlsequencereset" not in said
+
+
+def test_a_command_is_not_taken_for_the_web_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where it is called as a module, as `make install` has it."""
+    monkeypatch.setattr(sys, "argv", ["/srv/imagegen_project/__main__.py", "status", "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_module("imagegen_project", run_name="__main__")
+    assert process_name() == "status"
 
 
 def test_service_commands_are_djangos() -> None:
