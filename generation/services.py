@@ -211,7 +211,7 @@ def generations_delete(*, owner: User, ids: Collection[UUID]) -> list[UUID]:
 
 
 def owner_delete(*, owner: User) -> None:
-    """Removes a user with all that is his, generations some at a time: each batch is a transaction of its own."""
+    """Removes a user with all that is theirs, generations some at a time: each batch is a transaction of its own."""
     while ids := list(Generation.objects.filter(owner=owner).values_list("pk", flat=True)[:DELETED_AT_ONCE]):
         generations_delete(owner=owner, ids=ids)
     owner.delete()

@@ -9,15 +9,14 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
-from generation.choices import Status
+from generation.choices import ACTIVE, Status
 from generation.models import GeneratedImage, Generation
-from generation.services import generation_cancel, generation_delete, generation_retry
+from generation.services import DELETED_AT_ONCE, generation_cancel, generation_delete, generation_retry
 from imagegen_project.common.errors import DomainError
 from imagegen_project.common.staff import ReadOnlyAdmin, age, bar, clipped, duration
 
 # Widths for which thumbnails are kept.
 SMALL, MIDDLE = 128, 256
-BATCH = 200
 
 
 def thumbnail(image: GeneratedImage, pixels: int) -> SafeString:
@@ -209,11 +208,11 @@ class GenerationAdmin(ReadOnlyAdmin):
     def cancel_selected(self, request: HttpRequest, queryset: QuerySet[Generation]) -> None:
         """Cancels those that have not ended."""
         canceled = []
-        for generation in queryset:
+        for generation in queryset.filter(status__in=ACTIVE):
             try:
                 generation_cancel(generation=generation)
             except DomainError:
-                continue  # it has ended
+                continue  # it has just ended
             canceled.append(generation)
         self.tell(request, canceled, "Canceled")
 
@@ -234,7 +233,7 @@ class GenerationAdmin(ReadOnlyAdmin):
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Generation]) -> None:
         """Deletes with the files, some at a time."""
-        while rows := list(queryset[:BATCH]):
+        while rows := list(queryset[:DELETED_AT_ONCE]):
             for generation in rows:
                 generation_delete(generation=generation)
 

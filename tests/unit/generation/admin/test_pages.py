@@ -119,7 +119,9 @@ def test_jobs_are_canceled_and_retried(page: Client, make: GenerationMaker) -> N
     assert "Made anew" in act(page, JOBS, "retry_selected", queued)
     again = Generation.objects.get(retry_of=queued)
     assert (again.owner, again.status) == (queued.owner, Status.QUEUED)
-    assert "Made anew: none" in act(page, JOBS, "retry_selected", again)
+    refused = act(page, JOBS, "retry_selected", again)
+    assert "Made anew: none" in refused
+    assert "Only a generation that has ended can be retried" in refused
     strange = page.post(
         JOBS,
         {
@@ -129,6 +131,19 @@ def test_jobs_are_canceled_and_retried(page: Client, make: GenerationMaker) -> N
         },
     )
     assert "elsewhere" not in strange["Location"]
+
+
+def test_cancel_reads_only_what_has_not_ended(page: Client, make: GenerationMaker, drawn: Generation) -> None:
+    """Of all that there are, however many."""
+    multiply(drawn, 300)
+    queued = make()
+    body = {"action": "cancel_selected", "_selected_action": str(queued.pk), "select_across": "1"}
+    with CaptureQueriesContext(connection) as captured:
+        assert page.post(JOBS, body | {"index": "0"}).status_code == 302
+    queued.refresh_from_db()
+    assert queued.status == Status.CANCELED
+    read = [one["sql"] for one in captured if 'FROM "generation_generatedimage"' in one["sql"]]
+    assert all(str(drawn.pk) not in sql for sql in read)
 
 
 def test_many_are_deleted_without_being_loaded(page: Client, drawn: Generation) -> None:
