@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from django import forms
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -103,6 +104,8 @@ class CheckpointAdmin(StaffAdmin):
         """First the address; then what stands there, to be looked at and saved."""
         if request.method == "POST":
             return super().add_view(request, *args, **options)
+        if not self.has_add_permission(request):
+            raise PermissionDenied  # before the Hub is asked, by the service's own token
         form = HubAddressForm(request.GET if "address" in request.GET else None)
         if form.is_valid():
             try:

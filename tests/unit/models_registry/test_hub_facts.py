@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from models_registry.hub_facts import ADDRESS
@@ -38,6 +39,17 @@ def test_what_cannot_be_read_is_said_in_the_form(hub_double: HubDouble, admin_cl
     assert 'value="org/nothing"' in html
     assert "org/nothing" in html.partition("errorlist")[2].partition("</ul>")[0]
     assert "no address of the Hub" in admin_client.get(PAGE, {"address": "nothing"}).content.decode()
+
+
+@pytest.mark.django_db
+def test_only_who_may_add_models_may_ask(hub_double: HubDouble, client: Client, tmp_path: Path) -> None:
+    """It is asked by the service's own token, which may open what others may not see."""
+    repository = HubRepository(hub_double, "org/private", write_repository(tmp_path / "repository"))
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(codename="view_checkpoint"))
+    client.force_login(clerk)
+    for query in ({}, {"address": repository.name}):
+        assert client.get(PAGE, query).status_code == 403
 
 
 def test_facts_are_read_then_saved(hub_double: HubDouble, admin_client: Client, tmp_path: Path) -> None:
