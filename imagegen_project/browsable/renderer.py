@@ -99,9 +99,7 @@ class PageRenderer(BrowsableAPIRenderer):
         """The list's filters with what was asked for; None elsewhere."""
         if getattr(view, "action", "") != "list" or not getattr(view, "filterset_class", None):
             return None
-        filters = view.filterset_class(
-            request.query_params if request.query_params else None, queryset=view.queryset, request=request
-        )
+        filters = view.filterset_class(request.query_params or None, queryset=view.queryset, request=request)
         return filters.form
 
     def _body_form(
@@ -120,10 +118,9 @@ class PageRenderer(BrowsableAPIRenderer):
             return BodyForm(method, summary, [], [], [])
         errors = errors_by_field(answer) if sent is not None else {}
         serializer = serializer_class(context={"owner": request.user, "request": request, "view": view})
-        found = form_fields(serializer, sent=sent, errors=errors)
         if sent is None and method == "PATCH" and isinstance(answer, Mapping):
-            now = {name: answer[name] for name in serializer.fields if name in answer}
-            found = form_fields(serializer, sent=now, errors={})
+            sent = {name: answer[name] for name in serializer.fields if name in answer}  # as it stands now
+        found = form_fields(serializer, sent=sent, errors=errors)
         names = {field.name for field in found}
         required = sum(field.required for field in found)
         example = operation.example if operation and not _only_forms(view) else None

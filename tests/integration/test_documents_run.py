@@ -18,7 +18,7 @@ RUN = [block for block in blocks() if not block.need]
 
 
 def test_every_block_is_run_or_says_what_it_needs() -> None:
-    """And docs/documents.md lists those that are not run here."""
+    """And CONTRIBUTING.md lists what those need that are not run here."""
     assert {block.need for block in blocks()} <= {"", *NEEDS}
     listed = (REPOSITORY / "CONTRIBUTING.md").read_text()
     assert all(f"`{need}`" in listed for need in NEEDS)
