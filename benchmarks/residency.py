@@ -20,9 +20,10 @@ from imagegen_project import env
 
 env.configure_torch_process()
 
-from generation.engine import Batch, Engine, ModelRef
+from generation.engine import Engine, ModelRef
 from generation.engine.memory import MIB
 from generation.engine.sizes import weights_look
+from tests.support.batches import quick
 from tests.support.two_parts import checkpoint_make
 
 WAYS = {
@@ -36,8 +37,7 @@ def measure(folder: Path, way: str) -> tuple[int, int, int]:
     """Loads and draws once; the process's peak and the parts' bytes, in MiB."""
     engine = Engine(threads=1)
     model = ModelRef("two", "two/parts", "", folder, dtype="float32")
-    looked = weights_look(model, engine.device)
-    sizes = {name: count * looked.item_bytes for name, count in looked.numbers.items()}
+    sizes = weights_look(model, engine.device).sizes()
     whole, plan = sum(sizes.values()), engine.plan(model)
     if way != "host" and plan is not None:
         largest = max(sizes["text_encoder"], sizes["unet"]) + sizes["vae"]
@@ -50,18 +50,7 @@ def measure(folder: Path, way: str) -> tuple[int, int, int]:
             working_bytes=0,
         )
         engine.cache.plan = lambda model: forced  # type: ignore[method-assign]  # what a planner would say elsewhere
-    engine.run(
-        Batch(
-            model=model,
-            prompt="a red circle",
-            negative_prompt="",
-            width=64,
-            height=64,
-            num_inference_steps=2,
-            guidance_scale=1.0,
-            seed=1,
-        )
-    )
+    engine.run(quick(model, guidance_scale=1.0))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return peak // MIB, sizes["text_encoder"] // MIB, sizes["unet"] // MIB
 

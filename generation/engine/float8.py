@@ -7,7 +7,6 @@ import torch
 from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
 
 FLOAT8: Final = torch.float8_e4m3fn
-FLOAT8_PART: Final = "transformer"
 # Smaller tensors are stored so only once their layers are known, since names alone do not tell a layer from a table.
 _LARGE: Final = 1 << 20
 

@@ -26,7 +26,8 @@ from transformers.utils import logging as transformers_logging
 
 from generation.engine.cpu import channels_last, has_amx
 from generation.engine.errors import EngineModelBroken, EngineModelUnavailable
-from generation.engine.float8 import FLOAT8, FLOAT8_PART, float8_store, storable
+from generation.engine.float8 import FLOAT8, float8_store, storable
+from generation.engine.planner import FLOAT8_PART
 from generation.engine.processors import PictureProcessor
 from generation.engine.specs import ModelRef
 

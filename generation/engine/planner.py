@@ -13,6 +13,8 @@ FITS, WITH_OFFLOAD, IN_FLOAT8, TOO_LARGE = "fits", "fits_with_offload", "fits_in
 
 DENOISERS: Final = ("unet", "transformer")
 ENCODERS: Final = ("text_encoder", "text_encoder_2", "text_encoder_3")
+# The denoiser whose weights can be stored in eight bits.
+FLOAT8_PART: Final = "transformer"
 # What a driver, its kernels and their workspaces take of a GPU.
 CONTEXT_BYTES: Final = 600 << 20
 # What a process takes of the host beside weights.
@@ -30,6 +32,11 @@ class Weights:
 
     numbers: Mapping[str, int]
     item_bytes: int
+
+    def sizes(self, *, float8: bool = False) -> dict[str, int]:
+        """The bytes of each part, with the denoiser's weights in eight bits or not."""
+        sizes = {name: count * self.item_bytes for name, count in self.numbers.items()}
+        return sizes | {FLOAT8_PART: self.numbers[FLOAT8_PART]} if float8 else sizes
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ def plan_make(weights: Weights, memory: Memory, *, dtype: str = "auto") -> Plan:
     """
     plan: Plan | None = None
     for float8 in {"float8": (True,), "auto": (False, True)}.get(dtype, (False,)):
-        if float8 and "transformer" not in weights.numbers:
+        if float8 and FLOAT8_PART not in weights.numbers:
             continue
         plan = _plan(weights, memory, float8=float8)
         if plan.verdict != TOO_LARGE:
@@ -87,9 +94,7 @@ def plan_make(weights: Weights, memory: Memory, *, dtype: str = "auto") -> Plan:
 
 
 def _plan(weights: Weights, memory: Memory, *, float8: bool) -> Plan:
-    sizes = {name: count * weights.item_bytes for name, count in weights.numbers.items()}
-    if float8:
-        sizes["transformer"] = weights.numbers["transformer"]
+    sizes = weights.sizes(float8=float8)
     whole = sum(sizes.values())
     denoiser = sum(sizes.get(name, 0) for name in DENOISERS)
     encoders = sum(sizes.get(name, 0) for name in ENCODERS)

@@ -18,15 +18,15 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from generation.engine.capacity import Capacity
 from generation.engine.joining import Call, calls_fit, calls_join, output_part
 from generation.engine.memory import allocations_told
+from generation.engine.planner import DENOISERS
 
 # Denoisers whose calls are put side by side; others run one row after the other.
 SHARED: Final = ("UNet2DConditionModel", "SD3Transformer2DModel", "FluxTransformer2DModel")
-_DENOISERS: Final = ("unet", "transformer")
 
 
 def denoiser_name(pipeline: Any) -> str:
     """Under which name a pipeline holds a denoiser that rows can share; "" where it has none."""
-    for name in _DENOISERS:
+    for name in DENOISERS:
         if type(getattr(pipeline, name, None)).__name__ in SHARED:
             return name
     return ""

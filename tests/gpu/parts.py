@@ -20,17 +20,17 @@ from PIL import Image
 
 from generation.engine import Batch, Drawn, Engine, EngineStopped, Listeners, ModelRef
 from generation.engine.loader import device_of_choice
-from generation.engine.memory import MIB, Memory
-from generation.engine.planner import CONTEXT_BYTES, IN_FLOAT8, WITH_OFFLOAD
-from generation.engine.sizes import weights_look
+from generation.engine.memory import MIB
+from generation.engine.planner import IN_FLOAT8, WITH_OFFLOAD
 from models_registry import builtin
+from tests.support.batches import memory_tight, quick
 from tests.support.tiny_checkpoints import TINY_FAMILIES, make_tiny_checkpoint
 from tests.support.tiny_transformers import BUILDERS
+from tests.support.two_parts import checkpoint_make
 
 FAMILIES = (*TINY_FAMILIES, *BUILDERS)
 # Editing models bring every picture to a million pixels, which a CPU does not do in passing.
 DRAWING = tuple(name for name in FAMILIES if "edit" not in name and "kontext" not in name)
-SIDE = 64
 # Mean difference to single precision on the CPU, of 255: random weights round to other pictures, and not to noise.
 TOLERANCE = 24.0
 
@@ -73,21 +73,6 @@ class Bench:
             made.close()
 
 
-def request(model: ModelRef, **changes: Any) -> Batch:
-    """A quick one."""
-    base = Batch(
-        model=model,
-        prompt="a large red circle",
-        negative_prompt="",
-        width=SIDE,
-        height=SIDE,
-        num_inference_steps=2,
-        guidance_scale=4.0,
-        seed=7,
-    )
-    return dataclasses.replace(base, **changes)
-
-
 def drawn(engine: Engine, batch: Batch, listeners: Listeners | None = None) -> Drawn:
     """A batch's pictures, before they are files."""
     with engine.drawing(batch) as sheet:
@@ -107,44 +92,30 @@ def family(bench: Bench, name: str) -> str:
     """It draws in the number format that it is made for, and nearly what single precision on the CPU draws."""
     half = "float16" if bench.has_card and name in ("sd1", "sd2", "sdxl") else "bfloat16"
     with bench.engine(on_cpu=True) as engine:
-        expected = _numbers(drawn(engine, request(bench.model(name, dtype="float32"))))
+        expected = _numbers(drawn(engine, quick(bench.model(name, dtype="float32"))))
     with bench.engine() as engine:
-        seen = _numbers(drawn(engine, request(bench.model(name, dtype=half))))
+        seen = _numbers(drawn(engine, quick(bench.model(name, dtype=half))))
     difference = float(np.abs(seen - expected).mean())
     assert difference < TOLERANCE, f"{half} is {difference:.1f} of 255 off"
     return f"{half}, {difference:.2f} of 255 off"
 
 
-def _tight(engine: Engine, model: ModelRef) -> Memory:
-    """Memory that has not quite the room for all of a model."""
-    looked = weights_look(model, engine.device)
-    sizes = {name: count * looked.item_bytes for name, count in looked.numbers.items()}
-    denoiser = "unet" if "unet" in sizes else "transformer"
-    if model.dtype == "float8":
-        sizes[denoiser] = looked.numbers[denoiser]
-    encoders = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
-    room = sum(sizes.values()) + sizes[denoiser] // 2 - min(sizes[denoiser], encoders) // 2
-    return Memory(CONTEXT_BYTES + room, 1 << 40)
-
-
 def in_turns(bench: Bench) -> str:
     """Under a cap that has no room for all parts at once, it draws the same as without."""
-    from tests.support.two_parts import checkpoint_make
-
     folder = bench.folder / "two-parts"
     if not folder.exists():
         checkpoint_make(folder, part_mb=bench.part_mb)
     model = ModelRef("two", "two/parts", "", folder, dtype="float32")
     with bench.engine() as engine:
-        whole = drawn(engine, request(model, guidance_scale=1.0))
+        whole = drawn(engine, quick(model, guidance_scale=1.0))
     with bench.engine() as engine, _capped(bench, 0) as cap:
-        tight = _tight(engine, model)
+        tight = memory_tight(model, engine.device)
         engine.cache.memory = lambda: tight
         cap(tight.device)
         plan = engine.plan(model)
         assert plan is not None
         assert plan.verdict == WITH_OFFLOAD, plan.reason
-        turns = drawn(engine, request(model, guidance_scale=1.0))
+        turns = drawn(engine, quick(model, guidance_scale=1.0))
     assert np.array_equal(_numbers(turns), _numbers(whole))
     return f"peak {turns.memory_peak_mb} MiB in turns, {whole.memory_peak_mb} MiB whole; the same pixels"
 
@@ -174,7 +145,7 @@ def float8(bench: Bench) -> str:
         plan = engine.plan(model)
         assert plan is not None
         assert plan.verdict == IN_FLOAT8, plan.reason
-        drawn(engine, request(model))
+        drawn(engine, quick(model))
         (entry,) = engine.cache._entries.values()
         stored = {parameter.dtype for parameter in entry.pipeline.transformer.parameters()}
     assert torch.float8_e4m3fn in stored
@@ -187,8 +158,8 @@ def second_chance(bench: Bench) -> str:
     listeners = Listeners(on_step=lambda step, of: steps.append(step))
     with bench.engine() as engine:
         model = bench.model("builtin", dtype="float32")
-        large = request(model, width=640, height=640, num_images=8 if bench.has_card else 1)
-        before = drawn(engine, large if bench.has_card else request(model, width=256, height=256))
+        large = quick(model, width=640, height=640, num_images=8 if bench.has_card else 1)
+        before = drawn(engine, large if bench.has_card else quick(model, width=256, height=256))
         if not bench.has_card:
             (entry,) = engine.cache._entries.values()
             real, tries = entry.pipeline.vae.decode, []
@@ -200,7 +171,7 @@ def second_chance(bench: Bench) -> str:
                 return real(*arguments, **keywords)
 
             entry.pipeline.vae.decode = decode
-            again = drawn(engine, request(model, width=256, height=256), listeners)
+            again = drawn(engine, quick(model, width=256, height=256), listeners)
         else:
             held = int(torch.cuda.memory_allocated(bench.device))
             torch.cuda.empty_cache()
@@ -218,11 +189,11 @@ def swaps(bench: Bench) -> str:
         models = [bench.model(name, dtype="float32") for name in ("sd1", "sdxl")]
         seconds: list[float] = []
         engine.cache.on_resident = lambda model_id, source, took: seconds.append(took)
-        first = [drawn(engine, request(model)) for model in models]
+        first = [drawn(engine, quick(model)) for model in models]
         engine.leaks()
         for _ in range(3):
             for model, before in zip(models, first, strict=True):
-                assert np.array_equal(_numbers(drawn(engine, request(model))), _numbers(before))
+                assert np.array_equal(_numbers(drawn(engine, quick(model))), _numbers(before))
         report = engine.leaks()
         assert not report.alarming, report
     return f"{len(seconds)} swaps, the last in {seconds[-1] * 1000:.0f} ms; {report.leaked_mb} MiB leaked"
@@ -238,7 +209,7 @@ def cancel(bench: Bench) -> str:
     with bench.engine() as engine:
         model = bench.model("builtin", dtype="float32")
         try:
-            drawn(engine, request(model, width=256, height=256, num_inference_steps=30), listeners)
+            drawn(engine, quick(model, width=256, height=256, num_inference_steps=30), listeners)
         except EngineStopped:
             pass
         else:
@@ -251,10 +222,11 @@ _LOSE = """
 from pathlib import Path
 import torch
 from generation.engine import EngineDeviceLost
-from tests.gpu.parts import Bench, drawn, request
+from tests.gpu.parts import Bench, drawn
+from tests.support.batches import quick
 bench = Bench(Path("."))
 with bench.engine() as engine:
-    batch = request(bench.model("builtin", dtype="float32"), width=256, height=256)
+    batch = quick(bench.model("builtin", dtype="float32"), width=256, height=256)
     engine.load(batch.model)
     (entry,) = engine.cache._entries.values()
     def lose(*arguments):
@@ -281,7 +253,7 @@ def speed(bench: Bench) -> str:
     """How fast the built-in model draws, alone and eight at a time."""
     with bench.engine() as engine:
         model = bench.model("builtin", dtype="auto")
-        batch = request(model, width=256, height=256, num_inference_steps=8 if bench.has_card else 2)
+        batch = quick(model, width=256, height=256, num_inference_steps=8 if bench.has_card else 2)
         said = []
         for count in (1, 8) if bench.has_card else (1,):
             many = dataclasses.replace(batch, num_images=count)

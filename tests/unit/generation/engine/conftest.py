@@ -1,9 +1,8 @@
 """The engine on real pipelines: the built-in model, and tiny random checkpoints of every family."""
 
-import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,7 @@ env.configure_torch_process()
 
 from generation.engine import Batch, Engine, ModelRef  # noqa: E402
 from models_registry.builtin import WEIGHTS  # noqa: E402
+from tests.support.batches import quick  # noqa: E402
 from tests.support.tiny_checkpoints import make_tiny_checkpoint  # noqa: E402
 
 
@@ -54,18 +54,4 @@ def engine() -> Engine:
 @pytest.fixture
 def batch(model: ModelRef) -> Callable[..., Batch]:
     """A quick request, with changes."""
-    base = Batch(
-        model=model,
-        prompt="a large red circle",
-        negative_prompt="",
-        width=256,
-        height=256,
-        num_inference_steps=2,
-        guidance_scale=4.0,
-        seed=7,
-    )
-
-    def change(**changes: Any) -> Batch:
-        return dataclasses.replace(base, **changes)
-
-    return change
+    return functools.partial(quick, model=model, width=256, height=256)

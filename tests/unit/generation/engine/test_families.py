@@ -1,6 +1,5 @@
 """Every kind, scheduler and option on each family's real pipeline class, with tiny random weights."""
 
-import dataclasses
 import functools
 import hashlib
 import io
@@ -16,15 +15,15 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw
 
-from generation.engine import Batch, Engine, EngineModelBroken, ModelRef
+from generation.engine import Engine, EngineModelBroken, ModelRef
 from models_registry.classes import folder_check
 from models_registry.family_facts import FAMILY_FACTS, steps_to_run
 from models_registry.schedulers import FLOW, step_limits
+from tests.support.batches import SIDE, pixels, quick
 from tests.support.tiny_checkpoints import TINY_FAMILIES
 
 TinyModel = Callable[[str], ModelRef]
 Stock = Callable[[str], DiffusionPipeline]
-SIDE = 64
 # Their number shares no factor with that of the kinds, so that all pairs come.
 STEPS = (1, 3, 2, 21, 5)
 # In diffusers' DPM2.
@@ -38,24 +37,7 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def request(model: ModelRef, **changes: object) -> Batch:
-    """A quick request."""
-    base = Batch(
-        model=model,
-        prompt="a large red circle",
-        negative_prompt="",
-        width=SIDE,
-        height=SIDE,
-        num_inference_steps=4,
-        guidance_scale=4.0,
-        seed=7,
-    )
-    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
-
-
-def pixels(engine: Engine, batch: Batch) -> str:
-    """What the first picture's pixels hash to."""
-    return engine.run(batch).pictures[0].pixel_sha256
+request = functools.partial(quick, num_inference_steps=4)
 
 
 @pytest.fixture(scope="module")

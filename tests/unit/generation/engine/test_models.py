@@ -37,6 +37,7 @@ from generation.engine.processors import PictureProcessor
 from generation.engine.sizes import weights_look
 from models_registry.family_facts import FAMILY_FACTS, steps_to_run
 from models_registry.pipeline_facts import IMG2IMG, INPAINT, PIPELINES, PipelineFacts, pipeline_facts
+from tests.support.batches import SIDE, pixels, quick
 from tests.support.lora_files import pair, safetensors, scalar
 from tests.support.pictures import encoded
 from tests.support.tiny_checkpoints import TINY_MODELS
@@ -46,7 +47,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*FluxPosEmbed. is deprecated:Fu
 
 TinyModel = Callable[[str], ModelRef]
 Stock = Callable[[str], Any]
-SIDE = 64
 PICTURE = Image.effect_noise((SIDE, SIDE), 80).convert("RGB")
 MASK = Image.new("L", (SIDE, SIDE), 255)
 CLASSES = {
@@ -120,23 +120,7 @@ def request(model: ModelRef, name: str, **changes: Any) -> Batch:
         inputs["mask"] = encoded(MASK)
     if name == "flux2-klein" and "kind" not in changes:
         kind, inputs = "txt2img", {}
-    base = Batch(
-        model=model,
-        prompt="a large red circle",
-        negative_prompt="",
-        width=SIDE,
-        height=SIDE,
-        num_inference_steps=2,
-        guidance_scale=4.0,
-        seed=7,
-        kind=kind,
-    )
-    return dataclasses.replace(base, **inputs | changes)
-
-
-def pixels(engine: Engine, batch: Batch) -> str:
-    """What the first picture's pixels hash to."""
-    return engine.run(batch).pictures[0].pixel_sha256
+    return quick(model, **{"kind": kind} | inputs | changes)
 
 
 @pytest.mark.slow
@@ -424,7 +408,7 @@ def test_too_large_a_model_is_refused_before_it_is_read(
     engine.load(model)
     (held,) = [cached.bytes for cached in engine.models() if cached.id == "large"]
     looked = weights_look(model, engine.device)
-    assert sum(looked.numbers.values()) * looked.item_bytes == held
+    assert sum(looked.sizes().values()) == held
     engine.unload("large")
     monkeypatch.setattr(engine.cache, "memory", lambda: Memory(held - 1, held * 9, shared=True))
     monkeypatch.setattr("generation.engine.loader.load_file", lambda path: pytest.fail("it was read"))

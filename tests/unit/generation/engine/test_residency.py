@@ -11,60 +11,31 @@ import pytest
 import torch
 from PIL import Image
 
-from generation.engine import Batch, Engine, EngineRefused, ModelRef
+from generation.engine import Engine, EngineRefused, ModelRef
 from generation.engine.cache_entry import CacheEntry
-from generation.engine.planner import CONTEXT_BYTES, IN_FLOAT8, WITH_OFFLOAD, Memory
-from generation.engine.sizes import weights_look
+from generation.engine.planner import IN_FLOAT8, WITH_OFFLOAD
 from generation.engine.stages import Embeddings
+from tests.support.batches import SIDE, memory_tight, pixels, quick
 from tests.support.pictures import encoded
 
 TinyModel = Callable[[str], ModelRef]
 FAMILIES = ("sdxl", "sd3", "flux", "z-image")
-SIDE = 64
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Engine]]:
+def small() -> Iterator[Callable[..., Engine]]:
     """Engines on a device that has not quite the memory for a model."""
     made: list[Engine] = []
 
     def engine(model: ModelRef) -> Engine:
         made.append(Engine(threads=1))
-        looked = weights_look(model, made[-1].device)
-        sizes = {name: count * looked.item_bytes for name, count in looked.numbers.items()}
-        denoiser = "unet" if "unet" in sizes else "transformer"
-        if model.dtype == "float8":
-            sizes[denoiser] = looked.numbers[denoiser]
-        encoders = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
-        # With room to work, too little for all of them by half of the smaller ones.
-        room = sum(sizes.values()) + sizes[denoiser] // 2 - min(sizes[denoiser], encoders) // 2
-        memory = Memory(CONTEXT_BYTES + room, 1 << 40)
+        memory = memory_tight(model, made[-1].device)
         made[-1].cache.memory = lambda: memory
         return made[-1]
 
     yield engine
     for each in made:
         each.close()
-
-
-def request(model: ModelRef, **changes: Any) -> Batch:
-    """A quick one."""
-    base = Batch(
-        model=model,
-        prompt="a large red circle",
-        negative_prompt="",
-        width=SIDE,
-        height=SIDE,
-        num_inference_steps=2,
-        guidance_scale=4.0,
-        seed=7,
-    )
-    return dataclasses.replace(base, **changes)
-
-
-def pixels(engine: Engine, batch: Batch, **listeners: Any) -> str:
-    """What the picture's pixels hash to."""
-    return engine.run(batch, **listeners).pictures[0].pixel_sha256
 
 
 def entry_of(engine: Engine, model: ModelRef) -> CacheEntry:
@@ -84,7 +55,7 @@ def test_parts_in_turns_draw_the_same(
     engine: Engine, tiny: TinyModel, small: Callable[..., Engine], family: str
 ) -> None:
     """Encoders go before the denoiser comes; what is known of a prompt is not read again."""
-    model, batch = tiny(family), request(tiny(family))
+    model, batch = tiny(family), quick(tiny(family))
     expected = pixels(engine, batch)
     tight = small(model)
     assert (tight.plan(model) or pytest.fail("no plan")).verdict == WITH_OFFLOAD
@@ -117,7 +88,7 @@ def test_pictures_and_their_kinds_come_through_in_turns(
     """The autoencoder stays: it reads pictures while the denoiser is away."""
     model = tiny("sdxl")
     picture = encoded(Image.effect_noise((SIDE, SIDE), 80).convert("RGB"))
-    batch = request(model, kind="img2img", image=picture, strength=1.0, num_images=2)
+    batch = quick(model, kind="img2img", image=picture, strength=1.0, num_images=2)
     assert pixels(small(model), batch) == pixels(engine, batch)
 
 
@@ -129,14 +100,14 @@ def test_a_prompt_is_read_once_and_for_all_that_it_depends_on(engine: Engine, ti
     entry.embeddings = Embeddings()
     handle = entry.pipeline.text_encoder.register_forward_pre_hook(lambda *_: reads.append("read"))
     try:
-        pixels(engine, request(model))
+        pixels(engine, quick(model))
         first = len(reads)
         for changes in ({"seed": 8}, {"num_inference_steps": 1}, {"width": 128}):
-            pixels(engine, request(model, **changes))
+            pixels(engine, quick(model, **changes))
         assert len(reads) == first
         for changes in ({"negative_prompt": "blue"}, {"clip_skip": 1}, {"prompt": "a square"}):
             before = len(reads)
-            pixels(engine, request(model, **changes))
+            pixels(engine, quick(model, **changes))
             assert len(reads) > before, changes
     finally:
         handle.remove()
@@ -176,14 +147,14 @@ def test_out_of_memory_at_the_end_repeats_only_the_end(
     tight.load(model)
     entry, steps = entry_of(tight, model), []
     tries = starve(monkeypatch, entry.pipeline.vae, times=1)
-    result = tight.run(request(model), on_step=lambda *step: steps.append(step))
+    result = tight.run(quick(model), on_step=lambda *step: steps.append(step))
     assert (tries, steps) == ([False, True], [(1, 2), (2, 2)])
     assert entry.residency is not None
-    assert entry.residency.here == []
+    assert entry.residency.held_bytes == 0
     assert [warning["param"] for warning in result.warnings] == ["width"]
     assert result.environment["decoded_in_tiles"] is True
     assert entry.pipeline.vae.use_tiling is False
-    again = tight.run(request(model))
+    again = tight.run(quick(model))
     assert (again.environment["decoded_in_tiles"], again.warnings) == (False, [])
 
 
@@ -194,14 +165,14 @@ def test_whoever_is_strict_hears_of_tiles_before_they_show(
     engine.load(model)
     starve(monkeypatch, entry_of(engine, model).pipeline.vae, times=1)
     with pytest.raises(EngineRefused, match="tiles"):
-        engine.run(request(model, strict=True))
+        engine.run(quick(model, strict=True))
 
 
 def test_weights_in_eight_bits(engine: Engine, tiny: TinyModel, small: Callable[..., Engine]) -> None:
     """Where that is asked for: layers are widened as they are used; in turns they draw the same."""
     model = dataclasses.replace(tiny("flux"), dtype="float8", id="eight")
-    exact = engine.run(request(tiny("flux"))).pictures[0]
-    result = engine.run(request(model))
+    exact = engine.run(quick(tiny("flux"))).pictures[0]
+    result = engine.run(quick(model))
     entry = entry_of(engine, model)
     assert (entry.plan or pytest.fail("no plan")).verdict == IN_FLOAT8
     layer = entry.pipeline.transformer.transformer_blocks[0].attn.to_q.weight
@@ -209,11 +180,11 @@ def test_weights_in_eight_bits(engine: Engine, tiny: TinyModel, small: Callable[
     assert entry.pipeline.text_encoder_2.dtype != torch.float8_e4m3fn
     assert result.environment["stored_dtype"] == "float8"
     assert result.pictures[0].pixel_sha256 != exact.pixel_sha256
-    assert engine.run(request(tiny("flux"))).environment["stored_dtype"] is None
+    assert engine.run(quick(tiny("flux"))).environment["stored_dtype"] is None
     # Whoever replays it asks for the same again, and not for the numbers that it is widened to.
     assert entry.serves(dataclasses.replace(model, dtype="float8"))
     tight = small(model)
-    assert pixels(tight, request(model)) == result.pictures[0].pixel_sha256
+    assert pixels(tight, quick(model)) == result.pictures[0].pixel_sha256
     assert entry_of(tight, model).residency is not None
     tight.cache.drop_idle()
-    assert pixels(tight, request(model)) == result.pictures[0].pixel_sha256, "from host memory"
+    assert pixels(tight, quick(model)) == result.pictures[0].pixel_sha256, "from host memory"

@@ -1,0 +1,40 @@
+"""Quick requests for the engine, and memory that is nearly enough for a model."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from generation.engine import Batch, Engine, ModelRef
+from generation.engine.planner import CONTEXT_BYTES, DENOISERS, ENCODERS, Memory
+from generation.engine.sizes import weights_look
+
+SIDE = 64
+
+
+def quick(model: ModelRef, **changes: Any) -> Batch:
+    """A request for a small picture in two steps, with changes."""
+    base = Batch(
+        model=model,
+        prompt="a large red circle",
+        negative_prompt="",
+        width=SIDE,
+        height=SIDE,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        seed=7,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def pixels(engine: Engine, batch: Batch) -> str:
+    """What the first picture's pixels hash to."""
+    return engine.run(batch).pictures[0].pixel_sha256
+
+
+def memory_tight(model: ModelRef, device: torch.device) -> Memory:
+    """With room to work, too little for all parts of a model by half of the smaller ones."""
+    sizes = weights_look(model, device).sizes(float8=model.dtype == "float8")
+    denoiser, encoders = (sum(sizes.get(name, 0) for name in names) for names in (DENOISERS, ENCODERS))
+    room = sum(sizes.values()) + denoiser // 2 - min(denoiser, encoders) // 2
+    return Memory(CONTEXT_BYTES + room, 1 << 40)
