@@ -132,10 +132,8 @@ class ModelCache:
             self._fail(entry, failure)
             raise failure from error
         with self._lock:
-            entry.host, entry.bytes, entry.reading = host, host.bytes, None
-            entry.weights_sha256 = host.weights_sha256
-            entry.dtype = str(host.dtype).removeprefix("torch.")
-            entry.scheduler = host.parts["scheduler"]
+            entry.reading = None
+            entry.take(host)
             wanted = bool(entry.waiters)
             self._shrink_warm(keep=entry)
         if wanted:
@@ -218,9 +216,9 @@ class ModelCache:
         try:
             if entry.build is None:
                 self._make_room(entry)
-                if entry.host is None:  # it had to give way while it was warm
-                    entry.host = self._host_read(entry)
-                entry.build = host_build(entry.host, self.device, left_on_host=entry.left_on_host)
+                host = entry.host or self._host_read(entry)  # it may have had to give way while it was warm
+                entry.take(host)
+                entry.build = host_build(host, self.device, left_on_host=entry.left_on_host)
             pipeline = next(entry.build)
         except torch.OutOfMemoryError as error:
             failure: EngineError = EngineOutOfMemory(

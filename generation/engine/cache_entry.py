@@ -46,11 +46,22 @@ class CacheEntry:
         if self.pipeline is None and self.wanted is None:
             self.wanted = time.monotonic(), "disk" if self.host is None else "memory"
 
+    def take(self, host: HostModel) -> None:
+        """Holds what was read into host memory."""
+        self.host, self.bytes = host, host.bytes
+        self.weights_sha256 = host.weights_sha256
+        self.dtype = str(host.dtype).removeprefix("torch.")
+        self.scheduler = host.parts["scheduler"]
+
     def serves(self, model: ModelRef) -> bool:
         """Whether it is made of these files, in the number format that is asked for."""
-        float8 = self.host is not None and self.host.float8 if self.plan is None else self.plan.float8
-        formats = {self.model.dtype, "float8" if float8 else self.dtype}
+        formats = {self.model.dtype, self.stored_dtype or self.dtype}
         return self.model == dataclasses.replace(model, dtype=self.model.dtype) and model.dtype in formats
+
+    @property
+    def stored_dtype(self) -> str | None:
+        """In which the denoiser's weights lie in memory, where that is not the one that they run in."""
+        return "float8" if self.plan and self.plan.float8 else None
 
     @property
     def left_on_host(self) -> list[str]:

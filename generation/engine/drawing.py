@@ -319,8 +319,7 @@ class Drawing:
         return {
             "device": memory.device_name(device),
             "dtype": entry.dtype,
-            # In which the denoiser's weights lie in memory, where that is not the one that they run in.
-            "stored_dtype": "float8" if entry.plan and entry.plan.float8 else None,
+            "stored_dtype": entry.stored_dtype,
             "decoded_in_tiles": self.tiled or self.sparing,
             "memory_format": (
                 "channels_last" if channels_last(device, getattr(torch, entry.dtype)) else "contiguous"

@@ -4,7 +4,8 @@
     engine = Engine()
     result = engine.run(Batch(model=ModelRef(...), prompt="a red circle", ...))
 
-One thread, the pipeline thread, calls everything but `load_beside`, `prefetch`, `plan`, `models` and `resident`.
+One thread, the pipeline thread, calls everything but `load_beside`, `prefetch`, `host_share`, `plan`, `models` and
+`resident`.
 """
 
 import contextlib
@@ -91,7 +92,7 @@ class Engine:
         self.cache.request(model)
 
     def host_share(self, *, workers: int) -> None:
-        """Takes its part of the host's memory, and no more, beside others: so many in all. For any thread."""
+        """Takes its part of the host's memory, and no more, beside others: so many in all."""
         _, self.cache.warm_bytes = memory.budgets_bytes(self.device, workers=workers, **self._budgets_mb)
         self.cache.memory = partial(memory.memory_look, self.device, workers=workers)
 

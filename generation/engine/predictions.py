@@ -5,6 +5,7 @@ One rule for each way in which schedulers write noisy latents; each is told from
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ def steps_watch(scheduler: Any, on_prediction: OnPrediction, *, every: int) -> N
 
     Whoever hears of it may fail, and no step does for that.
     """
-    inner, calls = scheduler.step, iter(range(1 << 62))
+    inner, calls = scheduler.step, itertools.count()
 
     @functools.wraps(inner)  # pipelines look at what it takes
     def step(model_output: Any, timestep: Any, sample: Any, *arguments: Any, **keywords: Any) -> Any:
