@@ -22,33 +22,11 @@ LOCKS: Final = ("worker", "web")
 # What the engine imports, and what that needs, beside torch and its own requirements.
 PACKAGES: Final = (
     *("diffusers", "transformers", "peft", "accelerate", "safetensors", "huggingface-hub", "tokenizers"),
-    *(
-        "greenlet",
-        "psutil",
-        "pillow",
-        "numpy",
-        "regex",
-        "pyyaml",
-        "packaging",
-        "filelock",
-        "tqdm",
-        "requests",
-    ),
-    *(
-        "httpx",
-        "httpx2",
-        "httpcore",
-        "httpcore2",
-        "anyio",
-        "sniffio",
-        "h11",
-        "certifi",
-        "idna",
-        "charset-normalizer",
-    ),
-    *("urllib3", "importlib-metadata", "zipp", "typing-extensions", "fsspec", "hf-xet", "environs"),
-    *("sentencepiece", "protobuf", "typer", "click", "shellingham", "rich", "typer-slim"),
-    *("python-dotenv", "marshmallow", "truststore", "annotated-doc", "pygments", "markdown-it-py", "mdurl"),
+    *("greenlet", "psutil", "pillow", "numpy", "regex", "pyyaml", "packaging", "filelock", "tqdm"),
+    *("requests", "urllib3", "httpx2", "httpcore2", "anyio", "h11", "certifi", "idna", "truststore"),
+    *("charset-normalizer", "importlib-metadata", "lazy-importer", "zipp", "typing-extensions", "fsspec"),
+    *("hf-xet", "sentencepiece", "protobuf", "environs", "python-dotenv", "marshmallow"),
+    *("typer", "click", "shellingham", "rich", "annotated-doc", "pygments", "markdown-it-py", "mdurl"),
 )
 
 
@@ -58,7 +36,7 @@ def wheels_list() -> list[str]:
     for lock in LOCKS:
         text = (REPOSITORY / "locks" / f"{lock}.lock").read_text(encoding="utf-8")
         locked |= dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", text, flags=re.MULTILINE))
-    return [f"{name}=={locked[name]}" for name in PACKAGES if name in locked]
+    return [f"{name}=={locked[name]}" for name in PACKAGES]
 
 
 def wheels_bring(folder: Path, *, python: str) -> int:
