@@ -14,9 +14,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGTERM
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import CDPSession, Page, sync_playwright
 from tqdm import tqdm
 
 from tests.browser.conftest import OPTIONS
@@ -24,9 +24,6 @@ from tests.browser.test_pictures import COPIES
 from tests.browser.visits import DESKTOP, Visits, chromium_path, draw, until
 from tests.support.live import Live
 from tests.support.service import Service
-
-if TYPE_CHECKING:
-    from playwright.sync_api import CDPSession, Page
 
 MOST_INTERACTIVE_MS: Final = 1000
 LATE_FRAME_MS: Final = 100
@@ -83,7 +80,7 @@ def loading(visits: Visits, count: int) -> Iterator[tuple[str, str]]:
     yield "first load, without the examples' pictures", f"{found[0]['bytes'] / 1000:.0f} kB"
 
 
-def main_thread_s(session: "CDPSession") -> float:
+def main_thread_s(session: CDPSession) -> float:
     """CPU seconds of the page's main thread so far."""
     metrics = session.send("Performance.getMetrics")["metrics"]
     return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
@@ -114,7 +111,7 @@ def scrolling(visits: Visits, live: Live, count: int) -> Iterator[tuple[str, str
     yield "what the main thread worked", f"{worked / len(frames) * 1000:.1f} ms per frame, {worked:.1f} s in all"
 
 
-def kept(page: "Page", session: "CDPSession") -> dict[str, Any]:
+def kept(page: Page, session: CDPSession) -> dict[str, Any]:
     """What the page holds once nothing is left to collect."""
     until(page, "document.querySelectorAll('.card:is(.queued, .loading, .denoising, .sending)').length === 0")
     session.send("HeapProfiler.collectGarbage")

@@ -93,18 +93,8 @@ def _row(name: str, facts: PipelineFacts) -> str:
 def document() -> str:
     """The page."""
     heads = (
-        *(
-            "class",
-            "families",
-            "kinds",
-            "guidance",
-            "negative prompt",
-            "sides",
-            "tokens",
-            "schedulers",
-            "LoRA",
-        ),
-        *("drawn together", "latents", "tried"),
+        *("class", "families", "kinds", "guidance", "negative prompt", "sides", "tokens", "schedulers"),
+        *("LoRA", "drawn together", "latents", "tried"),
     )
     table = "".join(_row(name, facts) for name, facts in PIPELINES.items())
     rows: list[dict[str, Any]] = [
