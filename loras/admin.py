@@ -227,7 +227,13 @@ class LoraAdmin(StaffAdmin):
     @admin.action(description="Validate again", permissions=["change"])
     def validate_selected(self, request: HttpRequest, queryset: QuerySet[Lora]) -> None:
         """Has every weight of files that are there looked at again."""
-        self.tell(request, [one for one in queryset if lora_validate(lora=one)], "Validated again")
+        done = []
+        for lora in queryset:
+            try:
+                done += [lora] if lora_validate(lora=lora) else []
+            except DomainError as error:
+                self.complain(request, lora, error.detail)
+        self.tell(request, done, "Validated again")
 
 
 @admin.register(LoraTrial)

@@ -3,8 +3,10 @@
 import errno
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 from uuid import UUID
 
@@ -105,11 +107,19 @@ def lora_upload(
         **facts_values(facts),
     )
     path = incoming_path(lora.id)
+    with _incoming(path), transaction.atomic():
+        _insert(lora)
+        upload_copy(file, path)
+        _enqueue(lora)
+    return lora
+
+
+@contextmanager
+def _incoming(path: Path) -> Iterator[None]:
+    """A file that comes to wait for its check; nothing stays of it where that fails. Raises LoraStorageFullError."""
     try:
-        with being_written(path), transaction.atomic():
-            _insert(lora)
-            upload_copy(file, path)
-            _enqueue(lora)
+        with being_written(path):
+            yield
     except OSError as error:
         path.unlink(missing_ok=True)
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
@@ -118,7 +128,6 @@ def lora_upload(
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return lora
 
 
 def lora_load(
@@ -170,16 +179,19 @@ def lora_request(*, lora: Lora) -> Lora:
 def lora_validate(*, lora: Lora) -> bool:
     """Has every weight of an upload that is there looked at again; False where there is no file of its own to look at.
 
-    Until then it cannot be used. The file stays: what waits to be checked is a copy.
+    Until then it cannot be used. The file stays: what waits to be checked is a copy. Raises LoraStorageFullError.
     """
     if lora.source != LoraSource.UPLOAD or not content_path(lora.sha256).is_file():
         return False
     path = incoming_path(lora.id)
-    with transaction.atomic():
+    # The copy is kept from being taken for a leftover until it is committed that the row waits for it.
+    with ExitStack() as until_committed, transaction.atomic():
         if not lora_move(
             lora_id=lora.id, to=LoraState.CHECKING, origins=(LoraState.PRESENT, LoraState.BROKEN)
         ):
             return False
+        path.unlink(missing_ok=True)  # of a process that died
+        until_committed.enter_context(_incoming(path))
         shutil.copyfile(content_path(lora.sha256), path)
         _enqueue(lora)
     return True

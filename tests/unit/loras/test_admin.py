@@ -1,5 +1,6 @@
 """Adapters in the admin: upload with its reasons, share, disable, download, delete."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
-from loras.files import content_path
+from loras.files import _is_written, content_path, incoming_folder
 from loras.models import Lora
+from loras.processing import lora_process
 from tests.support.factories import LoraMaker
 from tests.support.lora_files import HOSTILE, lora_bytes
 
@@ -77,6 +79,44 @@ def test_what_only_storing_finds_out_is_a_message(page: Client, monkeypatch: pyt
 
     monkeypatch.setattr("loras.services.upload_copy", fail)
     assert "The disk is full" in page.post(ADD, form(lora_bytes()), follow=True).content.decode()
+
+
+def test_an_upload_is_validated_again(
+    page: Client, make_lora: LoraMaker, make_hub_lora: LoraMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a copy, which nobody takes for a leftover; what can be fetched again is not."""
+    lora, fetched = make_lora(), make_hub_lora("fetched", content=1)
+    real, kept = shutil.copyfile, []
+
+    def copy(source: Path, target: Path) -> None:
+        kept.append(_is_written(target))
+        real(source, target)
+
+    monkeypatch.setattr("shutil.copyfile", copy)
+    assert "Validated again" in act(page, "validate_selected", lora, fetched)
+    lora.refresh_from_db()
+    fetched.refresh_from_db()
+    assert (lora.state, fetched.state, kept) == ("checking", "present", [True])
+    assert lora_process(lora_id=lora.id)
+    lora.refresh_from_db()
+    assert (lora.state, content_path(lora.sha256).exists()) == ("present", True)
+    assert not list(incoming_folder().iterdir())
+
+
+def test_without_room_for_the_copy_it_stays_as_it_was(
+    page: Client, make_lora: LoraMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And that is a message."""
+    lora = make_lora()
+
+    def fail(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", fail)
+    assert "The disk is full" in act(page, "validate_selected", lora)
+    lora.refresh_from_db()
+    assert lora.state == "present"
+    assert not list(incoming_folder().iterdir())
 
 
 def test_the_list_and_the_page_show_reasons(page: Client, make_lora: LoraMaker) -> None:
