@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from generation.engine import memory
-from generation.engine.cache import ModelCache, memory_release
+from generation.engine.cache import ModelCache
 from generation.engine.cache_entry import CacheEntry
 from generation.engine.cpu import channels_last, instruction_set
 from generation.engine.encoding import picture_encode
@@ -216,7 +216,7 @@ class Drawing:
         return cast(list[Image.Image], self.rows.alone(row, self._sparingly))
 
     def _sparingly(self) -> list[Image.Image]:
-        self.engine.cache.drop_idle()
+        self._have_device()
         self.sparing = True
         reason = (
             "Memory did not suffice: drawn one picture at a time and in tiles, which may show in the pixels."
@@ -244,15 +244,18 @@ class Drawing:
         except torch.OutOfMemoryError:
             if self.tiled or self.sparing:
                 raise
-        self.engine.cache.drop_idle()
-        if residency:
-            residency.clear()
-            memory_release(self.engine.device)
+        self._have_device()
         self.tiled = True
         reason = "Memory did not suffice to decode at once: decoded in tiles, which may show in the pixels."
         self._warn([{"param": "width", "reason": reason, "used": None}])
         with in_tiles(self.entry.pipeline.vae, side=min(self.batch.width, self.batch.height)):
             return decode(latents, *arguments, **keywords)
+
+    def _have_device(self) -> None:
+        """Frees the device of all that can come again."""
+        if self.entry.residency:
+            self.entry.residency.clear()
+        self.engine.cache.drop_idle()
 
     def _warn(self, warnings: list[dict[str, Any]]) -> None:
         for warning in warnings:

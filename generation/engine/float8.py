@@ -31,9 +31,12 @@ def storable(kind: Any, name: str, tensor: torch.Tensor) -> bool:
 def float8_store(module: Any, dtype: torch.dtype) -> None:
     """Stores a denoiser's layers in eight bits; they run in `dtype`."""
     module.enable_layerwise_casting(storage_dtype=FLOAT8, compute_dtype=dtype)
-    layers = {id(each) for layer in module.modules() if _is_widened(layer) for each in layer.parameters()}
+    layers = [layer for layer in module.modules() if _is_widened(layer)]
+    for layer in layers:
+        layer.compute_dtype = dtype  # peft's word for the format that an adapter on it is to have
+    widened = {id(each) for layer in layers for each in layer.parameters()}
     for parameter in module.parameters():
-        if parameter.dtype == FLOAT8 and id(parameter) not in layers:
+        if parameter.dtype == FLOAT8 and id(parameter) not in widened:
             parameter.data = parameter.data.to(dtype)  # a table, which nobody would widen
 
 

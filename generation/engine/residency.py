@@ -22,16 +22,20 @@ class _Part:
         self.bytes: int = sum(data.nbytes for _, data in self._host)
 
     def bring(self, device: torch.device) -> None:
-        """To the device, where it is a copy."""
-        with torch.inference_mode(mode=False):
-            for tensor, data in self._host:
-                tensor.data = data.to(device, non_blocking=True, copy=True)
-            for tensor in self.module.parameters():  # of adapters, which came later
-                if id(tensor) not in self._known:
-                    tensor.data = tensor.data.to(device)
-            for inner in self.module.modules():  # these are small, and stay
-                for name, buffer in inner.named_buffers(recurse=False):
-                    setattr(inner, name, buffer.to(device))
+        """To the device, where it is a copy; nothing of it stays there where memory does not suffice."""
+        try:
+            with torch.inference_mode(mode=False):
+                for tensor, data in self._host:
+                    tensor.data = data.to(device, non_blocking=True, copy=True)
+                for tensor in self.module.parameters():  # of adapters, which came later
+                    if id(tensor) not in self._known:
+                        tensor.data = tensor.data.to(device)
+                for inner in self.module.modules():  # these are small, and stay
+                    for name, buffer in inner.named_buffers(recurse=False):
+                        setattr(inner, name, buffer.to(device))
+        except torch.OutOfMemoryError:
+            self.drop()
+            raise
         self.is_here = True
 
     def drop(self) -> None:
@@ -71,11 +75,6 @@ class Residency:
     def away_bytes(self) -> int:
         """Bytes of its weights that are not there."""
         return sum(part.bytes for part in self._parts.values()) - self.held_bytes
-
-    @property
-    def here(self) -> list[str]:
-        """What is on the device."""
-        return [name for name, part in self._parts.items() if part.is_here]
 
     def need(self, names: Iterable[str], *, working: int | None = None) -> None:
         """Brings parts to the device, with so many bytes free beside them; others go where they are in the way."""

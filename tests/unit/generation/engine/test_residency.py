@@ -4,18 +4,21 @@ Without a GPU the device's copies are copies of the host's tensors, beside them 
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from generation.engine import Engine, EngineRefused, ModelRef
+from generation.engine import AdapterUse, Engine, EngineRefused, ModelRef
 from generation.engine.cache_entry import CacheEntry
 from generation.engine.planner import IN_FLOAT8, WITH_OFFLOAD
 from generation.engine.stages import Embeddings
 from tests.support.batches import SIDE, memory_tight, pixels, quick
+from tests.support.lora_files import pair, safetensors
 from tests.support.pictures import encoded
 
 TinyModel = Callable[[str], ModelRef]
@@ -158,6 +161,56 @@ def test_out_of_memory_at_the_end_repeats_only_the_end(
     assert (again.environment["decoded_in_tiles"], again.warnings) == (False, [])
 
 
+def test_a_part_that_finds_no_room_leaves_nothing_there(
+    tiny: TinyModel, small: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes whole once there is room."""
+    model = tiny("sdxl")
+    tight = small(model)
+    tight.load(model)
+    entry, real, copies = entry_of(tight, model), torch.Tensor.to, []
+    weights = list(entry.pipeline.text_encoder.parameters())
+    before = [tensor.data_ptr() for tensor in weights]
+
+    def to(tensor: torch.Tensor, *arguments: Any, copy: bool = False, **keywords: Any) -> torch.Tensor:
+        copies.extend([tensor] if copy else [])
+        if len(copies) == 3:
+            raise torch.OutOfMemoryError
+        return real(tensor, *arguments, copy=copy, **keywords)
+
+    residency = entry.residency
+    assert residency is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "to", to)
+        with pytest.raises(torch.OutOfMemoryError):
+            residency.need_encoders()
+    assert [tensor.data_ptr() for tensor in weights] == before
+    residency.need_encoders()
+    assert on_device(entry, "text_encoder")
+
+
+def test_a_second_chance_begins_with_the_device_for_itself(
+    tiny: TinyModel, small: Callable[..., Engine]
+) -> None:
+    """Encoders that had room beside a step of the usual size may have none beside a larger one."""
+    model = tiny("sdxl")
+    tight = small(model)
+    tight.load(model)
+    entry, seen = entry_of(tight, model), []
+    assert entry.residency is not None
+    entry.residency._room = 1 << 40
+
+    def look(*_: object) -> None:
+        seen.append(on_device(entry, "text_encoder"))
+        if len(seen) == 1:
+            raise torch.OutOfMemoryError
+
+    entry.pipeline.unet.register_forward_pre_hook(look)
+    result = tight.run(quick(model))
+    assert seen == [True, False, False]
+    assert [warning["param"] for warning in result.warnings] == ["num_images"]
+
+
 def test_whoever_is_strict_hears_of_tiles_before_they_show(
     engine: Engine, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +219,23 @@ def test_whoever_is_strict_hears_of_tiles_before_they_show(
     starve(monkeypatch, entry_of(engine, model).pipeline.vae, times=1)
     with pytest.raises(EngineRefused, match="tiles"):
         engine.run(quick(model, strict=True))
+
+
+def test_an_adapter_on_weights_in_eight_bits(engine: Engine, tiny: TinyModel, tmp_path: Path) -> None:
+    """Its own weights keep their bits, and work on what its layer is widened to."""
+    model = dataclasses.replace(tiny("flux"), dtype="float8", id="eight-adapted")
+    batch = quick(model, num_inference_steps=1)
+    before = pixels(engine, batch)
+    layer = "single_transformer_blocks.0.attn.to_q"
+    out, inputs = entry_of(engine, model).pipeline.transformer.get_submodule(layer).weight.shape
+    file = tmp_path / "lora.safetensors"
+    file.write_bytes(safetensors(pair(f"transformer.{layer}", inputs, out)))
+    use = AdapterUse("soft", hashlib.sha256(file.read_bytes()).hexdigest(), file, 1000.0)
+    assert pixels(engine, dataclasses.replace(batch, adapters=(use,))) != before
+    adapted = entry_of(engine, model).pipeline.transformer.get_submodule(layer)
+    assert adapted.base_layer.weight.dtype == torch.float8_e4m3fn
+    assert {tensor.dtype for tensor in adapted.lora_A.parameters()} == {torch.float32}
+    assert pixels(engine, batch) == before
 
 
 def test_weights_in_eight_bits(engine: Engine, tiny: TinyModel, small: Callable[..., Engine]) -> None:
