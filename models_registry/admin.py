@@ -195,7 +195,7 @@ class CheckpointAdmin(StaffAdmin):
         for checkpoint in queryset.filter(state=DiskState.PRESENT):
             if not checkpoint_request_check(checkpoint=checkpoint):
                 self.complain(request, checkpoint, "Redis cannot be reached; try again.")
-                return
+                break
             asked.append(checkpoint)
         self.tell(request, asked, "The files are being checked")
 
