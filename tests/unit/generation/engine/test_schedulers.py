@@ -7,7 +7,13 @@ from typing import Any, Final
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+)
 
 from generation.engine import EngineError
 from generation.engine.schedulers import FLOW_SAMPLERS, SAMPLERS, SCHEDULES, scheduler_make
@@ -34,7 +40,12 @@ OWN: Final[dict[str, Any]] = {
     "sd3": FlowMatchEulerDiscreteScheduler(shift=3.0),
     "flux": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
     "flux-schnell": FlowMatchEulerDiscreteScheduler(shift=1.0),
+    "qwen-image": FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02),
+    "lumina2": FlowMatchEulerDiscreteScheduler(shift=6.0),
+    "pixart": DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02),
 }
+# The same betas, of which the named schedules make the same levels: it is tested that they do.
+AS_SD1: Final = ("sd2", "sdxl")
 # In diffusers' DPM2.
 OF_DIFFUSERS = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
 MU: Final = 1.15  # of a FLUX picture of 1024x1024
@@ -42,10 +53,28 @@ MU: Final = 1.15  # of a FLUX picture of 1024x1024
 MEAN, SPREAD, COUNT = 0.3, 0.5, 1024
 
 
-def names_of(family: str) -> list[str]:
-    """The family's; of those whose noise levels are SD1's, what does not name its schedule: the rest is SD1's."""
-    names = FAMILY_FACTS[family.partition("-")[0]].schedulers
-    return [name for name in names if family not in ("sd2", "sdxl") or name in SAMPLERS]
+def names_of(family: str) -> tuple[str, ...]:
+    """The schedulers that fit the family."""
+    return (FAMILY_FACTS.get(family) or FAMILY_FACTS[family.partition("-")[0]]).schedulers
+
+
+def steps_of(name: str, family: str) -> list[int]:
+    """The numbers of steps that a scheduler can be asked for, all or some of them.
+
+    All where it is cheap: of families whose named schedules are another's, those names have one each, from name to
+    name another, and so have those that do slow arithmetic at every step, beyond 21.
+    """
+    low, high = schedulers.step_limits(name, most=100)
+    steps = [number for number in STEPS if low <= number <= high]
+    place = schedulers.DIFFUSION.index(name)
+    if OWN[family].config.get("shift_terminal"):
+        steps.remove(1)  # diffusers stretches one level over nothing, and divides by zero
+    if name not in SAMPLERS and family in (*AS_SD1, "pixart"):
+        return [steps[place % len(steps)]]
+    if name.startswith(("lms", "dpm2")):
+        many = [number for number in steps if number > 21]
+        return [number for number in steps if number <= 21] + [many[place % len(many)]]
+    return steps
 
 
 @cache
@@ -86,7 +115,7 @@ def best_answer(family: str, timestep: float) -> tuple[float, float]:
 
 def drawn(scheduler: Any, family: str, steps: int) -> tuple[torch.Tensor, int]:
     """What comes of pure noise, as a pipeline would run the scheduler, and how often the denoiser was asked."""
-    if family.startswith("flux"):
+    if family.startswith("flux") or OWN[family].config.get("use_dynamic_shifting"):
         scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).numpy(), mu=MU)
     else:
         scheduler.set_timesteps(steps)
@@ -108,18 +137,33 @@ def test_every_scheduler_takes_every_number_of_steps(family: str) -> None:
     """It asks the denoiser as often as progress counts on, and draws what the denoiser knows, as far as it can."""
     for name in names_of(family):
         scheduler = made(name, family)
-        low, high = schedulers.step_limits(name, most=100)
-        # These do slow arithmetic at every step.
-        most = 21 if name.startswith(("lms_", "dpm2_")) else high
-        for steps in STEPS:
-            if not low <= steps <= most:
-                continue
+        for steps in steps_of(name, family):
             sample, asked = drawn(scheduler, family, steps)
             assert sample.isfinite().all(), (name, steps)
             assert asked == schedulers.evaluations(name, num_inference_steps=steps, run=steps), (name, steps)
-            if steps >= 20:
+            # With PixArt's levels a schedule such as `beta` has its steps where there is nothing left to draw.
+            if steps >= 20 and family != "pixart":
                 assert abs(sample.mean() - MEAN) < 0.1, (name, steps)
                 assert 0.5 < sample.std() / SPREAD < 1.5, (name, steps)
+
+
+@OF_DIFFUSERS
+@pytest.mark.slow
+@pytest.mark.parametrize("family", AS_SD1)
+def test_a_named_schedule_has_the_levels_of_its_betas(family: str) -> None:
+    """Whatever the checkpoint's own scheduler says beside: what holds for SD1 at a number of steps holds for these."""
+    for name in schedulers.DIFFUSION:
+        if name in SAMPLERS:
+            continue
+        low, high = schedulers.step_limits(name, most=100)
+        for steps in STEPS:
+            if low <= steps <= high:
+                one, other = made(name, "sd1"), made(name, family)
+                one.set_timesteps(steps)
+                other.set_timesteps(steps)
+                assert one.timesteps.tolist() == other.timesteps.tolist(), (name, steps)
+                levels = [getattr(each, "sigmas", torch.empty(0)).tolist() for each in (one, other)]
+                assert levels[0] == levels[1], (name, steps)
 
 
 @OF_DIFFUSERS
