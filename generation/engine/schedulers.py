@@ -77,6 +77,8 @@ def scheduler_make(name: str, own: Any, *, from_start: bool) -> Any:
     the timestep, which fails where rounding makes the first two equal. Raises EngineError where the name does not fit.
     """
     scheduler = _named(name, own) if name else type(own).from_config(own.config)
+    if scheduler.config.get("shift_terminal"):
+        _stretch_between(scheduler)
     if from_start and hasattr(scheduler, "set_begin_index"):
         _begin_at_start(scheduler)
     return scheduler
@@ -144,6 +146,16 @@ def _follow_flow(scheduler: Any, own: Any) -> None:
     scheduler.set_timesteps = set_timesteps
     if not hasattr(scheduler, "scale_noise"):
         scheduler.scale_noise = lambda sample, timestep, noise: scheduler.add_noise(sample, noise, timestep)
+
+
+def _stretch_between(scheduler: Any) -> None:
+    """Leaves one level where it is, at the start, in place.
+
+    Diffusers moves the last level to where the model was trained to end and spreads the others between it and the
+    first, by their distances from that. Where the last is the first, this divides zero by zero.
+    """
+    inner = scheduler.stretch_shift_to_terminal
+    scheduler.stretch_shift_to_terminal = lambda levels: inner(levels) if len(levels) > 1 else levels
 
 
 def _begin_at_start(scheduler: Any) -> None:

@@ -181,7 +181,7 @@ def _flux2_klein() -> Flux2KleinPipeline:
 def _qwen_parts() -> dict[str, Any]:
     reader = _qwen_tokenizer()
     return {
-        "scheduler": FlowMatchEulerDiscreteScheduler(**SHIFTED),
+        "scheduler": FlowMatchEulerDiscreteScheduler(**SHIFTED, shift_terminal=0.02),
         "vae": AutoencoderKLQwenImage(
             base_dim=8, z_dim=4, num_res_blocks=1, latents_mean=[0.0] * 4, latents_std=[1.0] * 4
         ),

@@ -22,7 +22,7 @@ from models_registry.family_facts import FAMILY_FACTS
 from tests.support.tiny_checkpoints import NOISE
 
 STEPS: Final = (1, 2, 5, 20, 21, 30, 50, 100)
-# The own scheduler of each family's checkpoints.
+# The own scheduler of each family's checkpoints; those of FLUX.2, Z-Image and Chroma make levels as one of these does.
 OWN: Final[dict[str, Any]] = {
     "sd1": PNDMScheduler(**NOISE, skip_prk_steps=True, steps_offset=1),
     "sd2": DDIMScheduler(
@@ -41,6 +41,9 @@ OWN: Final[dict[str, Any]] = {
     "flux": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
     "flux-schnell": FlowMatchEulerDiscreteScheduler(shift=1.0),
     "qwen-image": FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02),
+    "sana": DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+    ),
     "lumina2": FlowMatchEulerDiscreteScheduler(shift=6.0),
     "pixart": DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02),
 }
@@ -54,8 +57,9 @@ MEAN, SPREAD, COUNT = 0.3, 0.5, 1024
 
 
 def names_of(family: str) -> tuple[str, ...]:
-    """The schedulers that fit the family."""
-    return (FAMILY_FACTS.get(family) or FAMILY_FACTS[family.partition("-")[0]]).schedulers
+    """The checkpoint's own scheduler, which is "", and those that fit the family."""
+    facts = FAMILY_FACTS.get(family) or FAMILY_FACTS[family.partition("-")[0]]
+    return ("", *facts.schedulers)
 
 
 def steps_of(name: str, family: str) -> list[int]:
@@ -66,10 +70,8 @@ def steps_of(name: str, family: str) -> list[int]:
     """
     low, high = schedulers.step_limits(name, most=100)
     steps = [number for number in STEPS if low <= number <= high]
-    place = schedulers.DIFFUSION.index(name)
-    if OWN[family].config.get("shift_terminal"):
-        steps.remove(1)  # diffusers stretches one level over nothing, and divides by zero
-    if name not in SAMPLERS and family in (*AS_SD1, "pixart"):
+    place = schedulers.DIFFUSION.index(name) if name else 0
+    if name and name not in SAMPLERS and family in (*AS_SD1, "pixart"):
         return [steps[place % len(steps)]]
     if name.startswith(("lms", "dpm2")):
         many = [number for number in steps if number > 21]
@@ -93,7 +95,7 @@ def log_noise(family: str) -> list[float]:
 def best_answer(family: str, timestep: float) -> tuple[float, float]:
     """Slope and offset of what a perfect denoiser answers at a timestep, for pictures of the mean and spread."""
     prediction = OWN[family].config.get("prediction_type")
-    if prediction is None:
+    if prediction in (None, "flow_prediction"):
         noise = timestep / 1000
         signal = 1 - noise
     else:
