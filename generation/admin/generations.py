@@ -58,7 +58,8 @@ class GenerationAdmin(ReadOnlyAdmin):
             {
                 "fields": (
                     *("prompt", "negative_prompt", "checkpoint", "kind", "size", "num_images", "seed"),
-                    *("num_inference_steps", "guidance_scale", "scheduler", "strength", "loras", "inputs"),
+                    *("num_inference_steps", "guidance_scale", "scheduler", "strength"),
+                    *("padding_mask_crop", "loras", "inputs"),
                     "warnings",
                 )
             },

@@ -22,14 +22,13 @@ from generation.engine.errors import (
     EngineStopped,
     EngineUnsafe,
 )
+from generation.engine.framing import framed, unframed
 from generation.engine.pipelines import (
     call_arguments,
     in_tiles,
     old_text_encoder_name,
-    outside_kept,
     pictures_of,
     pipeline_for,
-    resized,
     step_callback,
     steps_of,
 )
@@ -113,22 +112,6 @@ class Surroundings(Protocol):
     safety: SafetyFilter
 
 
-def _as_drawn(batch: Batch) -> Batch:
-    """The batch at the size at which it is drawn, its picture and mask as well."""
-    if batch.drawn_size is None:
-        return batch
-    width, height = batch.drawn_size
-    image, mask = (file and resized(file, batch.drawn_size) for file in (batch.image, batch.mask))
-    return dataclasses.replace(batch, width=width, height=height, image=image, mask=mask)
-
-
-def _enlarged(images: list[Image.Image], batch: Batch) -> list[Image.Image]:
-    """The pictures at the size that was asked for."""
-    if batch.drawn_size is None:
-        return images
-    return [image.resize((batch.width, batch.height), Image.Resampling.LANCZOS) for image in images]
-
-
 class Drawing:
     """One batch on one pipeline."""
 
@@ -138,7 +121,7 @@ class Drawing:
         self.engine = engine
         self.entry = entry
         self.asked = batch
-        self.batch = _as_drawn(batch)
+        self.batch = framed(batch)
         self.listeners = listeners
         self.stop_if_asked = stopper(listeners.should_stop)
         self.rows = rows
@@ -154,7 +137,7 @@ class Drawing:
         unexpected error the model is `broken`, since nobody knows what state it is in.
         """
         try:
-            images = outside_kept(_enlarged(self._with_second_chance(row), self.asked), self.asked)
+            images = unframed(self._with_second_chance(row), self.asked)
             verdicts = self._verdicts(images)
         except EngineError:
             raise

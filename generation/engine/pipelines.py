@@ -2,22 +2,20 @@
 
 import contextlib
 import inspect
-import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 from diffusers import AutoencoderKL, AutoencoderTiny, AutoPipelineForImage2Image, AutoPipelineForInpainting
 from diffusers.image_processor import VaeImageProcessor
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image
 
 from generation.engine.cache_entry import CacheEntry
 from generation.engine.errors import EngineError
+from generation.engine.framing import opened
 from generation.engine.specs import Batch
 
 _KINDS: Final = {"img2img": AutoPipelineForImage2Image, "inpaint": AutoPipelineForInpainting}
-# Blends the edge of what was repainted into what was there, within the mask.
-_FEATHER_PIXELS: Final = 4
 _TILE_SIZES: Final = ("tile_sample_min_size", "tile_latent_min_size")
 _LEAST_TILE_PIXELS: Final = 256
 
@@ -39,20 +37,6 @@ def pipeline_for(entry: CacheEntry, kind: str) -> Any:
     return entry.kinds[kind]
 
 
-def _opened(data: bytes | None, mode: str) -> Image.Image:
-    with Image.open(io.BytesIO(data or b"")) as image:
-        return image.convert(mode)
-
-
-def resized(file: bytes, size: tuple[int, int]) -> bytes:
-    """An input picture or a mask, which is black and white, at another size."""
-    buffer = io.BytesIO()
-    with Image.open(io.BytesIO(file)) as image:
-        resample = Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.LANCZOS
-        image.resize(size, resample).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
-
-
 def call_arguments(pipeline: Any, batch: Batch) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A pipeline call's arguments for a batch, and a warning for each that this pipeline does not take."""
     arguments: dict[str, Any] = {
@@ -70,13 +54,13 @@ def call_arguments(pipeline: Any, batch: Batch) -> tuple[dict[str, Any], list[di
     if batch.clip_skip is not None:
         arguments["clip_skip"] = batch.clip_skip
     if batch.kind in _KINDS:
-        arguments["image"] = _opened(batch.image, "RGB")
+        arguments["image"] = opened(batch.image, "RGB")
         arguments["strength"] = batch.strength
     if batch.kind == "edit":
-        pictures = [_opened(image, "RGB") for image in batch.images]
+        pictures = [opened(image, "RGB") for image in batch.images]
         arguments["image"] = pictures if len(pictures) > 1 else pictures[0]
     if batch.kind == "inpaint":
-        arguments["mask_image"] = _opened(batch.mask, "L")
+        arguments["mask_image"] = opened(batch.mask, "L")
     warnings = [
         {"param": name, "reason": "Has no effect with this model.", "used": None}
         for name in ("negative_prompt", "clip_skip", "guidance_rescale")
@@ -172,12 +156,3 @@ def in_tiles(vae: Any, *, side: int) -> Iterator[None]:
         vae.disable_slicing()
         for name, size in own.items():
             setattr(vae, name, size)
-
-
-def outside_kept(images: list[Image.Image], batch: Batch) -> list[Image.Image]:
-    """Inpainted pictures with every pixel outside the mask exactly as it was; decoding alone would change them all."""
-    if batch.kind != "inpaint":
-        return images
-    original, mask = _opened(batch.image, "RGB"), _opened(batch.mask, "L")
-    soft = ImageChops.darker(mask, mask.filter(ImageFilter.GaussianBlur(_FEATHER_PIXELS)))
-    return [Image.composite(image.convert("RGB"), original, soft) for image in images]

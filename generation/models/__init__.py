@@ -3,6 +3,7 @@
 from generation.models.a1111 import A1111Options
 from generation.models.generations import (
     MAX_EDIT_IMAGES,
+    MAX_MASK_PADDING,
     MAX_PRIORITY,
     MAX_SEED,
     PIXEL_STEPS,
@@ -22,6 +23,7 @@ __all__ = [
     "DEFAULT_OUTPUT_QUALITY",
     "MAX_EDIT_IMAGES",
     "MAX_IDEMPOTENCY_KEY_CHARACTERS",
+    "MAX_MASK_PADDING",
     "MAX_PRIORITY",
     "MAX_SEED",
     "MAX_WEBHOOK_URL_CHARACTERS",

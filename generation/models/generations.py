@@ -36,6 +36,7 @@ from models_registry.models import Checkpoint
 MAX_SEED = 2**32 - 1
 MAX_PRIORITY = 10
 MAX_EDIT_IMAGES = 16
+MAX_MASK_PADDING = 2048
 
 
 # Prompts are of any language: words as they are, neither stems nor stop words.
@@ -96,6 +97,11 @@ class Generation(models.Model):
     )
     strength = models.FloatField(
         null=True, blank=True, help_text="How much of the input picture may change, above 0 to 1."
+    )
+    padding_mask_crop = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        help_text="Pixels around what is masked that are drawn with it, at the whole size; empty: all of the picture.",
     )
     input_image = models.CharField(
         max_length=200, blank=True, help_text="Input picture in Django's storage: PNG, RGB, width x height."
@@ -274,6 +280,11 @@ class Generation(models.Model):
                 & (Q(true_cfg_scale__isnull=True) | Q(true_cfg_scale__gte=1.0, true_cfg_scale__lte=20.0))
                 & Q(guidance_rescale__gte=0.0, guidance_rescale__lte=1.0),
                 name="generation_guidance_range",
+            ),
+            models.CheckConstraint(
+                condition=Q(padding_mask_crop__isnull=True)
+                | Q(kind=Kind.INPAINT, padding_mask_crop__lte=MAX_MASK_PADDING),
+                name="generation_padding_of_a_mask",
             ),
             models.CheckConstraint(
                 condition=Q(num_images__gte=1, num_images__lte=10), name="generation_num_images_range"

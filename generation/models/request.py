@@ -33,6 +33,7 @@ class GenerationRequest:
     scheduler: str = ""
     clip_skip: int | None = None
     strength: float | None = None
+    padding_mask_crop: int | None = None
     seed: int
     num_images: int = 1
     output_format: str = OutputFormat.PNG

@@ -31,7 +31,7 @@ _A1111_FIELDS: Final = {
 }
 _RECEIPT_FIELDS: Final = (
     *("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "scheduler"),
-    *("clip_skip", "strength", "seed", "output_format", "model", "loras"),
+    *("clip_skip", "strength", "padding_mask_crop", "seed", "output_format", "model", "loras"),
 )
 # Fields that not every model takes, whose zero asks for nothing.
 _IF_ANY: Final = ("true_cfg_scale", "guidance_rescale")

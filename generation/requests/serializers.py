@@ -12,7 +12,13 @@ from rest_framework import serializers
 
 from generation.choices import Kind, OutputFormat
 from generation.errors import InvalidImageError, ModelTooLargeError
-from generation.models import DEFAULT_OUTPUT_QUALITY, MAX_EDIT_IMAGES, MAX_PRIORITY, MAX_SEED
+from generation.models import (
+    DEFAULT_OUTPUT_QUALITY,
+    MAX_EDIT_IMAGES,
+    MAX_MASK_PADDING,
+    MAX_PRIORITY,
+    MAX_SEED,
+)
 from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read
 from generation.queue.precedence import checkpoint_check_fits
 from generation.requests.job_options import WebhookEventsField, WebhookUrlField, job_options_check
@@ -44,7 +50,8 @@ PICTURES: dict[Kind, tuple[str, ...]] = {
     Kind.INPAINT: ("image", "mask_image"),
     Kind.EDIT: ("images",),
 }
-
+# What only some kinds take.
+_OF_KINDS = {"image", "mask_image", "images", "strength", "padding_mask_crop"}
 
 # An error that means nothing where one of these could not be read.
 _HANGS_ON: dict[str, set[str]] = {
@@ -53,6 +60,7 @@ _HANGS_ON: dict[str, set[str]] = {
     "images": {"kind", "image", "model", "model_id"},
     "mask_image": {"kind", "image"},
     "strength": {"kind", "image", "mask_image", "images", "num_inference_steps", "steps"},
+    "padding_mask_crop": {"kind", "image", "mask_image", "images"},
     "webhook_events": {"webhook_url"},
     "lora_scale": {"lora_path"},
 }
@@ -160,6 +168,12 @@ class GenerationCreateIn(StrictSerializer):
         max_value=1.0,
         required=False,
         help_text="How much of `image` may change, above 0 to 1; int(steps x strength) steps run.",
+    )
+    padding_mask_crop = serializers.IntegerField(
+        min_value=0,
+        max_value=MAX_MASK_PADDING,
+        required=False,
+        help_text="Draw only what is masked and so many pixels around it, at the whole size; the rest is kept.",
     )
     width = serializers.IntegerField(required=False, help_text="Pixels; the model's limits hold.")
     height = serializers.IntegerField(required=False, help_text="Pixels; the model's limits hold.")
@@ -343,6 +357,7 @@ class GenerationCreateIn(StrictSerializer):
         attrs.setdefault("num_inference_steps", checkpoint.default_steps)
         attrs.setdefault("guidance_scale", checkpoint.default_guidance_scale)
         attrs.setdefault("timeout_s", min(settings.DEFAULT_TIMEOUT_S, settings.MAX_TIMEOUT_S))
+        attrs.setdefault("padding_mask_crop", None)
         attrs.setdefault("strength", DEFAULT_STRENGTH.get(attrs["kind"]) if "kind" in attrs else None)
         errors_here = self._kind_errors(checkpoint, attrs) | limit_errors(checkpoint, attrs)
         for name, error in (errors_here | picture_errors(checkpoint, attrs)).items():
@@ -383,10 +398,11 @@ class GenerationCreateIn(StrictSerializer):
             attrs["images"] = [attrs.pop("image")]
         pictures = PICTURES[kind]
         takes = {*pictures, *(("strength",) if kind in DEFAULT_STRENGTH else ())}
+        takes |= {"padding_mask_crop"} if kind is Kind.INPAINT else set()
         missing = {name: f"Required for {kind}." for name in pictures if name not in attrs}
         if kind is Kind.EDIT and attrs.get("prompt") == "":
             missing["prompt"] = "Required for edit: it says what to change."
-        surplus = {"image", "mask_image", "images", "strength"} & attrs.keys() - takes
+        surplus = _OF_KINDS & attrs.keys() - takes
         if missing or surplus:
             raise serializers.ValidationError(missing | dict.fromkeys(surplus, f"Has no place in {kind}."))
         return kind

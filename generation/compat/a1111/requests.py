@@ -11,7 +11,7 @@ from generation.compat.a1111.prompts import prompt_read
 from generation.compat.a1111.samplers import sampler_fit, sampler_read
 from generation.compat.a1111.scripts import scripts_read
 from generation.compat.dialect import refuse
-from generation.models import MAX_SEED, A1111Options
+from generation.models import MAX_MASK_PADDING, MAX_SEED, A1111Options
 from generation.pictures.fitting import size_follow
 from generation.pictures.reading import Picture, Size, picture_made
 from generation.requests.model_limits import MAX_STEPS, strength_suffices
@@ -60,8 +60,10 @@ _NOT_FOLLOWED_IMG2IMG: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "latent_mask": ((), "The mask itself is used."),
 }
 _NOT_FOLLOWED_MASK: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
-    **dict.fromkeys(("mask_blur", "mask_blur_x", "mask_blur_y"), ((0,), "The mask's edge is sharp.")),
-    "inpaint_full_res": ((False, 0), "The whole picture is drawn."),
+    **dict.fromkeys(
+        ("mask_blur", "mask_blur_x", "mask_blur_y"),
+        ((0,), "What is drawn blends into the rest over 4 pixels, all of them within the mask."),
+    )
 }
 # Options of the second pass, of subseeds without strength, of scripts without a name, and of places to save to.
 _SILENT: Final = (
@@ -107,9 +109,12 @@ def img2img_read(body: Any, options: A1111Options) -> Drawing:
         picture = canvas_read("init_images", pictures[0])
     factor = scripts_read(params, route="img2img")
     data, checkpoint = _common(params, options)
-    data |= _size(params, checkpoint, picture=picture, factor=factor)
+    given = params.take("mask")
+    mask = None if given == "" else given
+    part = mask is not None and params.flag("inpaint_full_res", default=True)
+    data |= _size(params, checkpoint, picture=picture, factor=factor, as_picture=part)
     data["strength"] = _strength(params, checkpoint, data)
-    data |= _pictures(params, picture, (data["width"], data["height"]))
+    data |= _pictures(params, picture, mask, (data["width"], data["height"]), part=part)
     params.not_followed(_NOT_FOLLOWED_IMG2IMG)
     return _end(params, data)
 
@@ -186,10 +191,23 @@ def _clip_skip(params: LenientParams, clip_skip: int, checkpoint: Checkpoint) ->
 
 
 def _size(
-    params: LenientParams, checkpoint: Checkpoint, *, picture: Picture | None, factor: float | None = None
+    params: LenientParams,
+    checkpoint: Checkpoint,
+    *,
+    picture: Picture | None,
+    factor: float | None = None,
+    as_picture: bool = False,
 ) -> dict[str, int]:
-    """Width and height that the checkpoint can draw, with a warning where others were asked for."""
+    """Width and height that the checkpoint can draw, with a warning where others were asked for.
+
+    They are the picture's, `factor` times as large, or just so `as_picture`.
+    """
     given = [params.within(side, low=1, high=_MAX_SIDE, whole=True) for side in ("width", "height")]
+    if picture and as_picture:
+        if given not in ([None, None], [*picture.size]):
+            reason = "What is masked is drawn at the size of the whole picture, which is the answer's too."
+            params.note("inpaint_full_res", reason, used="{}x{}".format(*picture.size))
+        given = [*picture.size]
     if picture and factor:
         given = [round(side * factor) for side in picture.size]
     limits = {"low": checkpoint.min_size, "high": checkpoint.max_size, "multiple": checkpoint.side_multiple}
@@ -219,20 +237,26 @@ def _strength(params: LenientParams, checkpoint: Checkpoint, data: Mapping[str, 
     return used
 
 
-def _pictures(params: LenientParams, picture: Picture | None, size: Size) -> dict[str, Picture]:
-    """The picture, and the mask where there is one, as large as what is drawn; nothing where one cannot be read."""
+def _pictures(
+    params: LenientParams, picture: Picture | None, mask: Any, size: Size, *, part: bool
+) -> dict[str, Any]:
+    """The picture, and the mask where there is one, as large as what is drawn; nothing where one cannot be read.
+
+    With the padding around what is masked, where only that `part` is drawn.
+    """
     mode = params.number("resize_mode", low=0, high=LATENT, default=0)
     if mode == LATENT:
         params.note("resize_mode", "The picture is resized, not its latents.", used=0)
-    mask, drawn, inverted, fill = params.take("mask"), None, False, 1
-    if mask not in (None, ""):
+    drawn, inverted, fill, padding = None, False, 0, 0
+    if mask is not None:
         with params.noted():
             drawn = canvas_read("mask", mask)
         inverted = params.flag("inpainting_mask_invert")
-        fill = params.number("inpainting_fill", low=0, high=3, default=1)
+        fill = params.number("inpainting_fill", low=0, high=3, default=0)
         if fill >= 2:
             reason = "Latents are not filled; the picture is."
             params.note("inpainting_fill", reason, used="original" if fill == 2 else "grey")
+        padding = params.within("inpaint_full_res_padding", low=0, high=MAX_MASK_PADDING, whole=True) or 0
         params.not_followed(_NOT_FOLLOWED_MASK)
     for name in _SILENT_MASK:
         params.take(name)
@@ -246,7 +270,12 @@ def _pictures(params: LenientParams, picture: Picture | None, size: Size) -> dic
     hole = mask_fit(drawn, size, mode=mode, inverted=inverted)
     with image.decoded() as decoded:
         filled = picture_made(hole_fill(decoded, hole, fill=fill), animated=image.animated)
-    return {"image": filled, "mask_image": picture_made(hole, animated=drawn.animated)}
+    files = {"image": filled, "mask_image": picture_made(hole, animated=drawn.animated)}
+    if not part:
+        return files
+    # Pixels of the picture that was sent become those of what is drawn.
+    padding = min(MAX_MASK_PADDING, round(padding * size[0] / picture.size[0]))
+    return files | {"padding_mask_crop": padding}
 
 
 def _eta(params: LenientParams, scheduler: str) -> None:

@@ -60,6 +60,7 @@ class A1111View(DialectView):
         "mask_image": "mask",
         "strength": "denoising_strength",
         "scheduler": "sampler_name",
+        "padding_mask_crop": "inpaint_full_res_padding",
         "num_images": "batch_size",
         "loras": "prompt",
         "model": "override_settings.sd_model_checkpoint",

@@ -24,7 +24,8 @@ _FIELDS: Final[Mapping[str, str]] = {
     name: name
     for name in (
         "negative_prompt", "num_inference_steps", "guidance_scale", "width", "height", "seed", "strength",
-        "clip_skip", "true_cfg_scale", "guidance_rescale", "loras", "mask_image", "timeout_s", "reproducible", "strict",
+        "clip_skip", "true_cfg_scale", "guidance_rescale", "loras", "mask_image",
+        "padding_mask_crop", "timeout_s", "reproducible", "strict",
     )
 }  # fmt: skip
 

@@ -118,7 +118,7 @@ export function formOf(row) {
 
 const SETTINGS = [
   ...["prompt", "model", "seed", "width", "height", "num_inference_steps", "guidance_scale", "true_cfg_scale"],
-  ...["guidance_rescale", "negative_prompt", "scheduler", "clip_skip", "output_format", "output_quality"],
+  ...["guidance_rescale", "negative_prompt", "scheduler", "clip_skip", "padding_mask_crop", "output_format", "output_quality"],
 ];
 
 /**

@@ -69,6 +69,7 @@ def test_pictures_from_pictures(api: APIClient) -> None:
         ({"resize_mode": 4}, "resize_mode"),
         ({"mask": text_of(MASK), "inpainting_fill": 4}, "inpainting_fill"),
         ({"mask": text_of(MASK), "inpainting_mask_invert": "x"}, "inpainting_mask_invert"),
+        ({"mask": text_of(MASK), "inpaint_full_res": "x"}, "inpaint_full_res"),
         ({"script_name": "sd upscale", "script_args": ["", 8, "Lanczos", "big"]}, "script_args"),
     ],
 )
@@ -131,8 +132,28 @@ def test_resize_and_fill(api: APIClient, size: tuple[int, int]) -> None:
 
 def test_a_mask_of_another_size_is_fitted_like_the_picture(api: APIClient) -> None:
     mask = text_of(encoded(mask_of(gradient(96, 64))))
-    generation = drawn_from(api, init_images=[text_of(encoded(WIDE))], mask=mask, **SQUARE)
+    files = {"init_images": [text_of(encoded(WIDE))], "mask": mask}
+    generation = drawn_from(api, inpaint_full_res=False, **files, **SQUARE)
     assert stored(generation.mask_image).getbbox() == (128, 0, 256, 256)
+    assert generation.padding_mask_crop is None
+
+
+def test_only_what_is_masked_is_drawn(api: APIClient) -> None:
+    """As A1111 does it unless it is told otherwise, and answers a picture as large as the one that was sent."""
+    files = {"init_images": [text_of(encoded(WIDE))], "mask": text_of(encoded(mask_of(WIDE)))}
+    generation = drawn_from(api, inpaint_full_res_padding=32, **files)
+    assert (generation.width, generation.height, generation.padding_mask_crop) == (512, 256, 32)
+    assert warned(generation) == set()
+    assert warned(drawn_from(api, width=512, height=256, **files)) == set()
+    other = drawn_from(api, **files, **SQUARE)
+    assert (other.width, other.height, other.padding_mask_crop) == (512, 256, 0)
+    assert warned(other) == {"inpaint_full_res"}
+    large = WIDE.resize((2048, 1024))
+    files = {"init_images": [text_of(encoded(large))], "mask": text_of(encoded(mask_of(large)))}
+    smaller = drawn_from(api, inpaint_full_res_padding=32, **files)
+    assert (smaller.width, smaller.height, smaller.padding_mask_crop) == (1024, 512, 16)
+    assert warned(smaller) >= {"width"}
+    assert drawn_from(api, inpaint_full_res_padding=32).padding_mask_crop is None
 
 
 def test_a_mask_inverted_or_drawn_by_its_opacity(api: APIClient) -> None:
@@ -145,7 +166,7 @@ def test_a_mask_inverted_or_drawn_by_its_opacity(api: APIClient) -> None:
 
 
 def test_what_is_below_the_mask(api: APIClient) -> None:
-    """By default the original; 0 fills it from around; 3 makes it grey; outside the mask nothing changes."""
+    """By default, or with 0, it is filled from around; 1 is the original, 3 grey; outside the mask nothing changes."""
     red = Image.new("RGB", (256, 256), "red")
     hole = Image.new("L", (256, 256))
     hole.paste(255, (64, 64, 192, 192))
@@ -153,7 +174,7 @@ def test_what_is_below_the_mask(api: APIClient) -> None:
     image.paste("blue", (64, 64, 192, 192))
     files = {"init_images": [text_of(encoded(image))], "mask": text_of(encoded(hole))}
     for fill, colour, said in (
-        (None, (0, 0, 255), set()),
+        (None, (255, 0, 0), set()),
         (1, (0, 0, 255), set()),
         (0, (255, 0, 0), set()),
         (2, (0, 0, 255), {"inpainting_fill"}),
@@ -169,7 +190,7 @@ def test_what_is_below_the_mask(api: APIClient) -> None:
 
 def test_the_masks_settings_without_effect_are_said(api: APIClient) -> None:
     settings = {"mask_blur": 4, "inpaint_full_res": True, "inpaint_full_res_padding": 32, "mask_round": False}
-    assert warned(drawn_from(api, mask=text_of(MASK), **settings)) == {"mask_blur", "inpaint_full_res"}
+    assert warned(drawn_from(api, mask=text_of(MASK), **settings)) == {"mask_blur"}
     assert warned(drawn_from(api, **settings)) == set()
 
 

@@ -32,6 +32,7 @@ from generation.engine import (
     ModelRef,
 )
 from generation.engine.encoding import picture_encode
+from generation.engine.framing import part_of
 from tests.support.pictures import decoded, encoded
 
 BatchMaker = Callable[..., Batch]
@@ -120,6 +121,55 @@ def test_a_picture_is_redrawn_at_that_size_too(engine: Engine, batch: BatchMaker
     outside, inside = (257, 0, 512, 384), (0, 0, 250, 384)
     assert kept.crop(outside).tobytes() == picture.crop(outside).tobytes()
     assert kept.crop(inside).tobytes() != picture.crop(inside).tobytes()
+
+
+def test_only_the_masked_part_is_drawn(engine: Engine, batch: BatchMaker) -> None:
+    """With its surroundings, at the whole size; it comes back to its place, and the rest stays to the pixel."""
+    picture = Image.effect_noise((256, 256), 80).convert("RGB")
+    mask, part = Image.new("L", picture.size), (40, 24, 88, 72)
+    mask.paste(255, (56, 40, 72, 56))
+    asked = batch(
+        kind="inpaint", strength=1.0, image=encoded(picture), mask=encoded(mask), padding_mask_crop=16
+    )
+    result = engine.run(asked)
+    alone = dataclasses.replace(
+        asked,
+        image=encoded(picture.resize((256, 256), Image.Resampling.LANCZOS, box=part)),
+        mask=encoded(mask.resize((256, 256), Image.Resampling.NEAREST, box=part)),
+        padding_mask_crop=None,
+    )
+    drawn = decoded(engine.run(alone).pictures[0].data).resize((48, 48), Image.Resampling.LANCZOS)
+    kept = decoded(result.pictures[0].data)
+    middle = (62, 46, 66, 50)  # where next to nothing of what was there is blended in
+    inner = drawn.crop((22, 22, 26, 26)).tobytes()
+    assert max(abs(one - other) for one, other in zip(kept.crop(middle).tobytes(), inner, strict=True)) < 40
+    assert kept.crop(middle).tobytes() != picture.crop(middle).tobytes()
+    outside = Image.new("L", picture.size, 255)
+    outside.paste(0, (56, 40, 72, 56))
+    assert Image.composite(kept, picture, outside).tobytes() == picture.tobytes()
+    assert result.environment["batch_shape"] == [1, 3, 256, 256]
+
+
+@pytest.mark.parametrize(
+    ("masked", "padding", "part"),
+    [
+        ((56, 40, 72, 56), 16, (32, 24, 96, 72)),  # in the shape of 256x192
+        ((0, 0, 16, 12), 0, (0, 0, 16, 12)),
+        ((0, 150, 8, 192), 0, (0, 150, 56, 192)),  # at the edge: the rest of the shape lies inside
+        ((100, 10, 140, 20), 4, (96, 0, 144, 36)),
+        ((10, 10, 250, 180), 32, None),  # all of it
+        (None, 16, None),  # a mask that is black everywhere
+    ],
+)
+def test_the_part_around_a_mask(
+    batch: BatchMaker, masked: tuple[int, int, int, int] | None, padding: int, part: Any
+) -> None:
+    """Has the picture's shape, holds what is masked with its padding, and lies inside the picture."""
+    mask = Image.new("L", (256, 192))
+    if masked:
+        mask.paste(255, masked)
+    size = {"width": 256, "height": 192}
+    assert part_of(batch(kind="inpaint", mask=encoded(mask), padding_mask_crop=padding, **size)) == part
 
 
 def test_every_step_is_reported(engine: Engine, batch: BatchMaker) -> None:

@@ -6,6 +6,7 @@ import pytest
 from django.conf import settings as django_settings
 from rest_framework.test import APIClient
 
+from generation.gpu_worker.batch import batch_of
 from generation.models import Generation
 from models_registry.choices import Family
 from models_registry.family_facts import FAMILY_FACTS
@@ -42,6 +43,16 @@ def test_a_mask_means_inpainting(api: APIClient) -> None:
     assert api.get(BASE, {"kind": "img2img"}).json()["results"] == []
 
 
+def test_the_padding_around_a_mask_is_kept(api: APIClient) -> None:
+    """Also for a retry; zero is not the same as none, with which the whole picture is drawn."""
+    assert api.post(BASE, WITH_MASK).json()["padding_mask_crop"] is None
+    answer = api.post(BASE, WITH_MASK | {"padding_mask_crop": 0}).json()
+    api.post(answer["urls"]["cancel"])
+    again = api.post(f"{answer['urls']['self']}/retry").json()
+    assert [one["padding_mask_crop"] for one in (answer, again)] == [0, 0]
+    assert batch_of(Generation.objects.get(pk=again["id"])).padding_mask_crop == 0
+
+
 def test_prefer_respond_async_answers_at_once(api: APIClient) -> None:
     """As for txt2img."""
     response = api.post(IMG2IMG, WITH_PICTURE, headers={"Prefer": "respond-async"})
@@ -62,6 +73,8 @@ CLASHES: list[tuple[str, dict[str, Any], set[str]]] = [
     (BASE, {"prompt": "a", "kind": "inpaint"}, {"image", "mask_image"}),
     (BASE, {"prompt": "a", "mask_image": text_of(MASK)}, {"image"}),
     (BASE, {"prompt": "a", "strength": 0.5}, {"strength"}),
+    (IMG2IMG, WITH_PICTURE | {"padding_mask_crop": 4}, {"padding_mask_crop"}),
+    (IMG2IMG, WITH_MASK | {"padding_mask_crop": 2049}, {"padding_mask_crop"}),
 ]
 
 
