@@ -18,8 +18,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from generation.choices import ACTIVE, CommandStatus, DeliveryStatus, ErrorCode, Status
-from generation.metrics.overview import queue_state
 from generation.models import GeneratedImage, Generation, WebhookDelivery, Worker, WorkerCommand
+from generation.queue.overview import queue_state
 from imagegen_project.common.disks import folder_existing, folders_kept
 from imagegen_project.common.staff import duration
 from loras.choices import LoraState

@@ -13,7 +13,7 @@ from imagegen_project.cli.manage import django_setup
 from imagegen_project.cli.output import age, say, say_json, say_table
 
 if TYPE_CHECKING:
-    from generation.metrics.overview import WorkerState
+    from generation.queue.overview import WorkerState
 
 
 def with_database(command: Callable[[Namespace], Exit]) -> Callable[[Namespace], Exit]:
@@ -46,7 +46,7 @@ def with_database(command: Callable[[Namespace], Exit]) -> Callable[[Namespace],
 @with_database
 def status(options: Namespace) -> Exit:
     """Prints queue, running jobs, failures of the last hour, and workers."""
-    from generation.metrics.overview import service_overview
+    from generation.queue.overview import service_overview
 
     seen = service_overview()
     if options.json:
@@ -65,7 +65,7 @@ def status(options: Namespace) -> Exit:
 @with_database
 def workers(options: Namespace) -> Exit:
     """Prints every GPU worker that has a row."""
-    from generation.metrics.overview import worker_states
+    from generation.queue.overview import worker_states
 
     states = worker_states()
     if options.json:

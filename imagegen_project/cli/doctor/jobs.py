@@ -8,8 +8,8 @@ from django.core.files.storage import default_storage
 from redis.exceptions import RedisError
 
 from generation.choices import DeliveryStatus, Status
-from generation.metrics.overview import worker_states
 from generation.models import GeneratedImage, Generation, WebhookDelivery
+from generation.queue.overview import worker_states
 from imagegen_project import __version__
 from imagegen_project.cli.doctor.findings import Finding, fault, note, ok
 from imagegen_project.cli.output import age

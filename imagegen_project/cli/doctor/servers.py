@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
-from generation.metrics.overview import database_now
+from generation.queue.overview import database_now
 from imagegen_project import env
 from imagegen_project.cli.doctor.findings import Finding, fault, first_line, note, ok
 
