@@ -6,9 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from generation.upkeep.pruning import generations_prune
+from imagegen_project.common.commands import ReportingCommand
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -20,7 +21,7 @@ def _age(text: str) -> timedelta:
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
-class Command(BaseCommand):
+class Command(ReportingCommand):
     """Deletes old generations."""
 
     help = "Deletes generations that ended long ago, with their pictures. What waits or runs stays."
@@ -43,4 +44,5 @@ class Command(BaseCommand):
             raise CommandError(f"There is no user called {user!r}.")
         pruned = generations_prune(older_than=older_than, username=user, dry_run=dry_run)
         done = "would be deleted" if dry_run else "deleted"
-        self.stdout.write(f"{pruned.generations} generations ({pruned.size_bytes / 2**20:.1f} MiB) {done}.")
+        self.document |= {"generations": pruned.generations, "bytes": pruned.size_bytes, "dry_run": dry_run}
+        self.say(f"{pruned.generations} generations ({pruned.size_bytes / 2**20:.1f} MiB) {done}.")

@@ -3,13 +3,14 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from generation.upkeep.stored_files import storage_reconcile
 from generation.upkeep.sweep import sweep
+from imagegen_project.common.commands import ReportingCommand
 
 
-class Command(BaseCommand):
+class Command(ReportingCommand):
     """Puts right what crashes left behind, once."""
 
     help = (
@@ -39,20 +40,26 @@ class Command(BaseCommand):
             self._reconcile(dry_run=dry_run)
 
     def _sweep(self) -> None:
-        for what, times in sweep().items():
-            self.stdout.write(f"{times} {what}.")
-        self.stdout.write("Swept.")
+        done = sweep()
+        self.document["swept"] = done
+        for what, times in done.items():
+            self.say(f"{times} {what}.")
+        self.say("Swept.")
 
     def _reconcile(self, *, dry_run: bool) -> None:
         found = storage_reconcile(rows_too=True, dry_run=dry_run)
         done = "would be deleted" if dry_run else "deleted"
+        self.document |= {
+            **{"files": list(found.files), "rows": list(found.images), "inputs_missing": list(found.inputs)},
+            "dry_run": dry_run,
+        }
         for name in found.files:
-            self.stdout.write(f"{name}: no row names it, {done}")
+            self.say(f"{name}: no row names it, {done}")
         for name in found.images:
-            self.stdout.write(f"{name}: its file is gone, row {done}")
+            self.say(f"{name}: its file is gone, row {done}")
         for name in found.inputs:
-            self.stdout.write(f"{name}: an input picture's file is gone")
-        self.stdout.write(
+            self.say(f"{name}: an input picture's file is gone")
+        self.say(
             f"{len(found.files)} files and {len(found.images)} rows {done}; "
             f"{len(found.inputs)} input pictures missing."
         )

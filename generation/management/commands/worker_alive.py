@@ -3,14 +3,15 @@
 import socket
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import DatabaseError
 from psycopg_pool import PoolTimeout
 
 from generation.models import Worker
+from imagegen_project.common.commands import ReportingCommand
 
 
-class Command(BaseCommand):
+class Command(ReportingCommand):
     """A container's health check."""
 
     help = (
@@ -25,8 +26,10 @@ class Command(BaseCommand):
         try:
             alive = Worker.objects.live().filter(hostname=host).exists()
         except (DatabaseError, PoolTimeout) as error:
+            self.document |= {"host": host, "alive": None}
             self.stderr.write(f"The database cannot be asked: {error}")
             return
+        self.document |= {"host": host, "alive": alive}
         if not alive:
             raise CommandError(f"No GPU worker of {host} is alive.")
-        self.stdout.write(f"A GPU worker of {host} is alive.")
+        self.say(f"A GPU worker of {host} is alive.")

@@ -5,12 +5,14 @@ from argparse import ArgumentParser
 from collections.abc import Callable
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django_redis import get_redis_connection
 from psycopg_pool import PoolTimeout
 from redis.exceptions import RedisError
+
+from imagegen_project.common.commands import ReportingCommand
 
 _POLL_S = 1.0
 
@@ -36,7 +38,7 @@ SERVICES: dict[str, Callable[[], bool]] = {
 }
 
 
-class Command(BaseCommand):
+class Command(ReportingCommand):
     """Waits for what a process needs, before it is started."""
 
     help = (
@@ -58,7 +60,8 @@ class Command(BaseCommand):
                 if time.monotonic() > deadline:
                     raise CommandError(f"{name}: {reason} (waited {timeout:g} s)")
                 time.sleep(_POLL_S)
-            self.stdout.write(f"{name}: there.")
+            self.document.setdefault("there", []).append(name)
+            self.say(f"{name}: there.")
 
     def _missing(self, name: str) -> str:
         try:

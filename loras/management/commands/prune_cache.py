@@ -3,12 +3,11 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
+from imagegen_project.common.commands import ReportingCommand
 from loras.cache import cache_prune, cache_repair
 
 
-class Command(BaseCommand):
+class Command(ReportingCommand):
     """Brings the adapters' folder within its budget."""
 
     help = (
@@ -25,9 +24,16 @@ class Command(BaseCommand):
         if not dry_run:
             cache_repair()
         pruned = cache_prune(dry_run=dry_run)
+        self.document |= {
+            "files": [
+                {"sha256": item.path.name, "bytes": item.size_bytes, "names": list(item.names)}
+                for item in pruned
+            ],
+            "dry_run": dry_run,
+        }
         for item in pruned:
             names = ", ".join(item.names) or "nobody's"
-            self.stdout.write(f"{item.path.name[:12]}  {item.size_bytes / 1024 / 1024:.1f} MiB  {names}")
+            self.say(f"{item.path.name[:12]}  {item.size_bytes / 1024 / 1024:.1f} MiB  {names}")
         freed = sum(item.size_bytes for item in pruned) / 1024 / 1024
         done = "would be removed" if dry_run else "removed"
-        self.stdout.write(f"{len(pruned)} files {done}, {freed:.1f} MiB.")
+        self.say(f"{len(pruned)} files {done}, {freed:.1f} MiB.")

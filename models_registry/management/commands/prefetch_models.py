@@ -3,17 +3,18 @@
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db.models import Q
 from tqdm import tqdm
 
+from imagegen_project.common.commands import ReportingCommand
 from models_registry.classifier import classifier_prefetch
 from models_registry.downloads import checkpoint_prefetch
 from models_registry.errors import DownloadFailedError, DownloadLostError
 from models_registry.models import Checkpoint
 
 
-class Command(BaseCommand):
+class Command(ReportingCommand):
     """Downloads checkpoints before they are needed."""
 
     help = (
@@ -40,9 +41,9 @@ class Command(BaseCommand):
         """The safety filter's, where one is set: without it no picture could be checked."""
         try:
             if classifier_prefetch(name=settings.SAFETY_MODEL):
-                self.stdout.write(f"{settings.SAFETY_MODEL}: downloaded")
+                self._told(settings.SAFETY_MODEL, "downloaded")
         except DownloadFailedError as error:
-            self.stderr.write(f"{settings.SAFETY_MODEL}: {error}")
+            self._failed(settings.SAFETY_MODEL, error)
             return False
         return True
 
@@ -69,7 +70,15 @@ class Command(BaseCommand):
                 fetched = checkpoint_prefetch(checkpoint=checkpoint, on_progress=show)
             except (DownloadFailedError, DownloadLostError) as error:
                 bar.close()
-                self.stderr.write(f"{checkpoint.pk}: {error}")
+                self._failed(checkpoint.pk, error)
                 return False
-        self.stdout.write(f"{checkpoint.pk}: {'downloaded' if fetched else 'already there'}")
+        self._told(checkpoint.pk, "downloaded" if fetched else "already there")
         return True
+
+    def _told(self, name: str, what: str) -> None:
+        self.document.setdefault("models", {})[name] = what
+        self.say(f"{name}: {what}")
+
+    def _failed(self, name: str, error: Exception) -> None:
+        self.document.setdefault("models", {})[name] = str(error)
+        self.stderr.write(f"{name}: {error}")

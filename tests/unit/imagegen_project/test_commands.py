@@ -1,10 +1,13 @@
 """What the site's commands say."""
 
+import json
 import subprocess
 import sys
 from io import StringIO
+from typing import Any
 
-from django.core.management import call_command
+import pytest
+from django.core.management import CommandError, call_command
 
 from imagegen_project import env
 
@@ -14,6 +17,31 @@ def test_waiting_says_what_is_there(db: None) -> None:
     said = StringIO()
     call_command("wait_for", "database", "redis", "migrations", stdout=said)
     assert said.getvalue() == "database: there.\nredis: there.\nmigrations: there.\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        (["sweep"], {"swept": {}}),
+        (["sweep", "--files", "--dry-run"], {"files": [], "rows": [], "inputs_missing": [], "dry_run": True}),
+        (["prune_generations", "--older-than", "1d"], {"generations": 0, "bytes": 0, "dry_run": False}),
+        (["prune_cache", "--dry-run"], {"files": [], "dry_run": True}),
+        (["wait_for", "database"], {"there": ["database"]}),
+        (["prefetch_models", "builtin"], {"models": {"builtin": "already there"}}),
+    ],
+)
+def test_a_command_that_ends_prints_one_document(db: None, command: list[str], found: dict[str, Any]) -> None:
+    """With `--json`, and no word beside it."""
+    said = StringIO()
+    call_command(*command, "--json", stdout=said)
+    assert json.loads(said.getvalue()) == found
+
+
+def test_what_keeps_a_command_from_its_end_is_in_its_document(db: None) -> None:
+    said = StringIO()
+    with pytest.raises(CommandError):
+        call_command("prune_generations", "--older-than", "1d", "--user", "nobody", "--json", stdout=said)
+    assert "'nobody'" in json.loads(said.getvalue())["error"]["detail"]
 
 
 def test_a_worker_begins_with_its_allocator_set() -> None:

@@ -6,15 +6,16 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from knox.settings import knox_settings
 
 from imagegen_project.auth.services import token_create
+from imagegen_project.common.commands import ReportingCommand
 
 MAX_DAYS = 36_500
 
 
-class Command(BaseCommand):
+class Command(ReportingCommand):
     """Makes the user where needed and prints a token; whatever else it says goes to standard error."""
 
     help = (
@@ -49,7 +50,8 @@ class Command(BaseCommand):
             self.stderr.write(f"{username} is staff now.")
         token = token_create(user=user, expires_in=timedelta(days=days) if days else None)
         self.stderr.write(f"It expires in {days} days." if days else "It does not expire.")
-        self.stdout.write(token)
+        self.document |= {"user": username, "token": token, "expires_in_days": days or None}
+        self.say(token)
 
 
 def _user_create(username: str) -> User:
