@@ -201,17 +201,14 @@ class Command(BaseCommand):
         base_url = addresses.base_url(host, port)
         password_file = paths.secret_file(env.DATA_DIR, "admin_password")
         self._say("")
-        self._say("Make a picture (circle.png) from another terminal:")
+        self._say(f"Open this page, which signs you in (once, within {LINK_TTL_S // 60} minutes):")
+        self._say(f"    {base_url}{standalone.sign_in_path()}")
+        self._say("")
+        self._say(f"Later sign in as {standalone.LOCAL_USER}, with the password in {password_file}.")
+        self._say("Or make a picture (circle.png) from another terminal:")
         self._say("")
         self._say(standalone.curl_example(base_url, env.DATA_DIR))
         self._say("")
-        self._say(f"Open the page, signed in (once, within {LINK_TTL_S // 60} minutes):")
-        self._say(f"    {base_url}{standalone.sign_in_path()}")
-        self._say("")
-        self._say(f"API and its documentation: {base_url}/api/docs/")
-        self._say(
-            f"Later: {base_url}/ (user {standalone.LOCAL_USER}, password in {password_file}); admin pages: /admin/"
-        )
         if addresses.reachable_host(host) != host:
             self._say(
                 f"Other machines reach it by names listed in ALLOWED_HOSTS (now {', '.join(env.ALLOWED_HOSTS)})."
