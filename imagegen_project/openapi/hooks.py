@@ -12,6 +12,7 @@ from imagegen_project.openapi.dialects import dialect_paths
 from imagegen_project.openapi.operations import OPERATIONS, Operation
 
 ALIASES: Final = ("/api/v1/txt2img/", "/api/v1/img2img/", "/api/v1/loras/list/")
+JSON: Final = "application/json"
 METHODS: Final = ("get", "post", "put", "patch", "delete")
 # What any operation of a kind can meet, by status.
 _OF_ALL: Final = {429: ("too_many_failures", "throttled"), 503: ("database_unavailable", "hub_unavailable")}
@@ -76,6 +77,7 @@ def describe_operations(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]
 def _describe(operation: dict[str, Any], known: Operation, statuses: dict[str, int]) -> None:
     operation["summary"] = known.summary
     content = operation.get("requestBody", {}).get("content", {})
+    _drop_twins(content)
     for kind, media in content.items():
         # A form has the same fields; what is nested in them is JSON text there.
         if known.example is not None and (kind.endswith("json") or len(content) == 1):
@@ -88,6 +90,16 @@ def _describe(operation: dict[str, Any], known: Operation, statuses: dict[str, i
     for status, found in sorted(refused.items()):
         operation["responses"].setdefault(str(status), _problem(status, found))
     operation["responses"].setdefault("default", _problem(None, []))
+
+
+def _drop_twins(content: dict[str, Any]) -> None:
+    """Leaves out the forms that have the fields of the JSON, which are taken all the same.
+
+    Clients that are generated from the document choose the kind of body by its fields, and would send all of them.
+    """
+    plain = content.get(JSON)
+    for kind in [kind for kind, media in content.items() if kind != JSON and media == plain]:
+        del content[kind]
 
 
 def _common(operation: dict[str, Any], *, has_body: bool) -> Iterator[tuple[int, tuple[str, ...]]]:
