@@ -1,6 +1,5 @@
 """What a checkpoint allows of a request, beyond what its kind of pipeline does."""
 
-import math
 from typing import Any
 
 from generation.pictures.fitting import size_follow
@@ -50,11 +49,14 @@ def _size_error(checkpoint: Checkpoint, pixels: int) -> str | None:
 
 def strength_suffices(checkpoint: Checkpoint, *, scheduler: str, steps: int, strength: float) -> bool:
     """Whether at least one step runs, as the checkpoint's pipeline rounds."""
-    # Beside another field's error, a form's "-inf" comes here; it is no number that could be rounded.
+    # Beside another field's error any number comes here, also one that is too large to be rounded.
     return (
-        math.isfinite(strength)
+        strength > 0
         and steps_to_run(
-            family=checkpoint.family, scheduler=scheduler, num_inference_steps=steps, strength=strength
+            family=checkpoint.family,
+            scheduler=scheduler,
+            num_inference_steps=steps,
+            strength=min(strength, 1.0),
         )
         >= 1
     )
