@@ -127,8 +127,11 @@ class BoundedListField(serializers.ListField):
 
     def get_value(self, dictionary: Any) -> Any:
         """What was given."""
-        if not hasattr(dictionary, "getlist") or isinstance(self.child, serializers.FileField):
+        if not hasattr(dictionary, "getlist"):
             return super().get_value(dictionary)
+        if isinstance(self.child, serializers.FileField):
+            # A browser's form has an empty text in the place of files that nobody chose.
+            return [one for one in dictionary.getlist(self.field_name) if one != ""] or serializers.empty
         found = [part for text in dictionary.getlist(self.field_name) for part in _parted(text)]
         return found or serializers.empty
 

@@ -101,7 +101,7 @@ def test_clients_of_the_api_are_still_refused(visitor: Client) -> None:
 
 
 def test_a_form_left_as_it_is_asks_for_nothing_special(visitor: Client) -> None:
-    """Every field is sent as the page fills it in; nothing is adjusted, and no warning comes."""
+    """Every field is sent as the page fills it in, files that nobody chose as empty texts: no warning comes."""
     html = page(visitor, "/api/v1/generations")
     form = html.partition('id="post"')[2].partition("</form>")[0]
     fields = dict(re.findall(r'<input type="(?:text|number)"[^>]* name="(\w+)" value="([^"]*)"', form))
@@ -110,10 +110,12 @@ def test_a_form_left_as_it_is_asks_for_nothing_special(visitor: Client) -> None:
         assert chosen
         fields[name] = chosen[1]
     areas = re.findall(r'<textarea[^>]* name="(\w+)"', form)
+    files = re.findall(r'<input type="file"[^>]* name="(\w+)"', form)
     assert {"loras", "webhook_events"} <= set(areas)
+    assert set(files) == {"image", "mask_image", "images"}
     assert {"seed", "num_images", "output_quality", "width", "model"} <= set(fields)
     status, said = post(
-        visitor, "/api/v1/generations", **fields | dict.fromkeys(areas, "") | {"prompt": "a red circle"}
+        visitor, "/api/v1/generations", **fields | dict.fromkeys([*areas, *files], "") | {"prompt": "a red circle"}
     )
     assert status == 202, said
     generation = Generation.objects.get()
