@@ -61,6 +61,22 @@ def test_collected_files_are_packed(tmp_path: Path, settings: Settings) -> None:
         assert gzip.decompress((tmp_path / f"{name}.gz").read_bytes()) == (STATIC / name).read_bytes()
 
 
+def test_files_that_nobody_collected_are_packed_too(client: Client) -> None:
+    """For who can unpack them, and what is not packed already; what a browser has it is not sent again."""
+    path = "js/page/app.js"
+    packed = client.get(f"/static/{path}", headers={"Accept-Encoding": "gzip, br"})
+    plain = client.get(f"/static/{path}")
+    assert gzip.decompress(packed.content) == b"".join(plain.streaming_content) == (STATIC / path).read_bytes()
+    assert [one.headers.get("Content-Encoding") for one in (packed, plain)] == ["gzip", None]
+    assert [one["Vary"] for one in (packed, plain)] == ["Accept-Encoding"] * 2
+    assert packed["Content-Length"] == str(len(packed.content))
+    again = {"Accept-Encoding": "gzip", "If-None-Match": packed["ETag"]}
+    assert client.get(f"/static/{path}", headers=again).status_code == 304
+    picture = client.get("/static/examples/pink-star.webp", headers={"Accept-Encoding": "gzip"})
+    assert "Content-Encoding" not in picture.headers
+    picture.close()
+
+
 def imported(file: Path) -> set[str]:
     """The modules that one imports at once."""
     found = re.findall(r'^(?:import|export) [^;]*?"(\.[^"]+)";', file.read_text(), flags=re.MULTILINE)
