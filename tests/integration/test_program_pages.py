@@ -66,7 +66,9 @@ def test_files_that_nobody_collected_are_packed_too(client: Client) -> None:
     path = "js/page/app.js"
     packed = client.get(f"/static/{path}", headers={"Accept-Encoding": "gzip, br"})
     plain = client.get(f"/static/{path}")
-    assert gzip.decompress(packed.content) == b"".join(plain.streaming_content) == (STATIC / path).read_bytes()
+    assert (
+        gzip.decompress(packed.content) == b"".join(plain.streaming_content) == (STATIC / path).read_bytes()
+    )
     assert [one.headers.get("Content-Encoding") for one in (packed, plain)] == ["gzip", None]
     assert [one["Vary"] for one in (packed, plain)] == ["Accept-Encoding"] * 2
     assert packed["Content-Length"] == str(len(packed.content))

@@ -50,7 +50,9 @@ class Command(ReportingCommand):
         found = storage_reconcile(rows_too=True, dry_run=dry_run)
         done = "would be deleted" if dry_run else "deleted"
         self.document |= {
-            **{"files": list(found.files), "rows": list(found.images), "inputs_missing": list(found.inputs)},
+            "files": list(found.files),
+            "rows": list(found.images),
+            "inputs_missing": list(found.inputs),
             "dry_run": dry_run,
         }
         for name in found.files:

@@ -115,7 +115,9 @@ def test_a_form_left_as_it_is_asks_for_nothing_special(visitor: Client) -> None:
     assert set(files) == {"image", "mask_image", "images"}
     assert {"seed", "num_images", "output_quality", "width", "model"} <= set(fields)
     status, said = post(
-        visitor, "/api/v1/generations", **fields | dict.fromkeys([*areas, *files], "") | {"prompt": "a red circle"}
+        visitor,
+        "/api/v1/generations",
+        **fields | dict.fromkeys([*areas, *files], "") | {"prompt": "a red circle"},
     )
     assert status == 202, said
     generation = Generation.objects.get()
