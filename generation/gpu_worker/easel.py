@@ -16,8 +16,10 @@ from functools import partial
 from threading import BoundedSemaphore, Lock
 from typing import Final
 
+from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 from psycopg_pool import PoolTimeout
+from redis.exceptions import RedisError
 
 from generation.attempts import mates_claim
 from generation.choices import Status
@@ -28,12 +30,14 @@ from generation.gpu_worker.run import HAND_BACK, Run, run_end, run_listeners, ru
 from generation.gpu_worker.watchdog import watchdog_disarm
 from generation.models import Generation, Worker
 from generation.pictures.availability import StorageState, storage_state
+from generation.queue.entries import queue_length
 from imagegen_project.common.context import at_work_on
 
 logger = logging.getLogger(__name__)
 
-# How soon the queue is asked again for mates when it had none.
+# How soon it is asked again whether an entry came when there were no mates, and how soon the queue itself without one.
 ASK_AGAIN_S: Final = 0.05
+ASK_ANYWAY_S: Final = 1.0
 FINISHERS: Final = 2
 # Drawn and not stored yet, at the most: the pipeline waits then, as it would for its own storing.
 UNSTORED: Final = 32
@@ -76,6 +80,8 @@ class Easel:
         self._rows: dict[int, tuple[SheetRow, Run]] = {}
         self._asking: Future[list[_Prepared] | None] | None = None
         self._asked_again_at = 0.0
+        self._entries = 0
+        self._ask_anyway_at = 0.0
         self._closed = False
 
     @property
@@ -117,6 +123,7 @@ class Easel:
             self._finish(first.run, partial(_raise, first.error or EngineError("It was not prepared.")))
             return
         self._closed = False
+        self._ask_anyway_at = 0.0
         self._rows = {}
         listeners = run_listeners(first.run, self._publisher)
         try:
@@ -153,6 +160,7 @@ class Easel:
 
     def _end(self, row: SheetRow) -> None:
         _, run = self._rows.pop(id(row.row))
+        self._ask_anyway_at = 0.0  # there is room that there was not
 
         def outcome() -> tuple[Batch, BatchResult]:
             drawn: Drawn = row.drawn()
@@ -187,11 +195,12 @@ class Easel:
     def _claim(self, first: Generation, room: int) -> list[_Prepared] | None:
         close_old_connections()
         try:
-            if storage_state() is not StorageState.OK:
+            if not self._may_have_mates() or storage_state() is not StorageState.OK:
                 return []
             mates = mates_claim(worker=self._worker, of=first, pictures=room, publish=self._publisher.send)
             if mates is None:
                 return None
+            self._ask_anyway_at = time.monotonic() + (0 if mates else ASK_ANYWAY_S)
             # Taken first, all of them: their leases are renewed from now on.
             return [self._prepare(run) for run in [self._take(mate) for mate in mates]]
         except (DatabaseError, PoolTimeout) as error:
@@ -199,6 +208,18 @@ class Easel:
             return []
         finally:
             close_old_connections()
+
+    def _may_have_mates(self) -> bool:
+        """Whether an entry came since this was asked last; Redis answers that for a hundredth of what the queue costs.
+
+        The queue itself is asked where it had mates, where there is more room, and now and then: entries can be lost.
+        """
+        before = self._entries
+        try:
+            self._entries = queue_length(settings.DEVICE_CLASS)
+        except (RedisError, OSError):
+            return time.monotonic() >= self._ask_anyway_at
+        return self._entries > before or time.monotonic() >= self._ask_anyway_at
 
     # The finishers' threads
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
@@ -22,6 +23,7 @@ from generation.gpu_worker.easel import Easel  # noqa: E402
 from generation.gpu_worker.run import CANCELED  # noqa: E402
 from generation.models import Generation, Worker  # noqa: E402
 from generation.pictures.files import image_read  # noqa: E402
+from generation.queue.entries import worker_wake  # noqa: E402
 from generation.services import generation_cancel  # noqa: E402
 from imagegen_project.common import tracing  # noqa: E402
 from tests.support.collector import Collector  # noqa: E402
@@ -113,6 +115,31 @@ def test_mates_join_what_runs_and_each_ends_once(
         assert len([image_read(image) for image in job.images.all()]) == job.num_images
         assert followers.ends(job) == ["succeeded"]
         assert 0 < (job.busy_ms or 0) < (job.latency_ms or 0)
+
+
+def test_the_queue_is_asked_when_an_entry_came(
+    make: GenerationMaker,
+    easel: Easel,
+    followers: Followers,
+    worker: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And not between all steps, which takes from the processors what drawing needs."""
+    monkeypatch.setattr(easels, "ASK_ANYWAY_S", 600.0)
+    asked = Mock(wraps=easels.mates_claim)
+    monkeypatch.setattr(easels, "mates_claim", asked)
+    first, mates = make(num_inference_steps=12), []
+
+    def come(generation_id: UUID, data: dict[str, Any]) -> None:
+        if generation_id == first.pk and data["step"] == 4:
+            mates.append(make(num_inference_steps=2, seed=1))
+            worker_wake()
+
+    followers.on_progress = come
+    draw(easel, worker)
+    assert receipt(mates[0])["joined"]
+    # At the beginning, for the entry, behind what joined, and when that had left.
+    assert asked.call_count <= 4
 
 
 def test_what_must_be_alone_is_drawn_alone(make: GenerationMaker, easel: Easel, worker: Worker) -> None:
