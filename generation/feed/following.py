@@ -1,9 +1,10 @@
 """Following generations from the web process: in order, without gaps, however late one joins.
 
 Each generation that is followed in this process has one `Feed`: one subscription to the Channels group, shared by all
-its followers. A follower replays the Redis stream, then takes what the feed brings. Where an event's `prev` shows a
-gap it re-reads the stream; a feed that has been quiet for two seconds re-reads stream and row, all quiet feeds of the
-process together, so even a lost *last* event hangs nobody.
+its followers; those who only wait for its end have another, which no step wakes. A follower replays the Redis stream,
+then takes what the feed brings. Where an event's `prev` shows a gap it re-reads the stream; a feed that has been quiet
+for two seconds re-reads stream and row, all quiet feeds of the process together, so even a lost *last* event hangs
+nobody.
 """
 
 import asyncio
@@ -34,10 +35,11 @@ SUBSCRIBE_S = 1.0
 
 
 class Feed:
-    """One generation's events as they come into this process, handed to every follower's queue."""
+    """One generation's events, or its end alone, as they come into this process, handed to every follower's queue."""
 
-    def __init__(self, generation_id: UUID) -> None:
+    def __init__(self, generation_id: UUID, *, ends_only: bool) -> None:
         self.generation_id = generation_id
+        self.ends_only = ends_only
         self.followers: set[asyncio.Queue[Event]] = set()
         self.last_seq = 0
         self.heard_at = time.monotonic()
@@ -59,7 +61,7 @@ class Feed:
 
     async def _receive(self) -> None:
         layer = get_channel_layer()
-        group = group_name(self.generation_id)
+        group = group_name(self.generation_id, ends_only=self.ends_only)
         channel = ""
         try:
             # Not for ever: a cancellation that comes while Redis' client connects can get lost in there.
@@ -85,16 +87,19 @@ class FeedHub:
     """All feeds of one event loop."""
 
     def __init__(self) -> None:
-        self.feeds: dict[UUID, Feed] = {}
+        self.feeds: dict[tuple[UUID, bool], Feed] = {}
         self.redis = aioredis.from_url(settings.REDIS_URL, decode_responses=True, socket_timeout=5)
         self.watch: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
-    async def join(self, generation_id: UUID) -> AsyncIterator[asyncio.Queue[Event]]:
-        """A queue that gets the generation's events from now on."""
-        feed = self.feeds.get(generation_id)
+    async def join(
+        self, generation_id: UUID, *, ends_only: bool = False
+    ) -> AsyncIterator[asyncio.Queue[Event]]:
+        """A queue that gets the generation's events from now on, or its end and what a quiet feed re-reads."""
+        key = generation_id, ends_only
+        feed = self.feeds.get(key)
         if feed is None:
-            feed = self.feeds[generation_id] = Feed(generation_id)
+            feed = self.feeds[key] = Feed(generation_id, ends_only=ends_only)
         queue: asyncio.Queue[Event] = asyncio.Queue()
         feed.followers.add(queue)
         if self.watch is None or self.watch.done():
@@ -108,8 +113,8 @@ class FeedHub:
             yield queue
         finally:
             feed.followers.discard(queue)
-            if not feed.followers and self.feeds.get(generation_id) is feed:
-                del self.feeds[generation_id]
+            if not feed.followers and self.feeds.get(key) is feed:
+                del self.feeds[key]
                 feed.close()
 
     async def stream(self, generation_id: UUID, after: int) -> list[Event]:
@@ -241,7 +246,12 @@ async def wait_for_end(feed_ids: Iterable[UUID], *, seconds: float) -> bool:
 
 
 async def _wait_for_end(feed_id: UUID) -> None:
-    async with contextlib.aclosing(follow(feed_id, after=0)) as events:
-        async for event in events:
-            if event["type"] in TERMINAL_EVENTS:
+    hub = feed_hub()
+    async with hub.join(feed_id, ends_only=True) as queue:
+        events = await hub.stream(feed_id, 0)
+        if not events:
+            snapshot = (await run_in_socket_executor(feed_snapshots, [feed_id])).get(feed_id)
+            if snapshot is None or snapshot["status"] in TERMINAL:
                 return
+        while not any(event["type"] in TERMINAL_EVENTS for event in events):
+            events = [await queue.get()]

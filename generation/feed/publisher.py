@@ -6,33 +6,25 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from generation.feed.messages import TERMINAL_EVENTS, EventType
-from generation.feed.stream import event_append, event_notify
+from generation.feed.messages import Event, EventType
+from generation.feed.stream import Telling, event_notify, events_append
 
 logger = logging.getLogger(__name__)
 
 RETRY_PAUSES_S = (0.1, 0.5, 2.0)
 
 
-@dataclass(frozen=True)
-class _Item:
-    generation_id: UUID
-    event_type: EventType
-    attempt: int
-    data: dict[str, Any] = field(default_factory=dict)
-
-
 class Publisher:
-    """Publishes in order. Progress that waits is replaced by newer progress; a terminal event is tried again."""
+    """Publishes in order, what waits together. Waiting progress is replaced by newer progress; ends are tried again."""
 
     def __init__(self) -> None:
-        self._items: OrderedDict[object, _Item] = OrderedDict()
+        self._items: OrderedDict[object, Telling] = OrderedDict()
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closing = False
@@ -43,7 +35,7 @@ class Publisher:
         """Hands an event over and returns at once."""
         key: object = ("progress", generation_id) if event_type == "progress" else next(self._numbers)
         with self._changed:
-            self._items[key] = _Item(generation_id, event_type, attempt, data)
+            self._items[key] = Telling(generation_id, event_type, attempt, data)
             self._changed.notify()
 
     def close(self, *, timeout: float = 5.0) -> None:
@@ -53,37 +45,65 @@ class Publisher:
             self._changed.notify()
         self._thread.join(timeout)
 
-    def _next(self) -> _Item | None:
+    def _next(self) -> list[Telling]:
+        """All that waits, once something does; nothing when the thread is to end."""
         with self._changed:
-            while not self._items:
-                if self._closing:
-                    return None
+            while not self._items and not self._closing:
                 self._changed.wait()
-            return self._items.popitem(last=False)[1]
+            items = list(self._items.values())
+            self._items.clear()
+            return items
 
     def _run(self) -> None:
         # One event loop for the thread's life: the channel layer keeps a connection a loop.
         with asyncio.Runner() as runner:
-            while item := self._next():
-                self._publish(item, runner)
+            while items := self._next():
+                # What takes time to make, such as a preview, is made here, and only for what is really sent.
+                made = [
+                    Telling(each.generation_id, each.event_type, each.attempt, _made(each.data))
+                    for each in items
+                ]
+                for pause in (*RETRY_PAUSES_S, None):
+                    made = [each for each in _publish(made, runner) if each.is_final]
+                    if not made or pause is None:
+                        break
+                    time.sleep(pause)
 
-    def _publish(self, item: _Item, runner: asyncio.Runner) -> None:
-        # What takes time to make, such as a preview, is made here, and only for what is really sent.
-        data = {name: value() if callable(value) else value for name, value in item.data.items()}
-        pauses = RETRY_PAUSES_S if item.event_type in TERMINAL_EVENTS else ()
-        for pause in (*pauses, None):
-            try:
-                event = event_append(item.generation_id, item.event_type, attempt=item.attempt, **data)
-                if event is not None:
-                    runner.run(event_notify(event))
-            except (RedisError, OSError) as error:
-                if pause is None:
-                    # The row is the truth: followers re-read it when their feed is quiet.
-                    logger.warning(
-                        "event not published",
-                        extra={"event_type": item.event_type, "reason": type(error).__name__},
-                    )
-                    return
-                time.sleep(pause)
-            else:
-                return
+
+def _made(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: value() if callable(value) else value for name, value in data.items()}
+
+
+def _publish(tellings: Sequence[Telling], runner: asyncio.Runner) -> Sequence[Telling]:
+    """Appends and notifies; returns what was not appended."""
+    try:
+        found = events_append(tellings)
+    except (RedisError, OSError) as error:
+        _unpublished(tellings, error)
+        return tellings
+    events = [event for event in found if event is not None and not isinstance(event, RedisError)]
+    refused = [
+        (telling, error)
+        for telling, error in zip(tellings, found, strict=True)
+        if isinstance(error, RedisError)
+    ]
+    for telling, error in refused:
+        _unpublished([telling], error)
+    try:
+        runner.run(_notify(events))
+    except (RedisError, OSError) as error:
+        logger.warning("followers not told", extra={"reason": type(error).__name__})
+    return [telling for telling, _ in refused]
+
+
+async def _notify(events: Iterable[Event]) -> None:
+    for event in events:
+        await event_notify(event)
+
+
+def _unpublished(tellings: Iterable[Telling], error: Exception) -> None:
+    # The row is the truth: followers re-read it when their feed is quiet.
+    for event_type in sorted({telling.event_type for telling in tellings}):
+        logger.warning(
+            "event not published", extra={"event_type": event_type, "reason": type(error).__name__}
+        )

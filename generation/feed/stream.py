@@ -10,7 +10,8 @@ keeps none of them, and a second one beside it the last few, for those who join 
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -24,8 +25,6 @@ from redis.exceptions import RedisError
 from generation.feed.messages import TERMINAL_EVENTS, Event, EventType
 
 logger = logging.getLogger(__name__)
-
-# A preview is looked for in so many of the latest events.
 
 
 class Publish(Protocol):
@@ -75,9 +74,9 @@ def previews_key(generation_id: UUID | str) -> str:
     return f"imagegen:previews:{generation_id}"
 
 
-def group_name(generation_id: UUID | str) -> str:
-    """The Channels group of the processes that follow a generation."""
-    return f"generation.{generation_id}"
+def group_name(generation_id: UUID | str, *, ends_only: bool = False) -> str:
+    """The Channels group of the processes that follow a generation, or of those that only wait for its end."""
+    return f"generation.{'end.' if ends_only else ''}{generation_id}"
 
 
 def event_decode(entry_id: str, fields: dict[str, str]) -> Event:
@@ -111,43 +110,80 @@ def preview_latest(generation_id: UUID) -> str | None:
     return entries[0][1][b"preview"].decode("ascii") if entries else None
 
 
-def event_append(generation_id: UUID, event_type: EventType, *, attempt: int, **data: Any) -> Event | None:
-    """Puts an event into the stream and numbers it; None when it is stale. Raises RedisError."""
-    event: dict[str, Any] = {
-        "type": event_type,
-        "seq": 0,
-        "prev": 0,
-        "job_id": str(generation_id),
-        "at": timezone.now().isoformat(timespec="milliseconds"),
-        "attempt": attempt,
-        **data,
-    }
-    stored = event | {"preview": None} if "preview" in event else event
-    script = get_redis_connection("default").register_script(_APPEND)
-    numbers = script(
-        keys=[stream_key(generation_id), previews_key(generation_id)],
-        args=[
-            attempt,
-            int(event_type in TERMINAL_EVENTS),
+@dataclass(frozen=True)
+class Telling:
+    """An event before it has a number."""
+
+    generation_id: UUID
+    event_type: EventType
+    attempt: int
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is the end of its generation."""
+        return self.event_type in TERMINAL_EVENTS
+
+
+def events_append(tellings: Sequence[Telling]) -> list[Event | RedisError | None]:
+    """Puts events into their streams and numbers them, in one round trip.
+
+    For each the event, None where it is stale, or the error with which Redis refused it. Raises RedisError where Redis
+    is away.
+    """
+    events: list[dict[str, Any]] = []
+    # Not one transaction: each generation's feed is its own.
+    pipe = get_redis_connection("default").pipeline(transaction=False)
+    for each in tellings:
+        event: dict[str, Any] = {
+            "type": each.event_type,
+            "seq": 0,
+            "prev": 0,
+            "job_id": str(each.generation_id),
+            "at": timezone.now().isoformat(timespec="milliseconds"),
+            "attempt": each.attempt,
+            **each.data,
+        }
+        events.append(event)
+        stored = event | {"preview": None} if "preview" in event else event
+        pipe.eval(
+            _APPEND,
+            2,
+            stream_key(each.generation_id),
+            previews_key(each.generation_id),
+            each.attempt,
+            int(each.is_final),
             json.dumps(stored, separators=(",", ":")),
             settings.FEED_MAX_EVENTS,
             settings.FEED_TTL_S,
             event.get("preview") or "",
             KEPT_PREVIEWS,
             PREVIEWS_AFTER_END_S,
-        ],
-    )
-    if numbers is None:
-        return None
-    event["seq"], event["prev"] = (int(number) for number in numbers)
-    return event  # type: ignore[return-value]  # the dict has the event's keys by construction
+        )
+    found: list[Event | RedisError | None] = []
+    for event, answer in zip(events, pipe.execute(raise_on_error=False), strict=True):
+        if isinstance(answer, list):
+            event["seq"], event["prev"] = (int(number) for number in answer)
+            found.append(event)  # type: ignore[arg-type]  # the dict has the event's keys by construction
+        else:
+            found.append(answer)
+    return found
+
+
+def event_append(generation_id: UUID, event_type: EventType, *, attempt: int, **data: Any) -> Event | None:
+    """Puts an event into its stream and numbers it; None when it is stale. Raises RedisError."""
+    (event,) = events_append([Telling(generation_id, event_type, attempt, data)])
+    if isinstance(event, RedisError):
+        raise event
+    return event
 
 
 async def event_notify(event: Event) -> None:
     """Tells the processes that follow the generation. Raises RedisError."""
-    await get_channel_layer().group_send(
-        group_name(event["job_id"]), {"type": "generation.event", "event": event}
-    )
+    layer, message = get_channel_layer(), {"type": "generation.event", "event": event}
+    await layer.group_send(group_name(event["job_id"]), message)
+    if event["type"] in TERMINAL_EVENTS:
+        await layer.group_send(group_name(event["job_id"], ends_only=True), message)
 
 
 def event_publish(generation_id: UUID, event_type: EventType, *, attempt: int, **data: Any) -> None:

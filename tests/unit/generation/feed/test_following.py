@@ -52,7 +52,8 @@ async def subscribed(generation_id: UUID, followers: int = 1) -> None:
     """Waits until so many follow."""
 
     def following() -> int:
-        return len(getattr(feed_hub().feeds.get(generation_id), "followers", ()))
+        feeds = feed_hub().feeds.values()
+        return sum(len(feed.followers) for feed in feeds if feed.generation_id == generation_id)
 
     async with asyncio.timeout(WAIT_S):
         while following() < followers:  # noqa: ASYNC110 - a feed has no event for this, only tests want it
@@ -213,6 +214,26 @@ async def test_waiting_ends_with_the_job_or_the_limit(generation: Generation) ->
     assert feed_hub().feeds == {}  # nothing is followed any more
 
 
+async def test_no_step_wakes_who_waits_for_the_end(generation: Generation) -> None:
+    """A request that waits for its picture costs the web process nothing while that is drawn."""
+    task = asyncio.create_task(wait_for_end([generation.id], seconds=WAIT_S))
+    await subscribed(generation.id)
+    (feed,) = feed_hub().feeds.values()
+    heard: list[Event] = []
+    feed.deliver = heard.append  # type: ignore[method-assign]
+    # Another follower, by whom is seen that they have arrived.
+    async with contextlib.aclosing(follow(generation.id)) as events:
+        await anext(events)
+        for step in (1, 2):
+            await publish(generation.id, "progress", step=step)
+        while (await anext(events)).get("step") != 2:
+            pass
+    assert heard == []
+    del feed.deliver
+    await publish(generation.id, "succeeded")
+    assert await task
+
+
 async def test_a_lost_cancellation_leaves_no_subscription(
     generation: Generation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +254,7 @@ async def test_a_lost_cancellation_leaves_no_subscription(
     task = asyncio.create_task(collect(generation.id))
     async with asyncio.timeout(WAIT_S):
         await subscribing.wait()
-        subscription = feed_hub().feeds[generation.id].task
+        subscription = feed_hub().feeds[generation.id, False].task
         task.cancel()
         await asyncio.wait([task, subscription])
 
@@ -298,4 +319,4 @@ async def test_whoever_leaves_is_gone(generation: Generation) -> None:
         follower.cancel()
         await asyncio.wait([follower], timeout=WAIT_S)
         assert follower.cancelled(), moment
-    assert generation.id not in feed_hub().feeds
+    assert not any(feed.generation_id == generation.id for feed in feed_hub().feeds.values())
