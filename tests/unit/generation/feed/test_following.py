@@ -120,13 +120,13 @@ async def test_resuming_behind_a_number_gives_the_rest(generation: Generation) -
 
 async def test_a_follower_that_missed_messages_still_sees_the_last_previews(generation: Generation) -> None:
     """One that follows from the start sees each; one that comes late those that are kept, at their events."""
-    early = asyncio.create_task(collect(generation.id))
-    await subscribed(generation.id)
-    for step in range(1, 8):
-        await publish(generation.id, "progress", step=step, preview=f"of {step}", notify=step != 6)
-    await publish(generation.id, "succeeded")
-    everything = [f"of {step}" for step in range(1, 8)]
-    assert [event["preview"] for event in (await early)[1:-1]] == everything
+    async with contextlib.aclosing(follow(generation.id)) as early:
+        await anext(early)
+        for step in range(1, 8):
+            await publish(generation.id, "progress", step=step, preview=f"of {step}", notify=step != 6)
+        await publish(generation.id, "succeeded")
+        everything = [f"of {step}" for step in range(1, 8)]
+        assert [event["preview"] async for event in early if event["type"] == "progress"] == everything
     late = (await collect(generation.id))[1:-1]
     assert [event["preview"] for event in late] == [*[None] * 3, *everything[3:]]
 
