@@ -83,12 +83,12 @@ def _publish(tellings: Sequence[Telling], runner: asyncio.Runner) -> Sequence[Te
         return tellings
     events = [event for event in found if event is not None and not isinstance(event, RedisError)]
     refused = [
-        (telling, error)
-        for telling, error in zip(tellings, found, strict=True)
-        if isinstance(error, RedisError)
+        (telling, event)
+        for telling, event in zip(tellings, found, strict=True)
+        if isinstance(event, RedisError)
     ]
-    for telling, error in refused:
-        _unpublished([telling], error)
+    for telling, reason in refused:
+        _unpublished([telling], reason)
     try:
         runner.run(_notify(events))
     except (RedisError, OSError) as error:
