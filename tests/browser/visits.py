@@ -65,10 +65,8 @@ class Visits:
     @contextmanager
     def opened(self, path: str = "", *, state: Any = ..., **options: Any) -> Iterator["Page"]:
         """A page in a context of its own, signed in unless `state` says otherwise."""
-        settings: dict[str, Any] = {"viewport": DESKTOP} | options
-        context = self.browser.new_context(
-            storage_state=self.state if state is ... else state, base_url=self.live.url, **settings
-        )
+        settings: dict[str, Any] = {"viewport": DESKTOP, "base_url": self.live.url} | options
+        context = self.browser.new_context(storage_state=self.state if state is ... else state, **settings)
         context.set_default_timeout(SAFETY_S * 1000)
         page = context.new_page()
         page.on("console", lambda said: self._note(page, said.text) if said.type == "error" else None)
@@ -124,11 +122,27 @@ def drawn(page: "Page") -> None:
     until(page, "document.querySelector('.card.large img').naturalWidth > 0")
 
 
+def too_wide(page: "Page") -> list[str]:
+    """What stands out of the page at its right side, or is cut off there."""
+    found: list[str] = page.evaluate("""() => {
+      const room = document.documentElement.clientWidth;
+      const wide = document.documentElement.scrollWidth;
+      const out = wide > room ? [`the page is ${wide} of ${room}`] : [];
+      for (const table of document.querySelectorAll("#result_list, .numbers table"))
+        if (table.scrollWidth > table.parentElement.clientWidth + 1)
+          out.push(`${table.id || "a table"} is ${table.scrollWidth} of ${table.parentElement.clientWidth}`);
+      return out;
+    }""")
+    return found
+
+
 def violations(page: "Page") -> list[str]:
     """What axe-core finds serious or worse on the page as it stands."""
     page.evaluate(AXE.read_text())
+    # Without preloading: axe would copy sheets that import others into styles in the page, which the policy forbids.
     found: dict[str, Any] = page.evaluate(
-        "axe.run({ resultTypes: ['violations'], rules: { 'scrollable-region-focusable': { enabled: true } } })"
+        "axe.run({ resultTypes: ['violations'], preload: false,"
+        " rules: { 'scrollable-region-focusable': { enabled: true } } })"
     )
     return [
         f"{one['id']}: {node['html'][:160]} {node['any'][0]['message'] if node['any'] else ''}"
