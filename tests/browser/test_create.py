@@ -1,18 +1,34 @@
 """The page at `/`: a prompt becomes a picture, whatever happens in between."""
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.visits import FOCUSED, PHONE, Visits, draw, drawn, newest, tab_to, until, violations
+from tests.browser.visits import (
+    FOCUSED,
+    PHONE,
+    Visits,
+    draw,
+    drawn,
+    newest,
+    tab_to,
+    too_wide,
+    until,
+    violations,
+)
 from tests.integration.test_live_feeds import web_process
+from tests.support.lines import Line
 from tests.support.live import Live
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 LONG = 100
+OFFLINE_S = 10
+# Longer than a page waits in silence before it takes a socket for dead (`SILENCE_MS` in socket.js).
+SILENCE_MS = 61_000
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +70,7 @@ def test_an_example_is_one_click(visits: Visits) -> None:
         page.wait_for_selector(".card.large")
         page.keyboard.press("Escape")
         page.wait_for_selector(".card.large.canceled")
+        assert violations(page) == []
         assert prompt == newest(visits.live)["prompt"]
     assert visits.complaints == []
 
@@ -69,6 +86,7 @@ def test_five_queue_without_blocking_and_each_can_be_canceled(visits: Visits) ->
             assert page.is_enabled(".draw")
         until(page, "document.querySelectorAll('.card.small').length === 5")
         page.wait_for_selector(".card.large .status p:has-text('in the queue')")
+        assert violations(page) == []
         page.keyboard.press("Escape")
         page.wait_for_selector(".card.large.canceled")
         for number in range(4):
@@ -95,6 +113,7 @@ def test_a_killed_worker_is_told_and_the_same_seed_goes_on(visits: Visits, live:
         seed = newest(live)["seed"]
         next(one for one in live.service.family() if "gpu_worker" in one.cmdline()).kill()
         page.wait_for_selector(".card.large .status p:has-text('starting again with the same seed')")
+        assert violations(page) == []
         drawn(page)
         assert newest(live)["seed"] == seed
         assert newest(live)["attempt"] == 2
@@ -129,19 +148,46 @@ def test_where_no_socket_opens_it_goes_on_without(visits: Visits, blocked: str) 
     assert visits.complaints == []
 
 
-def test_offline_for_a_while(visits: Visits) -> None:
-    """What was drawn meanwhile is there when the network is back, and what was asked for is drawn then."""
-    with visits.opened("/") as page:
-        draw(page, "a cyan diamond", steps=30, size=256)
-        page.wait_for_selector(".card.large:is(.queued, .loading, .denoising)")
+def test_offline_for_longer_than_the_feed_is_patient(visits: Visits, live: Live) -> None:
+    """Not a byte for ten seconds, and by the page's clock for more than a minute.
+
+    What was drawn meanwhile is there when the network is back, and what was asked for is drawn then.
+    """
+    with Line(live.service.port) as line, visits.opened(base_url=line.url) as page:
+        page.clock.install()
+        page.goto("/")
+        draw(page, "a cyan diamond", steps=LONG, size=512)
+        begun(page)
+        line.cut()
         page.context.set_offline(True)
-        visits.live.wait(newest(visits.live)["id"])
-        page.fill("#prompt", "a gray cross")
-        page.keyboard.press("Control+Enter")
+        since = time.monotonic()
+        live.wait(newest(live)["id"])
+        draw(page, "a gray cross")
         page.wait_for_selector(".card.large.sending")
+        page.wait_for_timeout(1000 * max(0.0, OFFLINE_S - (time.monotonic() - since)))
+        page.clock.fast_forward(SILENCE_MS)
+        page.wait_for_selector(".card.small.denoising [aria-label^='a cyan diamond']")
+        assert violations(page) == []
         page.context.set_offline(False)
+        line.mend()
         drawn(page)
         page.wait_for_selector(".card.small.succeeded [aria-label^='a cyan diamond']")
+    assert visits.complaints == []
+
+
+def test_what_failed_says_why_and_is_tried_again(visits: Visits, live: Live) -> None:
+    """Also where it was asked for elsewhere."""
+    with visits.opened() as page:
+        with live.undrawn():
+            live.create(steps=LONG, width=1024, height=1024, timeout_s=1, prompt="a red ring")
+            page.goto("/")
+            page.wait_for_selector(".card.large.queued")
+        page.wait_for_selector(".card.large.failed .failure:has-text('timeout_s')")
+        assert violations(page) == []
+        page.click("text=Try again")
+        page.wait_for_selector(".card.large:not(.failed)")
+        page.keyboard.press("Escape")
+        page.wait_for_selector(".card.large:is(.canceled, .failed)")
     assert visits.complaints == []
 
 
@@ -162,7 +208,7 @@ def test_a_phone(visits: Visits, scheme: str) -> None:
     """Nothing is wider than the screen."""
     with visits.opened("/", viewport=PHONE, color_scheme=scheme, has_touch=True, is_mobile=True) as page:
         page.wait_for_selector(".examples button img")
-        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        assert too_wide(page) == []
         assert violations(page) == []
         page.tap(".running button")
         page.wait_for_selector("dialog .keys")
