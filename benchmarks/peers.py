@@ -25,6 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.load import PROMPTS, Ask, machine, measure, post, say, spread, write
+from benchmarks.plots import plot_bars
 from imagegen_project import env
 from imagegen_project.standalone import paths
 from models_registry.builtin import WEIGHTS
@@ -107,18 +108,14 @@ def service_ask(service: Service) -> Ask:
 
 
 @contextlib.contextmanager
-def services(folder: Path, *, single: bool) -> Iterator[Service]:
+def services(folder: Path, *, single: bool, **variables: str) -> Iterator[Service]:
     """The service with no limits; in single precision where that is asked for."""
     folder.mkdir()
-    service = Service(folder / "data", WORK_LIMIT="0", WAIT_LIMIT_S="900")
+    service = Service(folder / "data", WORK_LIMIT="0", WAIT_LIMIT_S="900", **variables)
     try:
         service.wait_ready()
         if single:
-            subprocess.run(
-                [sys.executable, REPOSITORY / "manage.py", "shell", "--verbosity", "0", "--command", _SINGLE],
-                env=os.environ | {"DATA_DIR": str(service.data_dir), **_servers(service)},
-                check=True,
-            )
+            service_shell(service, _SINGLE)
         yield service
     finally:
         service.end(signal.SIGTERM)
@@ -130,8 +127,16 @@ Checkpoint.objects.filter(id="builtin").update(dtype="float32")
 """
 
 
-def _servers(service: Service) -> dict[str, str]:
-    return {"DATABASE_URL": paths.database_url(service.data_dir)}
+def service_shell(service: Service, code: str) -> str:
+    """Runs Python in the project, on the service's database; what it prints."""
+    return subprocess.run(
+        [sys.executable, REPOSITORY / "manage.py", "shell", "--verbosity", "0", "--command", code],
+        env=os.environ
+        | {"DATA_DIR": str(service.data_dir), "DATABASE_URL": paths.database_url(service.data_dir)},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
 
 
 def main() -> None:
@@ -177,6 +182,9 @@ def main() -> None:
                 ]
                 say(f"| {name} | {spread(values)} | {ratios[0]} x | {ratios[1]} x |")
     write(options.json, found)
+    most = options.clients[-1]
+    title = f"Pictures per second, {most} clients, 512x512, {options.steps} steps"
+    plot_bars(options.json, title=title, unit="pictures/s", values=found["pictures_per_s"][most])
     best = statistics.median(found["pictures_per_s"][options.clients[-1]][SERVICE])
     say(f"\n{found['cpu']}, {found['cores']} cores; load {found['load_before']:.1f}; {best:.2f} pictures/s")
 

@@ -1,9 +1,11 @@
 """Measures creation under a full table: `python -m benchmarks.submit [--rows N] [--seconds S] [--json FILE]`.
 
 Starts `standalone` in a throw-away folder, halts its GPU worker, fills the table with generations that have ended (half
-of them are the asking user's) and one picture each, and lets clients create for a while, then turn pages of their list.
-Prints, as a Markdown table, requests per second, latencies, and what each part of the service spends on one request in
-CPU milliseconds; unlike rates and latencies, those hardly depend on what else the machine does.
+of them are the asking user's) and one picture each, and lets clients create for a while, with limits that none of them
+reaches, then turn pages of their list, and read one generation, its picture and the list of models. Prints, as a
+Markdown table, requests per second, latencies, and what each part of the service spends on one request in CPU
+milliseconds; unlike rates and latencies, those hardly depend on what else the machine does. Writes JSON with `--json`,
+and a plot of the latencies beside it.
 """
 
 import argparse
@@ -26,11 +28,20 @@ from psycopg import sql
 from tqdm import tqdm
 
 from benchmarks.load import machine, say, write
-from benchmarks.scale import NO_LIMITS, QUICK
+from benchmarks.plots import plot_shares
+from benchmarks.scale import QUICK
 from imagegen_project.standalone import paths
 from tests.support.service import Service
 
 GENERATIONS, PICTURES = "generation_generation", "generation_generatedimage"
+# Every limit is read for each creation, and none is reached.
+LIMITS = {
+    "MAX_QUEUED": "1000000",
+    "MAX_QUEUED_PER_USER": "1000000",
+    "WORK_LIMIT": "1000000000",
+    "THROTTLE_MODELS": "0",
+    "STORAGE_QUOTA_MB": "100000",
+}
 # What belongs to which part of the service, by a word of its command line.
 PARTS = {"web process": "daphne", "PostgreSQL": "postgres", "Redis": "redis"}
 
@@ -131,7 +142,7 @@ def main() -> None:
     options = parser.parse_args()
     found: dict[str, Any] = machine() | {"rows": options.rows, "requests": {}}
     with tempfile.TemporaryDirectory(prefix="imagegen-submit-") as folder:
-        service = Service(Path(folder) / "data", **NO_LIMITS)
+        service = Service(Path(folder) / "data", **LIMITS)
         try:
             service.wait_ready()
             token = (service.data_dir / "token").read_text().strip()
@@ -141,11 +152,12 @@ def main() -> None:
                 timeout=60,
                 trust_env=False,
             )
-            http.post("/api/v1/generate/txt2img", json=QUICK).raise_for_status()
+            first = http.post("/api/v1/generate/txt2img", json=QUICK).raise_for_status().json()["id"]
             fill(service, options.rows)
             worker = next(process for process in service.family() if "gpu_worker" in process.cmdline())
             worker.send_signal(signal.SIGSTOP)
             numbers = itertools.count()
+            latencies: dict[str, list[float]] = {}
 
             def create() -> None:
                 body = QUICK | {"seed": next(numbers)}
@@ -154,7 +166,16 @@ def main() -> None:
             def page() -> None:
                 http.get("/api/v1/generations", params={"limit": 50}).raise_for_status()
 
-            asks = {"POST generations": create, "GET generations, 50 rows": page}
+            def read(address: str) -> Callable[[], None]:
+                return lambda: http.get(address).raise_for_status() and None
+
+            asks = {
+                "POST generations": create,
+                "GET generations, 50 rows": page,
+                "GET generations/<id>": read(f"/api/v1/generations/{first}"),
+                "GET generations/<id>/images/0": read(f"/api/v1/generations/{first}/images/0"),
+                "GET models": read("/api/v1/models"),
+            }
             say(f"| request | per second | p50, p99 | {', '.join(f'CPU ms {part}' for part in PARTS)} |")
             say("| --- | --- | --- | --- |")
             for name, ask in tqdm(asks.items(), file=sys.stderr):
@@ -167,12 +188,15 @@ def main() -> None:
                 }
                 p50, p99 = statistics.median(taken), statistics.quantiles(taken, n=100)[98]
                 found["requests"][name] = {"per_s": rate, "p50_ms": p50, "p99_ms": p99, "cpu_ms": spent}
+                latencies[name] = taken
                 parts = ", ".join(f"{each:.1f}" for each in spent.values())
                 say(f"| {name} | {rate:.0f} | {p50:.0f} ms, {p99:.0f} ms | {parts} |")
             worker.send_signal(signal.SIGCONT)
         finally:
             service.end(signal.SIGTERM)
     write(options.json, found)
+    title = f"Latency, {options.clients} clients, {options.rows} rows"
+    plot_shares(options.json, title=title, unit="milliseconds", values=latencies)
     say(f"\n{found['cpu']}, {found['cores']} cores; load {os.getloadavg()[0]:.1f}; {options.rows} rows")
 
 

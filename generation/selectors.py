@@ -50,9 +50,11 @@ def generations_with_words(rows: QuerySet[Generation], words: SearchQuery) -> Qu
     return rows.filter(is_found)
 
 
-def generation_get(*, user: User | AnonymousUser, generation_id: UUID) -> Generation:
+def generation_get(
+    *, user: User | AnonymousUser, generation_id: UUID, with_their: Container[str] = ("images", "adapters")
+) -> Generation:
     """One generation. Raises GenerationNotFoundError, for somebody else's too."""
-    generation = generations_visible(user).filter(pk=generation_id).first()
+    generation = generations_visible(user, with_their=with_their).filter(pk=generation_id).first()
     if generation is None:
         raise GenerationNotFoundError(f"No generation {generation_id}.")
     return generation
@@ -92,7 +94,7 @@ def generations_active(*, owner: User) -> QuerySet[Generation]:
 
 def image_get(*, user: User | AnonymousUser, generation_id: UUID, index: int) -> GeneratedImage:
     """One picture of a generation. Raises GenerationNotFoundError or ImageNotFoundError."""
-    generation = generation_get(user=user, generation_id=generation_id)
+    generation = generation_get(user=user, generation_id=generation_id, with_their=("images",))
     return _image_of(generation, index)
 
 

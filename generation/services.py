@@ -25,9 +25,8 @@ from generation.errors import (
 from generation.lora_uses import LoraWish, adapters_again, adapters_store
 from generation.models import MAX_SEED, Generation, GenerationRequest, IdempotencyKey, Share
 from generation.pictures.files import files_delete, input_name, input_read, input_store
-from generation.queue.limits import limits_check, owner_lock, work_note
+from generation.queue.admission import generation_admit
 from generation.queue.mates import batch_key
-from generation.queue.turns import turn_next
 from generation.transitions import generation_announce, generation_end
 from imagegen_project.common.context import base_url, request_id, traceparent
 from models_registry.choices import DiskState
@@ -88,11 +87,9 @@ def _generation_store(
             setattr(generation, field, keep(_INPUTS[field], data))
         generation.input_images = [keep(f"image-{index}", data) for index, data in enumerate(edited)]
         with transaction.atomic():
-            _admit(generation)
             adapters = [(str(wish.lora.pk) if wish.lora else wish.repository, wish.scale) for wish in loras]
             generation.batch_key = batch_key(generation, adapters=adapters)
-            generation.save(force_insert=True)
-            work_note(generation)
+            generation_admit(generation)
             # First of all: whatever fails from here on, the files belong to a row.
             transaction.on_commit(unowned.clear)
             adapters_store(generation, loras, owner=generation.owner)
@@ -107,14 +104,16 @@ def _generation_store(
     except BaseException:
         files_delete(unowned)
         raise
+    _note_none(generation, "images", *(() if loras else ("adapters",)))
     return generation
 
 
-def _admit(generation: Generation) -> None:
-    """Holds a new generation against the limits, and gives it its turn."""
-    owner_lock(generation.owner_id)
-    limits_check(generation)
-    generation.turn = turn_next(owner_id=generation.owner_id, priority=generation.priority)
+def _note_none(generation: Generation, *names: str) -> None:
+    """Notes that a new generation has none of these rows, so that nobody has to ask."""
+    for name in names:
+        rows = getattr(generation, name).all()
+        rows._result_cache = []  # noqa: SLF001 - as a prefetch of Django does it
+        generation.__dict__.setdefault("_prefetched_objects_cache", {})[name] = rows
 
 
 def _generation_again(original: Generation, *, owner: User, reproducible: bool, **links: Any) -> Generation:

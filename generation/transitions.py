@@ -15,14 +15,16 @@ from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
+from django_redis import get_redis_connection
+from redis.exceptions import RedisError
 
 from generation.choices import ACTIVE, ALLOWED_FROM, Phase, Status
 from generation.feed.messages import EventType
 from generation.feed.snapshots import image_refs
-from generation.feed.stream import Publish, event_publish
+from generation.feed.stream import Publish, event_begin, event_publish
 from generation.metrics.counters import generation_measure
 from generation.models import Generation, Worker
-from generation.queue.entries import worker_wake
+from generation.queue.entries import worker_wake, worker_wake_with
 from generation.queue.limits import work_return
 from generation.webhooks.outbox import webhook_note
 
@@ -59,13 +61,21 @@ def generation_move(
 
 
 def generation_announce(*, generation: Generation) -> None:
-    """Tells of a generation that has just been stored, and wakes a worker for it."""
+    """Tells of a generation that has just been stored, and wakes a worker for it, in one round trip.
+
+    What is lost while Redis is unreachable, the sweep pushes later.
+    """
 
     def tell() -> None:
-        event_publish(
-            generation.id, "queued", attempt=0, phase=Phase.QUEUED, total_steps=generation.total_steps
-        )
-        worker_wake(device_class=generation.device_class)
+        try:
+            with get_redis_connection("default").pipeline(transaction=False) as pipe:
+                event_begin(
+                    pipe, generation.id, "queued", phase=Phase.QUEUED, total_steps=generation.total_steps
+                )
+                worker_wake_with(pipe, device_class=generation.device_class)
+                pipe.execute()
+        except (RedisError, OSError) as error:
+            logger.warning("worker not woken", extra={"reason": type(error).__name__})
 
     _once_committed(tell)
 

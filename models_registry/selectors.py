@@ -24,26 +24,29 @@ def checkpoints_enabled() -> QuerySet[Checkpoint]:
     return Checkpoint.objects.filter(enabled=True)
 
 
-def checkpoint_get(*, name: str) -> Checkpoint:
-    """The enabled checkpoint with this registry id or repository name. Raises ModelNotFoundError."""
-    checkpoint = checkpoints_enabled().filter(Q(id=name) | Q(repository=name)).first()
+def checkpoint_get(*, name: str, among: QuerySet[Checkpoint] | None = None) -> Checkpoint:
+    """The enabled checkpoint with this registry id or repository name. Raises ModelNotFoundError.
+
+    `among` are the enabled checkpoints, where they are to be read with more than they have.
+    """
+    rows = checkpoints_enabled() if among is None else among
+    checkpoint = rows.filter(Q(id=name) | Q(repository=name)).first()
     if checkpoint is None:
         known = ", ".join(checkpoints_enabled().values_list("id", flat=True))
         raise ModelNotFoundError(f"No model is called {name!r} here. Known: {known}.", param="model")
     return checkpoint
 
 
-def checkpoint_default() -> Checkpoint:
+def checkpoint_default(*, among: QuerySet[Checkpoint] | None = None) -> Checkpoint:
     """What runs when a request names no model: `DEFAULT_MODEL_ID`, else the default row, else the built-in one.
 
-    Raises ModelNotFoundError when `DEFAULT_MODEL_ID` names nothing.
+    `among` is as for `checkpoint_get`. Raises ModelNotFoundError when `DEFAULT_MODEL_ID` names nothing.
     """
     if settings.DEFAULT_MODEL_ID:
-        return checkpoint_get(name=settings.DEFAULT_MODEL_ID)
-    chosen = (
-        checkpoints_enabled().filter(Q(is_default=True) | Q(id=BUILTIN_ID)).order_by("-is_default").first()
-    )
-    return chosen or checkpoint_get(name=BUILTIN_ID)
+        return checkpoint_get(name=settings.DEFAULT_MODEL_ID, among=among)
+    rows = checkpoints_enabled() if among is None else among
+    chosen = rows.filter(Q(is_default=True) | Q(id=BUILTIN_ID)).order_by("-is_default").first()
+    return chosen or checkpoint_get(name=BUILTIN_ID, among=among)
 
 
 def checkpoint_check_supported(checkpoint: Checkpoint) -> None:

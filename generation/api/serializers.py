@@ -12,7 +12,7 @@ from generation.models import REQUEST_FIELDS, GeneratedImage, Generation, Genera
 from generation.pictures.files import image_read
 from generation.queue.standing import queue_standing
 from imagegen_project.common.context import base_url
-from imagegen_project.common.serializers import BoundedListField, StrictSerializer
+from imagegen_project.common.serializers import BoundedListField, RowSerializer, StrictSerializer
 from models_registry.schedulers import SCHEDULERS
 
 MAX_DELETED = 100
@@ -33,7 +33,7 @@ class ErrorOut(serializers.Serializer[Any]):
     detail = serializers.CharField()
 
 
-class ImageOut(serializers.ModelSerializer[GeneratedImage]):
+class ImageOut(RowSerializer[GeneratedImage]):
     """One finished picture."""
 
     url = serializers.SerializerMethodField(help_text="Opens without a token until it expires.")
@@ -58,7 +58,7 @@ class ImageOut(serializers.ModelSerializer[GeneratedImage]):
         return image.signed_url(base=base_url.get())
 
 
-class GenerationLoraOut(serializers.ModelSerializer[GenerationLora]):
+class GenerationLoraOut(RowSerializer[GenerationLora]):
     """One adapter of a generation."""
 
     lora = serializers.UUIDField(source="lora_id", read_only=True, allow_null=True)
@@ -90,7 +90,7 @@ class UrlsOut(serializers.Serializer[Any]):
     images = serializers.ListField(child=serializers.URLField(), required=False)
 
 
-class GenerationOut(serializers.ModelSerializer[Generation]):
+class GenerationOut(RowSerializer[Generation]):
     """A generation as it stands."""
 
     model = serializers.CharField(source="checkpoint_id", read_only=True)
@@ -223,7 +223,7 @@ class GenerationDetailOut(GenerationOut):
     def to_representation(self, instance: Generation) -> dict[str, Any]:
         """The row, and its standing."""
         shown: dict[str, Any] = super().to_representation(instance)
-        if standing := queue_standing(instance):
+        if standing := instance.standing or queue_standing(instance):
             starts_at = self.fields["estimated_start_at"].to_representation(standing.starts_at)
             shown |= {"queue_position": standing.position, "estimated_start_at": starts_at}
         return shown

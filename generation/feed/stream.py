@@ -131,35 +131,9 @@ def events_append(tellings: Sequence[Telling]) -> list[Event | RedisError | None
     For each the event, None where it is stale, or the error with which Redis refused it. Raises RedisError where Redis
     is away.
     """
-    events: list[dict[str, Any]] = []
     # Not one transaction: each generation's feed is its own.
     pipe = get_redis_connection("default").pipeline(transaction=False)
-    for each in tellings:
-        event: dict[str, Any] = {
-            "type": each.event_type,
-            "seq": 0,
-            "prev": 0,
-            "job_id": str(each.generation_id),
-            "at": timezone.now().isoformat(timespec="milliseconds"),
-            "attempt": each.attempt,
-            **each.data,
-        }
-        events.append(event)
-        stored = event | {"preview": None} if "preview" in event else event
-        pipe.eval(
-            _APPEND,
-            2,
-            stream_key(each.generation_id),
-            previews_key(each.generation_id),
-            each.attempt,
-            int(each.is_final),
-            json.dumps(stored, separators=(",", ":")),
-            settings.FEED_MAX_EVENTS,
-            settings.FEED_TTL_S,
-            event.get("preview") or "",
-            KEPT_PREVIEWS,
-            PREVIEWS_AFTER_END_S,
-        )
+    events = [_append(pipe, each) for each in tellings]
     found: list[Event | RedisError | None] = []
     for event, answer in zip(events, pipe.execute(raise_on_error=False), strict=True):
         if isinstance(answer, list):
@@ -168,6 +142,43 @@ def events_append(tellings: Sequence[Telling]) -> list[Event | RedisError | None
         else:
             found.append(answer)
     return found
+
+
+def _append(pipe: Any, telling: Telling) -> dict[str, Any]:
+    """Adds the appending of an event to what a pipeline of Redis will do; the event, without numbers."""
+    event: dict[str, Any] = {
+        "type": telling.event_type,
+        "seq": 0,
+        "prev": 0,
+        "job_id": str(telling.generation_id),
+        "at": timezone.now().isoformat(timespec="milliseconds"),
+        "attempt": telling.attempt,
+        **telling.data,
+    }
+    stored = event | {"preview": None} if "preview" in event else event
+    pipe.eval(
+        _APPEND,
+        2,
+        stream_key(telling.generation_id),
+        previews_key(telling.generation_id),
+        telling.attempt,
+        int(telling.is_final),
+        json.dumps(stored, separators=(",", ":")),
+        settings.FEED_MAX_EVENTS,
+        settings.FEED_TTL_S,
+        event.get("preview") or "",
+        KEPT_PREVIEWS,
+        PREVIEWS_AFTER_END_S,
+    )
+    return event
+
+
+def event_begin(pipe: Any, generation_id: UUID, event_type: EventType, **data: Any) -> None:
+    """Adds the first event of a feed to what a pipeline of Redis will do.
+
+    Nobody is told: nobody can follow yet, and who comes now reads the stream.
+    """
+    _append(pipe, Telling(generation_id, event_type, 0, data))
 
 
 def event_append(generation_id: UUID, event_type: EventType, *, attempt: int, **data: Any) -> Event | None:

@@ -13,7 +13,7 @@ from generation.models.generations import (
     GenerationLora,
 )
 from generation.models.idempotency import MAX_IDEMPOTENCY_KEY_CHARACTERS, IdempotencyKey
-from generation.models.queue import QueueTurn, WorkEntry
+from generation.models.queue import QueueTurn, Standing, WorkEntry
 from generation.models.request import DEFAULT_OUTPUT_QUALITY, REQUEST_FIELDS, GenerationRequest
 from generation.models.shares import Share, share_id
 from generation.models.webhooks import MAX_WEBHOOK_URL_CHARACTERS, WebhookDelivery, WebhookGone, WebhookSecret
@@ -39,6 +39,7 @@ __all__ = [
     "IdempotencyKey",
     "QueueTurn",
     "Share",
+    "Standing",
     "WebhookDelivery",
     "WebhookGone",
     "WebhookSecret",

@@ -24,6 +24,7 @@ from generation.choices import (
     Status,
     WebhookEvent,
 )
+from generation.models.queue import Standing
 from generation.models.request import DEFAULT_OUTPUT_QUALITY, REQUEST_FIELDS, GenerationRequest
 from generation.models.webhooks import MAX_WEBHOOK_URL_CHARACTERS
 from generation.models.workers import Worker
@@ -221,6 +222,7 @@ class Generation(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
+    standing: Standing | None = None  # when it was stored; of no row that is read
 
     class Meta:
         ordering = ("-id",)
@@ -245,6 +247,9 @@ class Generation(models.Model):
                 fields=["lease_expires_at"], condition=Q(status=Status.RUNNING), name="generation_leases"
             ),
             models.Index(fields=["owner", "-id"], condition=Q(favorite=True), name="generation_favorites"),
+            models.Index(
+                fields=["owner", "id"], condition=Q(input_bytes__gt=0), name="generation_inputs_bytes"
+            ),
             models.Index(fields=["finished_at"], name="generation_finished"),
             GinIndex(PROMPT_WORDS, name="generation_prompt_words"),
         ]

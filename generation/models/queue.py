@@ -1,7 +1,18 @@
 """How far the queue has come, and what work was asked for."""
 
+from dataclasses import dataclass
+from datetime import datetime
+
 from django.conf import settings
 from django.db import models
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a queued generation stands: 1 is next. `starts_at` is None where nothing measured says it."""
+
+    position: int
+    starts_at: datetime | None
 
 
 class QueueTurn(models.Model):

@@ -3,10 +3,13 @@
 Every class of devices has a queue of its own, beside the one of workers without a class; a worker listens to one.
 """
 
+from typing import Any
+
 from django.conf import settings
 
 from imagegen_project.common.queues import (
     GENERATIONS_QUEUE,
+    entries_add,
     entries_drop,
     entries_push,
     entries_waiting,
@@ -28,8 +31,18 @@ def worker_wake(*, device_class: str = "") -> None:
 
     What is lost while Redis is unreachable, the sweep pushes later.
     """
-    for name in (device_class,) if device_class else device_classes():
+    for name in _woken(device_class):
         entries_push(queue_name(name), settings.RQ_RUN_NEXT)
+
+
+def worker_wake_with(pipe: Any, *, device_class: str) -> None:
+    """The same as a part of what a pipeline of Redis will do. Raises RedisError."""
+    for name in _woken(device_class):
+        entries_add(pipe, queue_name(name), settings.RQ_RUN_NEXT)
+
+
+def _woken(device_class: str) -> tuple[str, ...]:
+    return (device_class,) if device_class else device_classes()
 
 
 def workers_wake(*, device_class: str, entries: int) -> None:

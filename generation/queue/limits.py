@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -39,6 +40,36 @@ def owner_lock(owner_id: int) -> None:
     The row's weaker lock: inserts that refer to the user, and logins, go on.
     """
     list(User.objects.select_for_update(no_key=True).filter(pk=owner_id).values_list("pk"))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be used, None where all may: generations that wait, work since a moment, bytes since an id."""
+
+    max_own: int | None = None
+    max_queued: int | None = None
+    max_work: int | None = None
+    work_since: datetime | None = None
+    max_bytes: int | None = None
+    bytes_since: UUID | None = None
+
+    def values(self) -> dict[str, Any]:
+        """By name, for a query."""
+        return asdict(self)
+
+
+def limits_now(owner_id: int) -> Limits:
+    """The limits of one user. Of bytes, what is left beside those that are remembered."""
+    quota, max_work = settings.STORAGE_QUOTA_BYTES, int(settings.WORK_LIMIT * MEGA)
+    window, since = _window()
+    return Limits(
+        max_own=settings.MAX_QUEUED_PER_USER or None,
+        max_queued=settings.MAX_QUEUED or None,
+        max_work=max_work or None,
+        work_since=timezone.now() - timedelta(seconds=settings.WORK_WINDOW_S),
+        max_bytes=quota - _bytes_in_window(owner_id, window) if quota else None,
+        bytes_since=since,
+    )
 
 
 def limits_check(generation: Generation) -> None:
@@ -113,22 +144,21 @@ def _check_work(owner_id: int, pixel_steps: int) -> None:
 def bytes_stored(owner_id: int, *, since: UUID = _EVER) -> int:
     """What a user's pictures take, those that they were made from included; of rows from an id on."""
     pictures = GeneratedImage.objects.filter(generation__owner_id=owner_id, id__gte=since)
-    inputs = Generation.objects.filter(owner_id=owner_id, id__gte=since)
+    inputs = Generation.objects.filter(owner_id=owner_id, id__gte=since, input_bytes__gt=0)
     made: int = pictures.aggregate(total=Sum("size_bytes"))["total"] or 0
     given: int = inputs.aggregate(total=Sum("input_bytes"))["total"] or 0
     return made + given
 
 
-def _bytes_at_most(owner_id: int) -> int:
-    """As much as `bytes_stored` says, or more, without reading all rows of a user each time.
+def _window() -> tuple[int, UUID]:
+    """The present stretch of time, and the first id that a row may have which was stored in it.
 
-    What was stored at some moment of the current window, and once more all that may have come since it began; only
-    deletions could make it less.
+    What is stored now is at most what was stored at some moment of the stretch, and once more all that may have come
+    since it began; only deletions could make it less. So not all rows of a user have to be read each time.
     """
     window = int(time.time() // REMEMBER_S)
     # The first milliseconds of an id of version 7 say when it was made (RFC 9562).
-    since = UUID(int=(window * REMEMBER_S - CLOCKS_DIFFER_S) * 1000 << 80)
-    return _bytes_in_window(owner_id, window) + bytes_stored(owner_id, since=since)
+    return window, UUID(int=(window * REMEMBER_S - CLOCKS_DIFFER_S) * 1000 << 80)
 
 
 @lru_cache(maxsize=4096)
@@ -138,10 +168,8 @@ def _bytes_in_window(owner_id: int, _window: int) -> int:
 
 def _check_storage(generation: Generation) -> None:
     quota = settings.STORAGE_QUOTA_BYTES
-    if not quota or _bytes_at_most(generation.owner_id) + generation.input_bytes < quota:
-        return
-    stored = bytes_stored(generation.owner_id)
-    if stored + generation.input_bytes >= quota:
+    stored = bytes_stored(generation.owner_id) if quota else 0
+    if quota and stored + generation.input_bytes >= quota:
         raise StorageQuotaError(
             f"Your pictures take {stored / MIB:.1f} of {quota / MIB:g} MiB (STORAGE_QUOTA_MB). Delete some generations."
         )
@@ -164,13 +192,6 @@ def limits_left(owner: User) -> dict[str, dict[str, Any]]:
 
 def _left(limit: float, used: float) -> dict[str, Any]:
     return {"limit": limit or None, "used": used, "left": max(0, limit - used) if limit else None}
-
-
-def work_note(generation: Generation) -> None:
-    """Counts a stored generation towards its owner's limit."""
-    WorkEntry.objects.create(
-        generation_id=generation.id, owner_id=generation.owner_id, pixel_steps=generation.pixel_steps
-    )
 
 
 def orders_work_note(*, owner: User, command_ids: Sequence[UUID]) -> None:

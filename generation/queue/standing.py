@@ -1,87 +1,98 @@
-"""Who is next: higher priorities first, and inside a priority owners take turns.
+"""Where a queued generation stands, and when it should start by the speeds that were measured."""
 
-A new generation gets the turn after its owner's last one, or after the turn that its priority has reached, whichever
-is later (start-time fair queueing, Goyal, Vin and Cheng, 1996). So a thousand of one owner's lie on a thousand turns,
-another owner's first one joins the next turn, and "the best queued generation" is the first entry of an index.
-"""
+from datetime import timedelta
+from typing import Any, Final
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-
-from django.db.models import Count, F, Q, QuerySet, Sum
-from django.db.models.functions import Coalesce
+from django.db import connection
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from generation.choices import Status
-from generation.models import PIXEL_STEPS, Generation, Worker
+from generation.models import WORKER_ALIVE, Generation, Standing
 from generation.queue.precedence import QUEUE_ORDER, generations_claimable
 from models_registry.choices import DiskState
 
 # How many of a model's latest generations say how fast it is.
 SPEED_SAMPLES = 20
 
-_WORK_LEFT = PIXEL_STEPS * (F("total_steps") - F("step")) / F("total_steps")
+# What a place in the queue needs to be judged: CTEs behind one that is called `place` and has the columns owner_id,
+# priority, turn and id. `load` is, by model, how many wait (`rows`), how many of them are the owner's (`own`), and how
+# many are `ahead`; its `work` is that of what is ahead and what is left of what runs. `start` is the milliseconds until
+# all of it is done: what was drawn with others counts with its share, since together they took no longer than one.
+# Null where a model's speed is unknown, or nobody is there to work.
+LOAD: Final = """
+load AS (
+    SELECT checkpoint_id, sum(rows) AS rows, sum(own) AS own, sum(ahead) AS ahead, sum(work) AS work
+    FROM (
+        SELECT
+            checkpoint_id,
+            count(*) AS rows,
+            count(*) FILTER (WHERE waits.owner_id = place.owner_id) AS own,
+            count(*) FILTER (WHERE is_ahead) AS ahead,
+            sum(width::bigint * height * num_images * total_steps) FILTER (WHERE is_ahead) AS work
+        FROM generation_generation waits
+        CROSS JOIN place
+        CROSS JOIN LATERAL (
+            SELECT (-waits.priority, waits.turn, waits.id) < (-place.priority, place.turn, place.id) AS is_ahead
+        ) compared
+        WHERE status = 'queued'
+        GROUP BY checkpoint_id
+        UNION ALL
+        SELECT
+            checkpoint_id, 0, 0, 0,
+            sum(width::bigint * height * num_images * (total_steps - step))
+        FROM generation_generation
+        WHERE status = 'running'
+        GROUP BY checkpoint_id
+    ) parts
+    GROUP BY checkpoint_id
+),
+start AS (
+    SELECT
+        CASE WHEN count(*) = count(speed.ms) THEN coalesce(sum(load.work * speed.ms), 0) END
+            / (
+                SELECT nullif(count(*), 0) FROM generation_worker
+                WHERE heartbeat_at >= statement_timestamp() - %(worker_alive)s
+            ) AS ms
+    FROM load
+    LEFT JOIN LATERAL (
+        SELECT sum(latest.busy_ms)::float / nullif(sum(latest.work), 0) AS ms
+        FROM (
+            SELECT
+                coalesce(busy_ms, latency_ms) AS busy_ms,
+                width::bigint * height * num_images * total_steps AS work
+            FROM generation_generation drawn
+            WHERE status = 'succeeded' AND drawn.checkpoint_id = load.checkpoint_id AND latency_ms IS NOT NULL
+            ORDER BY finished_at DESC
+            LIMIT %(speed_samples)s
+        ) latest
+    ) speed ON true
+    WHERE load.work > 0
+)"""
+LOAD_VALUES: Final[dict[str, Any]] = {"worker_alive": WORKER_ALIVE, "speed_samples": SPEED_SAMPLES}
 
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a queued generation stands: 1 is next. `starts_at` is None where nothing measured says it."""
-
-    position: int
-    starts_at: datetime | None
-
-
-def _ahead(generation: Generation) -> QuerySet[Generation]:
-    priority, turn = generation.priority, generation.turn
-    return Generation.objects.filter(status=Status.QUEUED).filter(
-        Q(priority__gt=priority)
-        | Q(priority=priority, turn__lt=turn)
-        | Q(priority=priority, turn=turn, id__lt=generation.id)
-    )
-
-
-def _ms_per_pixel_step(checkpoint_id: str) -> float | None:
-    """How fast a model has been lately; None when it has not drawn anything yet."""
-    latest = Generation.objects.filter(
-        status=Status.SUCCEEDED, checkpoint=checkpoint_id, latency_ms__isnull=False
-    ).order_by("-finished_at")
-    # Of what was drawn with others, its share: together they took no longer than one of them.
-    measured = latest.values_list(Coalesce("busy_ms", "latency_ms"), PIXEL_STEPS)[:SPEED_SAMPLES]
-    busy_ms, work = (sum(column) for column in zip(*measured, strict=True)) if measured else (0, 0)
-    return busy_ms / work if work else None
+_STANDING: Final = (
+    "WITH place AS (SELECT owner_id, priority, turn, id FROM generation_generation WHERE id = %(id)s), "  # noqa: S608 - all of it stands here
+    + LOAD
+    + " SELECT (SELECT coalesce(sum(ahead), 0) FROM load), (SELECT ms FROM start)"
+)
 
 
 def queue_standing(generation: Generation) -> Standing | None:
     """The place of a queued generation, and when it should start; None once it is not queued any more."""
     if generation.status != Status.QUEUED:
         return None
-    ahead = list(
-        _ahead(generation)
-        .order_by()
-        .values("checkpoint_id")
-        .annotate(rows=Count("id"), work=Sum(PIXEL_STEPS))
-    )
-    position = 1 + sum(group["rows"] for group in ahead)
-    if generation.checkpoint.state != DiskState.PRESENT:
-        return Standing(position, None)
-    work: dict[str, int] = {group["checkpoint_id"]: group["work"] for group in ahead}
-    running = Generation.objects.filter(status=Status.RUNNING).order_by()
-    for group in running.values("checkpoint_id").annotate(work=Sum(_WORK_LEFT)):
-        work[group["checkpoint_id"]] = work.get(group["checkpoint_id"], 0) + group["work"]
-    wait_ms = _wait_ms(work)
-    return Standing(position, None if wait_ms is None else timezone.now() + timedelta(milliseconds=wait_ms))
+    with connection.cursor() as cursor:
+        cursor.execute(_STANDING, LOAD_VALUES | {"id": generation.id})
+        ahead, wait_ms = cursor.fetchone()
+    return standing_of(generation, ahead=ahead, wait_ms=wait_ms)
 
 
-def _wait_ms(work: dict[str, int]) -> float | None:
-    """How long the live workers need for work, by model, as fast as they have been; None where that is unknown."""
-    workers = Worker.objects.live().count()
-    total = 0.0
-    for checkpoint_id, pixel_steps in work.items():
-        speed = _ms_per_pixel_step(checkpoint_id)
-        if speed is None:
-            return None
-        total += pixel_steps * speed
-    return total / workers if workers else None
+def standing_of(generation: Generation, *, ahead: int, wait_ms: float | None) -> Standing:
+    """A queued generation's standing, by what is ahead of it; the start is unknown while its files are missing."""
+    if wait_ms is None or generation.checkpoint.state != DiskState.PRESENT:
+        return Standing(int(ahead) + 1, None)
+    return Standing(int(ahead) + 1, timezone.now() + timedelta(milliseconds=wait_ms))
 
 
 def seconds_to_next_start(queued: QuerySet[Generation] | None = None) -> float | None:

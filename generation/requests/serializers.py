@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, cast
 
 from django.conf import settings
@@ -20,7 +21,7 @@ from generation.models import (
     MAX_SEED,
 )
 from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read
-from generation.queue.precedence import checkpoint_check_fits
+from generation.queue.precedence import checkpoint_for
 from generation.requests.job_options import WebhookEventsField, WebhookUrlField, job_options_check
 from generation.requests.loras import MAX_LORAS, MAX_NAME, MAX_SCALE, MIN_SCALE, LoraUseIn, wishes_read
 from generation.requests.model_limits import MAX_STEPS, limit_errors, picture_errors, size_used
@@ -30,12 +31,7 @@ from models_registry.errors import ModelNotFoundError, ModelUnsupportedError
 from models_registry.models import Checkpoint
 from models_registry.pipeline_facts import TRUE_CFG
 from models_registry.schedulers import SCHEDULERS
-from models_registry.selectors import (
-    checkpoint_check_supported,
-    checkpoint_default,
-    checkpoint_get,
-    checkpoints_enabled,
-)
+from models_registry.selectors import checkpoints_enabled
 
 MAX_PROMPT_CHARACTERS = 32_000
 MIN_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE = 0.0, 20.0
@@ -291,8 +287,9 @@ class GenerationCreateIn(StrictSerializer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not self.context.get("prompt_required", True):
-            prompt = cast(TextField, self.fields["prompt"])
+            prompt = copy(cast(TextField, self.fields["prompt"]))  # all others share that
             prompt.required, prompt.allow_blank, prompt.default = False, True, ""
+            self.fields.fields["prompt"] = prompt
 
     def form_choices(self) -> dict[str, list[tuple[str, str]]]:
         """The models that can be named, and the classes of workers."""
@@ -373,9 +370,7 @@ class GenerationCreateIn(StrictSerializer):
 
     def _checkpoint(self, name: str | None) -> Checkpoint:
         try:
-            checkpoint = checkpoint_get(name=name) if name is not None else checkpoint_default()
-            checkpoint_check_supported(checkpoint)
-            checkpoint_check_fits(checkpoint)
+            return checkpoint_for(name=name)
         except (ModelNotFoundError, ModelUnsupportedError, ModelTooLargeError) as error:
             field = (
                 "model_id"
@@ -385,7 +380,6 @@ class GenerationCreateIn(StrictSerializer):
             raise serializers.ValidationError(
                 {field: serializers.ErrorDetail(error.detail, error.code)}
             ) from error
-        return checkpoint
 
     def _kind(self, attrs: dict[str, Any], checkpoint: Checkpoint | None) -> Kind:
         """The kind that was asked for, or the one that the pictures mean. Raises ValidationError where they clash."""

@@ -2,10 +2,13 @@
 
 An address over the limit is refused before its credential is looked at, so it costs neither the database nor the Hub
 anything. A token that worked from anywhere within the hour is still looked at: who shares an address with a guesser
-(an office, a proxy that TRUSTED_PROXIES does not name) is not locked out. Without Redis nobody is refused.
+(an office, a proxy that TRUSTED_PROXIES does not name) is not locked out. One that worked in this process within the
+minute is looked at without asking Redis, until it fails. Without Redis nobody is refused.
 """
 
 import logging
+import math
+import time
 from typing import Any
 
 from django.conf import settings
@@ -21,6 +24,9 @@ logger = logging.getLogger(__name__)
 WINDOW_S = 60
 WORKED_S = 3600
 _PREFIX = "imagegen:auth"
+# When a token worked in this process last (monotonic seconds), by the name that Redis has for it.
+_worked: dict[str, float] = {}
+_MAX_WORKED = 10_000
 
 
 def client_address(*, peer: str, forwarded_for: str) -> str:
@@ -44,6 +50,8 @@ def failures_check(*, address: str, credential: str) -> None:
     if not settings.AUTH_FAILURES:
         return
     name = _name(credential)
+    if time.monotonic() - _worked.get(name, -math.inf) < WINDOW_S:
+        return
     try:
         of_address, of_token, worked = _redis().mget(
             _failed("address", address), _failed("token", name), f"{_PREFIX}:worked:{name}"
@@ -70,9 +78,11 @@ def failure_note(*, address: str, credential: str) -> None:
     """Counts a credential that was refused."""
     if not settings.AUTH_FAILURES:
         return
+    name = _name(credential)
+    _worked.pop(name, None)
     try:
         pipe = _redis().pipeline()
-        for key in (_failed("address", address), _failed("token", _name(credential))):
+        for key in (_failed("address", address), _failed("token", name)):
             pipe.set(key, 0, ex=WINDOW_S, nx=True)
             pipe.incr(key)
         pipe.execute()
@@ -84,8 +94,14 @@ def success_note(*, credential: str) -> None:
     """Remembers a token that worked."""
     if not settings.AUTH_FAILURES:
         return
+    name, now = _name(credential), time.monotonic()
+    if now - _worked.get(name, -math.inf) < WINDOW_S:
+        return
+    if len(_worked) >= _MAX_WORKED:
+        _worked.clear()
+    _worked[name] = now
     try:
-        _redis().set(f"{_PREFIX}:worked:{_name(credential)}", 1, ex=WORKED_S, nx=True)
+        _redis().set(f"{_PREFIX}:worked:{name}", 1, ex=WORKED_S, nx=True)
     except (RedisError, OSError) as error:
         _open(error)
 

@@ -72,14 +72,18 @@ def token_end(*, token_id: UUID) -> str:
     return owner
 
 
+def token_use_is_noted(digest: str) -> bool:
+    """Whether this process has noted within the minute that a local token has been used."""
+    return time.monotonic() - _noted.get(digest, -math.inf) < SEEN_EVERY.total_seconds()
+
+
 def token_use_note(digest: str) -> None:
     """Notes that a local token has been used, for its owner to see."""
-    now = time.monotonic()
-    if now - _noted.get(digest, -math.inf) < SEEN_EVERY.total_seconds():
+    if token_use_is_noted(digest):
         return
     if len(_noted) >= _MAX_NOTED:
         _noted.clear()
-    _noted[digest] = now
+    _noted[digest] = time.monotonic()
     LocalToken.objects.filter(token=digest).update(last_used_at=timezone.now())
 
 

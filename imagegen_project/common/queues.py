@@ -31,15 +31,20 @@ def _queue(name: str) -> Any:
     return _queue_of(name, settings.RQ_QUEUES[name]["URL"])
 
 
+def entries_add(pipe: Any, queue_name: str, function: str, *args: str, entries: int = 1) -> None:
+    """Adds entries to what a pipeline of Redis will do; without one (None), pushes them. Raises RedisError."""
+    queue = _queue(queue_name)
+    # No RQ timeout: it would be raised in the middle of anything; deadlines are the workers' own.
+    entry = queue.prepare_data(
+        function, args=args, timeout=-1, result_ttl=0, failure_ttl=300, description=function
+    )
+    queue.enqueue_many([entry] * entries, pipeline=pipe)
+
+
 def entries_push(queue_name: str, function: str, *args: str, entries: int = 1) -> bool:
     """Pushes entries that call a function by its dotted name; False when Redis is unreachable."""
     try:
-        queue = _queue(queue_name)
-        for _ in range(entries):
-            # No RQ timeout: it would be raised in the middle of anything; deadlines are the workers' own.
-            queue.enqueue_call(
-                function, args=args, timeout=-1, result_ttl=0, failure_ttl=300, description=function
-            )
+        entries_add(None, queue_name, function, *args, entries=entries)
     except (RedisError, OSError) as error:
         logger.warning("worker not woken", extra={"queue": queue_name, "reason": type(error).__name__})
         return False

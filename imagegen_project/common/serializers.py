@@ -2,16 +2,20 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Final, NoReturn
+from functools import cache, cached_property
+from operator import attrgetter
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import UploadedFile
+from django.db.models import Model
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 from rest_framework.fields import SkipField, get_error_detail
+from rest_framework.utils.serializer_helpers import BindingDict
 
 from imagegen_project.common.problems import text_shown
 
@@ -28,7 +32,64 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]}?" if close else ""
 
 
-class StrictSerializer(serializers.Serializer[Any]):
+_Row = TypeVar("_Row")
+_Model = TypeVar("_Model", bound=Model)
+
+
+class FieldsMadeOnce(serializers.Serializer[_Row]):
+    """Makes its fields once per class: DRF makes them for each request, which takes longer than what they are for.
+
+    They are bound to a serializer that nobody else has, so none of them may ask its parent for context or data.
+    """
+
+    @cached_property
+    def fields(self) -> BindingDict:
+        """The fields, in a collection of its own."""
+        own = BindingDict(self)
+        own.fields.update(_fields_of(cast(Hashable, type(self))))
+        return own
+
+
+class RowSerializer(FieldsMadeOnce[_Model], serializers.ModelSerializer[_Model]):
+    """Shows rows of a model by fields that are its attributes, or methods of this.
+
+    DRF finds out for each value of each row how it is read, which takes longer than reading it.
+    """
+
+    def to_representation(self, instance: _Model) -> dict[str, Any]:
+        """The row, by field."""
+        return {
+            name: None if (value := read(instance)) is None else show(value)
+            for name, read, show in self._readers
+        }
+
+    @cached_property
+    def _readers(self) -> list[tuple[str, Callable[[_Model], Any], Callable[[Any], Any]]]:
+        """Each field's name, how its value is read, and how that is shown."""
+        return [
+            (name, self._reader(field), field.to_representation)
+            for name, field in self.fields.items()
+            if not field.write_only
+        ]
+
+    def _reader(self, field: Any) -> Callable[[_Model], Any]:
+        is_plain = type(field).get_attribute is serializers.Field.get_attribute and field.source != "*"
+        if is_plain and hasattr(self.Meta.model, field.source_attrs[0]):
+            return attrgetter(field.source)
+        get_attribute: Callable[[_Model], Any] = field.get_attribute
+        return get_attribute
+
+
+@cache
+def _fields_of(serializer_class: Any) -> dict[str, Any]:
+    serializer = serializer_class()
+    made = BindingDict(serializer)
+    for name, field in serializer.get_fields().items():
+        made[name] = field
+    return dict(made.fields)
+
+
+class StrictSerializer(FieldsMadeOnce[Any]):
     """Refuses fields it does not know (DRF drops them in silence), and says at once all that is wrong."""
 
     def form_choices(self) -> dict[str, list[tuple[str, str]]]:

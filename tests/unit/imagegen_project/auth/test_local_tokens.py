@@ -54,6 +54,15 @@ def test_a_local_token_expires(user: User, bare_api: APIClient) -> None:
     assert status(bare_api, token) == 401
 
 
+def test_a_users_expired_tokens_go_when_another_is_used(user: User, bare_api: APIClient) -> None:
+    """They would count among the many that a user may have."""
+    token_create(user=user, expires_in=timedelta(days=1))
+    AuthToken.objects.update(expiry=timezone.now() - timedelta(seconds=1))
+    token = token_create(user=user, expires_in=None)
+    assert status(bare_api, token) == 200
+    assert AuthToken.objects.get().expiry is None
+
+
 @pytest.mark.parametrize("token", ["img_", "img_deadbeef", "img_" + "0" * 64, "img_ü"])
 def test_an_unknown_local_token_is_refused(user: User, bare_api: APIClient, token: str) -> None:
     """What was not made here is a 401 with the challenge."""
