@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from django.contrib.auth.models import User
 
-from generation.choices import ACTIVE
 from generation.models import Generation, GenerationLora
 from loras.errors import LoraUnavailableError
 from loras.models import Lora
@@ -54,5 +53,5 @@ def adapters_again(original: Generation, *, owner: User) -> list[LoraWish]:
 
 def adapters_needed() -> Iterable[object]:
     """The ids of adapters that queued or running generations use."""
-    uses = GenerationLora.objects.filter(generation__status__in=ACTIVE, lora__isnull=False)
+    uses = GenerationLora.objects.filter(generation__finished_at=None, lora__isnull=False)
     return uses.values_list("lora_id", flat=True).distinct()

@@ -36,6 +36,14 @@ def generations_visible(
     return rows if user.is_staff else rows.filter(owner_id=user.pk)
 
 
+def generations_listed(
+    user: User | AnonymousUser, *, with_their: Container[str] = ("images", "adapters")
+) -> QuerySet[Generation]:
+    """The same, without what a list does not show of each."""
+    rows = generations_visible(user, with_their=with_their).select_related(None)
+    return rows.select_related("checkpoint", "owner").defer("receipt", "checkpoint__files")
+
+
 def generations_with_words(rows: QuerySet[Generation], words: SearchQuery) -> QuerySet[Generation]:
     """Those whose prompts hold the words, of more than MOST_FOUND the newest.
 

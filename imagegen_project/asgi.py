@@ -6,9 +6,9 @@ from typing import cast
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "imagegen_project.settings")
 
-from django.core.asgi import get_asgi_application
+import django
 
-django_application = get_asgi_application()  # before anything below: it sets Django up
+django.setup(set_prefix=False)  # before anything below
 
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
@@ -24,6 +24,7 @@ from imagegen_project.common.asgi import Application  # noqa: E402
 from imagegen_project.server.connections import ConnectionContext, UserConnections  # noqa: E402
 from imagegen_project.server.cors import shared_with_sites  # noqa: E402
 from imagegen_project.server.gate import RequestGate  # noqa: E402
+from imagegen_project.server.handler import OneThreadHandler  # noqa: E402
 from imagegen_project.server.patches import (  # noqa: E402
     bound_bodies,
     bound_messages,
@@ -38,7 +39,7 @@ bound_messages()
 cut_slow_readers()
 drain_at_shutdown(is_event_stream=is_event_stream)
 gate = RequestGate(
-    cast(Application, django_application),
+    cast(Application, OneThreadHandler()),
     wait_for_end=wait_for_end,
     abandon=generations_abandon,
     error_shape=shape_of,

@@ -37,7 +37,7 @@ from generation.requests.serializers import GenerationCreateIn, GenerationFormIn
 from generation.selectors import (
     generation_get,
     generation_result,
-    generations_visible,
+    generations_listed,
     receipt_of,
 )
 from imagegen_project.common.http import Preference, caller
@@ -194,9 +194,9 @@ class GenerationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
         """What this user may see, with as much of it as is shown."""
         fields = _fields_wanted(self.request)
         if fields is None:
-            return generations_visible(self.request.user)
+            return generations_listed(self.request.user)
         shown = {"loras": "adapters"}
-        return generations_visible(self.request.user, with_their={shown.get(name, name) for name in fields})
+        return generations_listed(self.request.user, with_their={shown.get(name, name) for name in fields})
 
     def get_serializer(self, *args: Any, **kwargs: Any) -> Any:
         """Of a list only those fields that were asked for."""

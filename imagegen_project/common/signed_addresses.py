@@ -6,6 +6,7 @@ once. The signature is Django's, by SECRET_KEY, and those of SECRET_KEY_FALLBACK
 
 import math
 import time
+from functools import lru_cache
 from urllib.parse import urlencode
 
 from django.conf import settings
@@ -26,8 +27,14 @@ def address_sign(path: str, *, base: str = "", ttl_s: int | None = None) -> str:
     life = settings.IMAGE_URL_TTL_S if ttl_s is None else ttl_s
     step = max(1, life // _STEPS)
     expires = math.ceil((time.time() + life) / step) * step
-    signature = Signer(salt=_SIGNER_SALT).signature(_signed(path, str(expires)))
+    signature = _signature(_signed(path, str(expires)), settings.SECRET_KEY)
     return f"{base}{path}?{urlencode({EXPIRES: expires, SIGNATURE: signature})}"
+
+
+@lru_cache(maxsize=8192)
+def _signature(text: str, key: str) -> str:
+    """Each address is shown many times: in an answer twice, and to whoever looks again."""
+    return Signer(key=key, salt=_SIGNER_SALT).signature(text)
 
 
 def address_claims(request: HttpRequest) -> bool:
