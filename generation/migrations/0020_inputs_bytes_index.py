@@ -1,12 +1,10 @@
-from django.conf import settings
 from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
 
     dependencies = [
-        ("generation", "0018_finished_index"),
-        migrations.swappable_dependency(settings.AUTH_USER_MODEL),
+        ("generation", "0019_padding_mask_crop"),
     ]
 
     operations = [
