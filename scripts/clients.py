@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -35,14 +36,16 @@ CACHE: Final = REPOSITORY / ".clients"
 class Program:
     """A client program: how its row calls it, what installs it, its packages, and the script that drives it.
 
-    The first package is the one whose version the row names; pip's may be a `requirement==version`.
+    The first package is the one whose version the row names; pip's may be a `requirement==version`. `without` names
+    requirements of the first that are left out. A `large` one takes gigabytes, and runs only where it is named.
     """
 
     name: str
     installer: str
     packages: tuple[str, ...]
     driver: str
-    dependencies: bool = True
+    without: tuple[str, ...] = ()
+    large: bool = False
 
 
 PROGRAMS: Final = {
@@ -82,12 +85,12 @@ PROGRAMS: Final = {
         "Open WebUI (PyPI `open-webui`)",
         "pip",
         ("open-webui",),
-        "open_webui_routers.py",
-        dependencies=False,
+        "open_webui.py",
+        # They bring torch, for embeddings and for listening, which it imports when it is asked for these.
+        without=("accelerate", "sentence-transformers"),
+        large=True,
     ),
 }
-# What Open WebUI's router itself needs of its requirements.
-_ROUTER_NEEDS: Final = ("aiohttp", "aiofiles", "fastapi", "python-multipart", "pillow", "sqlalchemy[asyncio]")
 
 
 @dataclass(frozen=True)
@@ -154,14 +157,25 @@ def _pip(program: Program, folder: Path) -> str:
         _install([sys.executable, "-m", "venv", "--without-pip", "environment"], folder)
         pip = [sys.executable, "-m", "pip", "--python", str(_python(folder)), "install", "--quiet"]
         pip.append("--disable-pip-version-check")
-        if not program.dependencies:
-            _install([*pip, *_ROUTER_NEEDS], folder)
-            pip.append("--no-deps")
-        _install([*pip, *program.packages], folder)
+        if program.without:
+            _install([*pip, "--no-deps", program.packages[0]], folder)
+            _install([*pip, *_requirements(program, folder)], folder)
+        else:
+            _install([*pip, *program.packages], folder)
         (folder / "installed").touch()
+    return _installed(program, folder).version
+
+
+def _installed(program: Program, folder: Path) -> metadata.Distribution:
     (site,) = (folder / "environment").glob("lib/python*/site-packages")
     (found,) = metadata.distributions(name=program.packages[0], path=[str(site)])
-    return found.version
+    return found
+
+
+def _requirements(program: Program, folder: Path) -> list[str]:
+    """What the first package requires, but for its extras and what is left out."""
+    required = [text for text in _installed(program, folder).requires or () if "extra ==" not in text]
+    return [text for text in required if re.split(r"[^\w.-]", text)[0] not in program.without]
 
 
 def _python(folder: Path) -> Path:
@@ -231,7 +245,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; the status is 1 where a check failed."""
     parser = argparse.ArgumentParser(prog="python -m scripts.clients", description=__doc__)
     parser.add_argument(
-        "programs", nargs="*", metavar="program", help=f"of {', '.join(PROGRAMS)}; default: all"
+        "programs",
+        nargs="*",
+        metavar="program",
+        help=f"of {', '.join(PROGRAMS)}; default: all that are not large",
     )
     parser.add_argument(
         "--cache", type=Path, default=CACHE, help=f"where programs are installed; default {CACHE}"
@@ -245,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = False
     with running as (url, token):
         _say("| client | version | what works | what does not |\n| --- | --- | --- | --- |")
-        for key in given.programs or PROGRAMS:
+        for key in given.programs or [key for key, program in PROGRAMS.items() if not program.large]:
             try:
                 row = program_run(key, url=url, token=token, cache=given.cache.resolve())
             except (subprocess.SubprocessError, OSError) as error:
