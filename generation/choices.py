@@ -14,6 +14,13 @@ class Kind(models.TextChoices):
     EDIT = "edit", "edit by instruction"
 
 
+class PromptSyntax(models.TextChoices):
+    """How a prompt is read."""
+
+    PLAIN = "plain", "as it stands"
+    WEIGHTED = "weighted", "with weights, as A1111 reads it"
+
+
 class OutputFormat(models.TextChoices):
     """The file format of finished pictures."""
 

@@ -32,8 +32,9 @@ class PipelineFacts:
 
     `family` is that of its checkpoints, "" where their rows say it. `guidance` is one of the words above;
     `negative_prompt` whether there is such a thing, `true_cfg_scale` whether it takes two scales, of which that one
-    needs a negative prompt. `max_images` is how many pictures an edit takes. `max_prompt_tokens` is what its
-    longest-reading text encoder reads. `half` is the half precision that its weights were made for.
+    needs a negative prompt. `weighted_prompts` whether its text encoders are CLIP's alone, whose prompts may have
+    weights. `max_images` is how many pictures an edit takes. `max_prompt_tokens` is what its longest-reading text
+    encoder reads. `half` is the half precision that its weights were made for.
     """
 
     family: str
@@ -44,6 +45,7 @@ class PipelineFacts:
     negative_prompt: bool = True
     true_cfg_scale: bool = False
     guidance_rescale: bool = False
+    weighted_prompts: bool = False
     max_images: int = 0
     size_multiple: int = 8
     max_prompt_tokens: int = 77
@@ -57,7 +59,7 @@ class PipelineFacts:
         return " and ".join(self.kinds)
 
 
-_UNET: Final = PipelineFacts("", guidance_rescale=True, half="float16")
+_UNET: Final = PipelineFacts("", guidance_rescale=True, weighted_prompts=True, half="float16")
 _SDXL: Final = replace(_UNET, family="sdxl")
 _FLUX: Final = PipelineFacts(
     "flux",

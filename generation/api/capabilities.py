@@ -55,6 +55,7 @@ class PipelineOut(serializers.Serializer[Any]):
     negative_prompt = serializers.BooleanField()
     true_cfg_scale = serializers.BooleanField()
     guidance_rescale = serializers.BooleanField()
+    weighted_prompts = serializers.BooleanField(help_text="`prompt_syntax` may be `weighted`.")
     loras = serializers.BooleanField()
     max_images = serializers.IntegerField(help_text="Of an edit.")
     size_multiple = serializers.IntegerField()

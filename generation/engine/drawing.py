@@ -40,6 +40,7 @@ from generation.engine.safety import SafetyFilter
 from generation.engine.schedulers import scheduler_make
 from generation.engine.specs import Batch, BatchResult, OnPreview, OnStep, OnWarning, ShouldStop
 from generation.engine.stages import decode_by, decoding_bytes, encode_once
+from generation.engine.weighted import encode_weighted
 
 _VERSIONED = ("diffusers", "transformers", "pillow")
 
@@ -180,18 +181,23 @@ class Drawing:
         shared = pipeline_for(self.entry, self.batch.kind)
         self.pipeline = self.rows.pipeline(shared)
         residency = self.entry.residency
+        weighted = self.batch.prompt_syntax == "weighted"
+        if weighted:
+            encode_weighted(self.pipeline)
         encode_once(
             self.pipeline,
             self.entry.embeddings,
-            beside=(type(shared).__name__, *((use.sha256, use.scale) for use in self.batch.adapters)),
+            beside=(
+                type(shared).__name__,
+                weighted,
+                *((use.sha256, use.scale) for use in self.batch.adapters),
+            ),
             before=residency.need_encoders if residency else ignore,
         )
         decode_by(self.pipeline, self._decode)
-        self._warn(
-            prompt_warnings(
-                self.entry.pipeline, prompt=self.batch.prompt, negative_prompt=self.batch.negative_prompt
-            )
-        )
+        if not weighted:  # which reads all of it
+            prompts = {"prompt": self.batch.prompt, "negative_prompt": self.batch.negative_prompt}
+            self._warn(prompt_warnings(self.entry.pipeline, **prompts))
         try:
             return self._draw(self.batch, self.batch.seeds)
         except torch.OutOfMemoryError:

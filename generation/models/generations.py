@@ -19,6 +19,7 @@ from generation.choices import (
     Kind,
     OutputFormat,
     Phase,
+    PromptSyntax,
     ReplayVerdict,
     SafetyResult,
     Status,
@@ -89,6 +90,13 @@ class Generation(models.Model):
     )
     guidance_rescale = models.FloatField(
         default=0.0, db_default=0.0, help_text="How far guidance's gain in contrast is taken back, 0 to 1."
+    )
+    prompt_syntax = models.CharField(
+        max_length=16,
+        choices=PromptSyntax.choices,
+        default=PromptSyntax.PLAIN,
+        db_default=PromptSyntax.PLAIN,
+        help_text="How prompt and negative prompt are read.",
     )
     seed = models.BigIntegerField()
     num_images = models.PositiveIntegerField(default=1)

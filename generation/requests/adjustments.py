@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from django.conf import settings
 
+from generation.choices import PromptSyntax
 from generation.errors import AdjustedError
 from generation.pictures.fitting import edited_prepare, image_prepare, mask_prepare
 from models_registry.builtin.scenes import PALETTE, SHAPES
@@ -32,6 +33,10 @@ def request_adjust(values: dict[str, Any]) -> tuple[dict[str, Any], list[dict[st
         used["clip_skip"] = None
         reason = f"Has no effect with {used['checkpoint'].id}."
         warnings.append({"param": "clip_skip", "reason": reason, "used": None})
+    if used["prompt_syntax"] != PromptSyntax.PLAIN and not used["checkpoint"].facts.weighted_prompts:
+        used["prompt_syntax"] = PromptSyntax.PLAIN
+        reason = f"Has no effect with {used['checkpoint'].id}: its prompts are read as they stand."
+        warnings.append({"param": "prompt_syntax", "reason": reason, "used": PromptSyntax.PLAIN})
     warnings += _size_warnings(used)
     warnings += _pictures_prepare(used)
     warnings += _prompt_warnings(used)

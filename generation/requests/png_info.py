@@ -7,6 +7,7 @@ from typing import Any, Final
 from django.contrib.auth.models import User
 from rest_framework import serializers
 
+from generation.choices import PromptSyntax
 from generation.pictures.infotext import FileTexts, infotext_parse
 from generation.requests.a1111_words import sampler_named, schedule_named
 from generation.requests.serializers import PICTURES, GenerationCreateIn
@@ -46,6 +47,8 @@ def png_info(texts: FileTexts, *, owner: User) -> dict[str, Any]:
         notes_of: str | None = "imagegen"
         given = {name: receipt[name] for name in _RECEIPT_FIELDS if receipt.get(name) not in (None, "")}
         given |= {name: receipt[name] for name in _IF_ANY if receipt.get(name)}
+        if receipt.get("prompt_syntax") == PromptSyntax.WEIGHTED:
+            given["prompt_syntax"] = PromptSyntax.WEIGHTED
         needs = list(PICTURES.get(receipt.get("kind", ""), ()))
     else:
         given = _from_a1111(texts.parameters, warnings)

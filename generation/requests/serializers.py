@@ -11,7 +11,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from generation.choices import Kind, OutputFormat
+from generation.choices import Kind, OutputFormat, PromptSyntax
 from generation.errors import InvalidImageError, ModelTooLargeError
 from generation.models import (
     DEFAULT_OUTPUT_QUALITY,
@@ -194,6 +194,13 @@ class GenerationCreateIn(StrictSerializer):
         required=False,
         default=0.0,
         help_text="How far to take back what guidance adds in contrast.",
+    )
+    prompt_syntax = serializers.ChoiceField(
+        PromptSyntax.choices,
+        required=False,
+        default=PromptSyntax.PLAIN,
+        help_text="`weighted`: `(words:1.3)` counts more, `[words]` less, `BREAK` begins a new chunk, and a prompt of "
+        "any length is read, chunk by chunk.",
     )
     scheduler = serializers.ChoiceField(
         list(SCHEDULERS.items()),

@@ -45,6 +45,7 @@ class ModelTakesOut(serializers.Serializer[Any]):
     negative_prompt = serializers.BooleanField()
     true_cfg_scale = serializers.BooleanField()
     guidance_rescale = serializers.BooleanField()
+    weighted_prompts = serializers.BooleanField(help_text="`prompt_syntax` may be `weighted`.")
     loras = serializers.BooleanField()
 
 

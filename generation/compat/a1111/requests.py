@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from generation.choices import PromptSyntax
 from generation.compat.a1111.canvas import CROP, FILL, LATENT, canvas_fit, canvas_read, hole_fill, mask_fit
 from generation.compat.a1111.options import options_read
 from generation.compat.a1111.params import LenientParams
@@ -137,6 +138,7 @@ def _common(params: LenientParams, options: A1111Options) -> tuple[dict[str, Any
         "model": checkpoint.id,
         "output_format": used.output_format,
         "preview_every": PREVIEW_EVERY,
+        "prompt_syntax": (PromptSyntax.WEIGHTED if checkpoint.facts.weighted_prompts else PromptSyntax.PLAIN),
     }
     data |= prompt_read(params, owner=options.owner) | sampler_read(params)
     data["scheduler"] = sampler_fit(params, data["scheduler"], model=checkpoint.id)
