@@ -197,6 +197,7 @@ def test_models_say_what_they_take(api: APIClient) -> None:
         "negative_prompt": True,
         "true_cfg_scale": False,
         "guidance_rescale": False,
+        "weighted_prompts": False,
         "loras": True,
     }
     assert rows["flux-distilled"]["takes"]["guidance"] == "none"
