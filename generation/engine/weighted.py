@@ -113,7 +113,7 @@ def encode_weighted(pipeline: Any) -> None:
             for name, reader in readers.items()
         }
         count = max(len(found) for of_reader in chunks.values() for found in of_reader.values())
-        table = {
+        table: dict[str, dict[str, Chunk]] = {
             name: {"": []}
             | {
                 f"{sign}{number}": found[number] if number < len(found) else []
