@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.browser.test_pictures import hand_over
-from tests.browser.visits import Visits, violations
+from tests.browser.visits import PHONE, Visits, too_wide, violations
 from tests.support.live import Live
 from tests.support.pictures import text_of
 
@@ -115,6 +115,7 @@ def test_a_token_is_made_used_and_revoked(visits: Visits, live: Live) -> None:
         assert live.http.get("/api/v1/me", headers=headers).status_code == 401
         page.click("text=New signing secret")
         assert page.input_value(".once:last-child input").startswith("whsec_")
+        assert violations(page) == []
     assert visits.complaints == []
 
 
@@ -127,16 +128,17 @@ def test_a_link_opens_for_a_stranger_until_it_is_revoked(
         page.wait_for_selector("dialog [role=status]:has-text('on the clipboard')")
         link = page.input_value(".shares input")
         assert violations(page) == []
-        with visits.opened(state=None) as stranger:
+        with visits.opened(state=None, viewport=PHONE) as stranger:
             stranger.goto(link)
             stranger.wait_for_selector("main img")
             assert stranger.evaluate("document.querySelector('main img').decode().then(() => true)")
-            assert violations(stranger) == []
+            assert (too_wide(stranger), violations(stranger)) == ([], [])
             page.click("button:text-is('Revoke')")
             page.wait_for_selector(".shares li", state="detached")
             answer = stranger.goto(link)
             assert answer is not None
             assert answer.status == 404
+            assert (too_wide(stranger), violations(stranger)) == ([], [])
     assert visits.complaints == []
 
 

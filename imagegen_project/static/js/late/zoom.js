@@ -1,6 +1,7 @@
 /** A generation's pictures over the whole window, with zoom and swipe. */
 import PhotoSwipe from "../../vendor/photoswipe/photoswipe.js";
 import { pathOf } from "../page/ui.js";
+import { gettext } from "../page/words.js";
 import { addStyle } from "./style.js";
 
 /**
@@ -24,4 +25,5 @@ export async function openLarge(row, index) {
   addEventListener("keydown", early);
   box.on("destroy", () => removeEventListener("keydown", early));
   box.init();
+  box.element?.setAttribute("aria-label", gettext("Picture: {prompt}", { prompt: row.prompt }));
 }
