@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -9,11 +10,16 @@ from typing import Any, Literal
 from tests.support.hub import HubDouble, HubReply, HubRequest
 
 Fault = Literal[
-    "401", "403", "404", "429", "500", "hang", "truncate", "short", "flip", "slow", "drip", "whole"
+    *("401", "403", "404", "429", "500", "hang", "truncate", "short", "flip", "slow", "drip", "whole"),
+    *("late", "held"),
 ]
 PIECE = 64 * 1024
 LFS_FROM = 10_000
 PAUSE_S = 0.02
+# Longer than a download is silent about how far it is.
+LATE_S = 1.2
+# Between two bytes of a file that is held: a client that waits for any byte does not give it up.
+DROP_S = 0.2
 HANG_S = 30.0
 INFO = ""  # the name under which faults of the repository's description are kept
 
@@ -23,7 +29,8 @@ class HubRepository:
 
     `faults` maps a file's path, or `INFO`, to what is wrong with it: an HTTP status; `hang` (silence after half),
     `truncate` (the connection ends after half), `short` (half, and says that this is all), `flip` (one byte),
-    `slow`, `drip` (a byte at a time), or `whole` (ranges are ignored).
+    `slow`, `drip` (a byte at a time), `whole` (ranges are ignored), `late` (begins after LATE_S), or `held` (drips
+    until `released` is set).
     """
 
     def __init__(self, hub: HubDouble, name: str, folder: Path) -> None:
@@ -35,6 +42,7 @@ class HubRepository:
         self.faults: dict[str, Fault] = {}
         self.siblings: list[Any] = []  # entries of the listing beside the files'
         self.bytes_sent = 0
+        self.released = threading.Event()
         hub.route("GET", rf"/api/models/{re.escape(name)}(?:/revision/(?P<revision>[^/]+))?", self._info)
         for method in ("GET", "HEAD"):
             hub.route(method, rf"/{re.escape(name)}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", self._resolve)
@@ -136,6 +144,14 @@ class HubRepository:
 
     def _pieces(self, body: bytes, fault: Fault | None) -> Iterator[bytes]:
         end = len(body) // 2 if fault in {"hang", "truncate"} else len(body)
+        if fault == "late":
+            self.hub.wait(LATE_S)
+        if fault == "held":
+            sent = 0
+            while sent < end // 2 and not self.released.wait(DROP_S):
+                yield body[sent : sent + 1]
+                sent += 1
+            body, end = body[sent:], end - sent
         for start in range(0, end, PIECE):
             if fault == "slow":
                 self.hub.wait(PAUSE_S)
