@@ -174,6 +174,7 @@ REST_FRAMEWORK = {
         "rest_framework.renderers.JSONRenderer",
         "imagegen_project.browsable.renderer.PageRenderer",
     ],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "imagegen_project.browsable.negotiation.StrictNegotiation",
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "imagegen_project.auth.authentication.BearerAuthentication",
         "rest_framework.authentication.SessionAuthentication",

@@ -270,3 +270,9 @@ def test_a_prompt_is_text_on_the_page(visitor: Client, make: GenerationMaker) ->
 def test_png_info_takes_a_form_and_text(visitor: Client) -> None:
     status, html = post(visitor, "/api/v1/png-info", image=io.BytesIO(base64.b64decode(RED_SQUARE)))
     assert status == 200, html
+
+
+def test_an_empty_format_is_none_that_there_is(visitor: Client) -> None:
+    assert visitor.get("/api/v1/usage/?format=json").status_code == 200
+    for name in ("", "yaml"):
+        assert visitor.get("/api/v1/usage/", {"format": name}).status_code == 404
