@@ -19,12 +19,12 @@ import httpx2
 from benchmarks.load import PROMPTS, machine, say, write
 from benchmarks.peers import service_shell, services
 from benchmarks.plots import plot_bars
-from generation.attempts import RESIDENT_FIRST
 
 MODELS = ("builtin", "second", "third")
-# Copies of the built-in model under other names.
+# Makes copies of the built-in model under other names; prints for how long a job may be overtaken, in seconds.
 COPIES = """
 import shutil
+from generation.attempts import RESIDENT_FIRST
 from models_registry import builtin
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_folder
@@ -34,6 +34,7 @@ for name in {names}:
     row.is_default, row.files, row.aliases = False, {{}}, []
     row.save(force_insert=True)
     shutil.copytree(builtin.WEIGHTS, checkpoint_folder(row))
+print(RESIDENT_FIRST.total_seconds())
 """
 STORED = """
 SELECT checkpoint_id, extract(epoch FROM created_at)::float, extract(epoch FROM started_at)::float
@@ -78,7 +79,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         services(Path(folder) / "service", single=False, MODEL_CACHE_VRAM_MB=str(options.memory)) as service,
     ):
-        service_shell(service, COPIES.format(names=MODELS[1:]))
+        bound = float(service_shell(service, COPIES.format(names=MODELS[1:])))
         token = (service.data_dir / "token").read_text().strip()
         http = httpx2.Client(
             base_url=f"http://127.0.0.1:{service.port}",
@@ -100,7 +101,6 @@ def main() -> None:
     write(options.json, found)
     values = {"in the order of arrival": [float(fifo)], "as served": [float(served)]}
     plot_bars(options.json, title=f"Changes of the model, {options.jobs} jobs", unit="changes", values=values)
-    bound = RESIDENT_FIRST.total_seconds()
     say("| jobs | changes in their order | as served | share | longest overtaken | bound |")
     say("| --- | --- | --- | --- | --- | --- |")
     share = f"{served / fifo:.2f}"
