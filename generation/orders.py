@@ -165,7 +165,7 @@ def order_result(commands: list[WorkerCommand]) -> dict[str, Any]:
     if status is not CommandStatus.SUCCEEDED:
         address = commands[0].get_absolute_url()
         raise OrderUnfinishedError(
-            f"It goes on; ask {address} for it.",
+            f"It has not ended yet. Its state is at {address}.",
             headers={"Location": address},
             order_id=str(order_id),
             location=address,

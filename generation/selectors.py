@@ -144,7 +144,7 @@ def generation_result(generation: Generation, *, waited: bool) -> Generation:
             raise FailedError(error_code=generation.error_code, detail=generation.error_detail, job_id=job_id)
         case _ if waited:
             raise UnfinishedError(
-                f"It goes on; ask {address} for it.",
+                f"It has not ended yet. Its state is at {address}.",
                 headers={"Location": address, "X-Job-Id": job_id},
                 job_id=job_id,
                 location=address,

@@ -1,4 +1,4 @@
-"""Fixed words of the adapters."""
+"""Fixed words of LoRA."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ from django.db import models
 
 
 class LoraSource(models.TextChoices):
-    """Where an adapter's file comes from; only one from the Hub can be had again once it is gone."""
+    """Where a LoRA's file comes from; only one from the Hub can be had again once it is gone."""
 
     HUB = "hub", "Hub"
     UPLOAD = "upload", "upload"
@@ -14,7 +14,7 @@ class LoraSource(models.TextChoices):
 
 
 class LoraState(models.TextChoices):
-    """Where an adapter's file stands; `checking` means that the task worker is to look at every weight."""
+    """Where a LoRA's file stands; `checking` means that the task worker is to look at every weight."""
 
     ABSENT = "absent"
     DOWNLOADING = "downloading"

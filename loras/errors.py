@@ -1,10 +1,10 @@
-"""What the adapters' services refuse."""
+"""What the services of LoRA refuse."""
 
 from imagegen_project.common.errors import DomainError
 
 
 class LoraNotFoundError(DomainError):
-    """No such adapter, or somebody else's private one."""
+    """No such LoRA, or somebody else's private one."""
 
     code = "lora_not_found"
     http_status = 404
@@ -28,7 +28,7 @@ class LoraTooLargeError(DomainError):
 
 
 class LoraNameTakenError(DomainError):
-    """The caller has another adapter of this name, or a shared one has it."""
+    """The caller has another LoRA of this name, or a shared one has it."""
 
     code = "lora_name_taken"
     http_status = 409
@@ -36,7 +36,7 @@ class LoraNameTakenError(DomainError):
 
 
 class LoraIncompatibleError(DomainError):
-    """The adapter was made for another family of checkpoints."""
+    """The LoRA was made for another family of models."""
 
     code = "lora_incompatible"
     http_status = 422
@@ -44,7 +44,7 @@ class LoraIncompatibleError(DomainError):
 
 
 class LoraUnavailableError(DomainError):
-    """The adapter cannot be used now: disabled, broken, or not on disk yet."""
+    """The LoRA cannot be used now: disabled, broken, or not on disk yet."""
 
     code = "lora_unavailable"
     http_status = 409
@@ -52,7 +52,7 @@ class LoraUnavailableError(DomainError):
 
 
 class LoraInUseError(DomainError):
-    """Queued or running generations need the adapter."""
+    """Queued or running generations need the LoRA."""
 
     code = "lora_in_use"
     http_status = 409
@@ -60,7 +60,7 @@ class LoraInUseError(DomainError):
 
 
 class LoraStorageFullError(DomainError):
-    """Uploads fill the space that adapters may take, or the disk is full."""
+    """Uploads fill the space that LoRA may take, or the disk is full."""
 
     code = "lora_storage_full"
     http_status = 507

@@ -133,7 +133,7 @@ def _replay(entry: IdempotencyKey, fingerprint: str, answer: Callable[[Generatio
     response = Response(frozen["body"], status=frozen["status"], headers=frozen["headers"] | dict([REPLAYED]))
     afterwards = answer(generation).afterwards
     if isinstance(afterwards, Wait):
-        # Whoever asks again hangs up for itself alone: the generation is the first request's to cancel.
+        # A repetition that hangs up cancels nothing: only the first request may cancel the generation it made.
         headers = (*afterwards.headers, REPLAYED)
         afterwards = replace(afterwards, cancel_on_disconnect=False, headers=headers)
     return Answer(response, afterwards)

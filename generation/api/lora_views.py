@@ -1,4 +1,4 @@
-"""Adapters on the workers: bringing one to disk and onto a loaded model, and taking it off."""
+"""LoRA on the workers: bringing one to disk and onto a loaded model, and taking it off."""
 
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
@@ -20,7 +20,7 @@ MAX_OFFERED = 100
 
 
 class LoraUnloadIn(StrictSerializer):
-    """Which adapter to take off the workers."""
+    """Which LoRA to take off the workers."""
 
     lora = serializers.CharField(
         max_length=200, help_text="Its id, its name, or the repository it came from."
@@ -32,7 +32,7 @@ class LoraUnloadIn(StrictSerializer):
 
 
 class LoraLoadView(APIView):
-    """New adapters from the Hub."""
+    """New LoRA from the Hub."""
 
     throttle_scope = "uploads"
 
@@ -43,7 +43,7 @@ class LoraLoadView(APIView):
         responses={200: LoraOut, 202: LoraOut},
     )
     def post(self, request: Request) -> Response:
-        """Registers a repository's adapter as yours, downloads it, and puts it on a loaded model that it fits.
+        """Registers a repository's LoRA as yours, downloads it, and puts it on a loaded model that it fits.
 
         Answers when that is done; with `Prefer: respond-async`, 202 at once. Again is a no-op.
         """
@@ -65,7 +65,7 @@ class LoraLoadView(APIView):
 
 
 class LoraUnloadView(APIView):
-    """Adapters that need not stay on the workers."""
+    """LoRA that need not stay on the workers."""
 
     throttle_scope = "uploads"
 
@@ -76,7 +76,7 @@ class LoraUnloadView(APIView):
         responses={200: OrderOut, 202: OrderOut, 204: None},
     )
     def post(self, request: Request) -> Response:
-        """Takes an adapter off every worker that holds it, once the job that uses it has ended; 204 where none does."""
+        """Takes a LoRA off every worker that holds it, once the job that uses it has ended; 204 where none does."""
         serializer = LoraUnloadIn(data=request.data)
         serializer.is_valid(raise_exception=True)
         lora = lora_get(user=request.user, name=serializer.validated_data["lora"], param="lora")

@@ -59,7 +59,7 @@ class ImageOut(RowSerializer[GeneratedImage]):
 
 
 class GenerationLoraOut(RowSerializer[GenerationLora]):
-    """One adapter of a generation."""
+    """One LoRA of a generation."""
 
     lora = serializers.UUIDField(source="lora_id", read_only=True, allow_null=True)
 

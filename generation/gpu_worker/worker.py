@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class GpuWorker(AllowlistedWorker):
-    """RQ's side: a wake-up a generation. A first SIGTERM drains, a second hands back; neither fails a job."""
+    """RQ's side: one wake-up per generation. A first SIGTERM drains, a second hands back; neither fails a job."""
 
     ENTRY_POINTS: ClassVar[tuple[str, ...]] = (settings.RQ_RUN_NEXT,)
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {"generation.worker.run_next": settings.RQ_RUN_NEXT}

@@ -20,7 +20,7 @@ def request_errors(
     """What is wrong with a request in the native fields, by field; as for `generation_submit`."""
     context = {"kinds": kinds, "owner": owner, "prompt_required": prompt_required}
     serializer = GenerationCreateIn(data=data, context=context)
-    with contextlib.suppress(DomainError):  # an adapter's own, where nothing else is wrong
+    with contextlib.suppress(DomainError):  # a LoRA's own, where nothing else is wrong
         serializer.is_valid()
         return dict(serializer.errors)
     return {}

@@ -1,4 +1,4 @@
-"""Which adapters a generation asks for."""
+"""Which LoRA a generation asks for."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ MAX_NAME = 200
 
 
 class LoraUseIn(StrictSerializer):
-    """One adapter and how strongly it counts."""
+    """One LoRA and how strongly it counts."""
 
     lora = serializers.CharField(
         max_length=MAX_NAME, help_text="Its id, its name, or the repository it came from."
@@ -32,7 +32,7 @@ class LoraUseIn(StrictSerializer):
 
 
 def wishes_read(attrs: dict[str, Any], *, owner: User, checkpoint: Checkpoint) -> list[LoraWish]:
-    """Takes `loras`, `lora_path` and `lora_scale` out of a request. Raises ValidationError, or the adapter's own error.
+    """Takes `loras`, `lora_path` and `lora_scale` out of a request. Raises ValidationError, or the LoRA's own error.
 
     `lora_path` may also name a repository that is not registered yet; `loras` may not.
     """

@@ -330,7 +330,7 @@ class GenerationCreateIn(StrictSerializer):
     def _complete(self, attrs: dict[str, Any], *, failed: Collection[str]) -> dict[str, Any]:
         """Resolves what the fields mean together; returns all that is wrong, by field.
 
-        Raises an adapter's own error where nothing else is wrong.
+        Raises a LoRA's own error where nothing else is wrong.
         """
         errors: dict[str, Any] = {}
         with _noted(errors):
@@ -353,7 +353,7 @@ class GenerationCreateIn(StrictSerializer):
     def _complete_for(
         self, checkpoint: Checkpoint, attrs: dict[str, Any], errors: dict[str, Any], failed: Collection[str]
     ) -> None:
-        """What hangs on the checkpoint: its defaults and limits, and the adapters that fit it."""
+        """What hangs on the checkpoint: its defaults and limits, and the LoRA that fit it."""
         attrs["checkpoint"] = checkpoint
         if checkpoint.facts.guidance == TRUE_CFG and attrs["true_cfg_scale"] is not None:
             merge_alias(attrs, name="guidance_scale", alias="true_cfg_scale")

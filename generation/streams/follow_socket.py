@@ -29,7 +29,8 @@ class GenerationConsumer(AsyncWebsocketConsumer):
     read; a message over 64 kB closes the socket (4413; the server can send no 1009).
     """
 
-    # The feed hub subscribes once a generation and process; a channel a socket would be a subscription a socket.
+    # The feed hub subscribes once per generation in each process. A channel of Channels' own would subscribe once per
+    # socket.
     channel_layer_alias = "none"
     task: asyncio.Task[None] | None = None
 

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import httpcore2
 
-# Neither does Python call them private: for use within a site (RFC 8215, RFC 3879), and IPv4's first guise (RFC 4291).
+# Python's `ipaddress` does not call these private. The first two are for use within a site (RFC 8215, RFC 3879); in the
+# last, IPv4 addresses were once written as IPv6 ones ("IPv4-compatible", RFC 4291).
 _LOCAL = (IPv6Network("64:ff9b:1::/48"), IPv6Network("fec0::/10"), IPv6Network("::/96"))
 # Addresses of IPv4 hosts behind a translator (RFC 6052): what counts is the host.
 _TRANSLATED = IPv6Network("64:ff9b::/96")

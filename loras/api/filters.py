@@ -1,4 +1,4 @@
-"""How lists of adapters are narrowed."""
+"""How lists of LoRA are narrowed."""
 
 import django_filters
 

@@ -1,4 +1,4 @@
-"""The adapters' routes."""
+"""The routes of LoRA."""
 
 from imagegen_project.common.routers import OptionalSlashRouter, route
 from loras.api.views import LoraUploadView, LoraViewSet

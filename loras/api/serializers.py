@@ -1,4 +1,4 @@
-"""Requests and answers about adapters."""
+"""Requests and answers about LoRA."""
 
 import re
 from typing import Any
@@ -27,7 +27,7 @@ _REVISION = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
 
 
 class NameField(serializers.RegexField):
-    """What an adapter is to be called."""
+    """What a LoRA is to be called."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
@@ -40,7 +40,7 @@ class NameField(serializers.RegexField):
 
 
 class LoraUploadIn(StrictSerializer):
-    """A new adapter's file, as `multipart/form-data`."""
+    """A new LoRA's file, as `multipart/form-data`."""
 
     file = serializers.FileField(help_text="A LoRA in safetensors form.")
     name = NameField()
@@ -95,14 +95,14 @@ def trigger_words(text: str) -> list[str]:
 
 
 class LoraErrorOut(serializers.Serializer[Any]):
-    """Why an adapter is broken, or did not come when it was last asked for."""
+    """Why a LoRA is broken, or did not come when it was last asked for."""
 
     code = serializers.CharField(source="error_code")
     detail = serializers.CharField(source="error_detail")
 
 
 class LoraOut(serializers.ModelSerializer[Lora]):
-    """One adapter: what it is, what it fits, and where its file stands."""
+    """One LoRA: what it is, what it fits, and where its file stands."""
 
     owner = serializers.CharField(source="owner.username", read_only=True, allow_null=True, default=None)
     family = serializers.ChoiceField(choices=Family.choices, allow_blank=True, read_only=True)
@@ -158,5 +158,5 @@ class LoraOut(serializers.ModelSerializer[Lora]):
 
 
 def lora_url(lora: Lora) -> str:
-    """Where the API serves an adapter."""
+    """Where the API serves a LoRA."""
     return f"/api/v1/loras/{lora.id}"

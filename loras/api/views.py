@@ -1,4 +1,4 @@
-"""Adapters over HTTP."""
+"""LoRA over HTTP."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def _accepted(lora: Lora) -> Response:
     retrieve=extend_schema(description="One LoRA as it stands."),
 )
 class LoraViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet[Lora]):
-    """The adapters that one may use."""
+    """The LoRA that one may use."""
 
     serializer_class = LoraOut
     filterset_class = LoraFilter
@@ -53,7 +53,7 @@ class LoraViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewS
         return lora_get(user=self.request.user, name=self.kwargs["lora_id"])
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """One adapter as it stands. As the answer to a wait for it, what came to nothing is an error."""
+        """One LoRA as it stands. As the answer to a wait for it, what came to nothing is an error."""
         lora = self.get_object()
         if has_waited(request) and lora.error_code:
             raise LoraUnavailableError(f"The LoRA {lora.name} cannot be used: {lora.error_detail}")
@@ -61,13 +61,13 @@ class LoraViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewS
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Deletes an adapter of yours; its file stays while another adapter has the same."""
+        """Deletes a LoRA of yours; its file stays while another LoRA has the same."""
         services.lora_delete(user=caller(request), lora=self.get_object())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 class LoraUploadView(APIView):
-    """New adapters from files."""
+    """New LoRA from files."""
 
     parser_classes = (MultiPartParser,)
     throttle_scope = "uploads"

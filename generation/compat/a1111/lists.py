@@ -64,7 +64,7 @@ def models() -> list[dict[str, Any]]:
 
 
 def loras(user: User) -> list[dict[str, Any]]:
-    """The adapters that this user's prompts may name."""
+    """The LoRA that this user's prompts may name."""
     rows = loras_visible(user).filter(enabled=True).exclude(state=LoraState.BROKEN)
     return [
         {

@@ -1,4 +1,4 @@
-"""A1111's prompts: the tags in them, of which some name adapters, and weights, which are read as text."""
+"""A1111's prompts: the tags in them, of which some name LoRA, and weights, which are read as text."""
 
 import math
 import re
@@ -20,7 +20,7 @@ _MAX_SHOWN: Final = 100
 
 
 def prompt_read(params: LenientParams, *, owner: User) -> dict[str, Any]:
-    """The prompts, the first one without its tags, and the adapters that these name.
+    """The prompts, the first one without its tags, and the LoRA that these name.
 
     As in A1111, a tag that names nothing or cannot be read is left out; here that is a warning.
     """

@@ -184,7 +184,7 @@ class LorasView(A1111View):
     """`GET loras`."""
 
     def get(self, request: Request) -> Response:
-        """The adapters that the caller's prompts may name."""
+        """The LoRA that the caller's prompts may name."""
         return Response(loras(caller(request)))
 
 

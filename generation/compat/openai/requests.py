@@ -34,7 +34,7 @@ QUALITIES: Final = {"auto": "medium", "standard": "medium", "hd": "high"}
 _SIZES: Final = ("256x256", "512x512", "1024x1024", "1536x1024", "1024x1536", "1792x1024", "1024x1792")
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 _WHOLE: Final = 100  # output_compression of a picture that loses nothing more
-# An adapter's name and strength, as vLLM-Omni's clients spell them.
+# A LoRA's name and strength, as vLLM-Omni's clients spell them.
 _LORA_NAMES: Final = ("name", "lora_name", "path", "lora_path")
 _LORA_SCALES: Final = ("scale", "lora_scale")
 
