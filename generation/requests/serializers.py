@@ -6,13 +6,12 @@ from copy import copy
 from typing import Any, cast
 
 from django.conf import settings
-from django.core.files.uploadedfile import UploadedFile
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from generation.choices import Kind, OutputFormat, PromptSyntax
-from generation.errors import InvalidImageError, ModelTooLargeError
+from generation.errors import ModelTooLargeError
 from generation.models import (
     DEFAULT_OUTPUT_QUALITY,
     MAX_EDIT_IMAGES,
@@ -20,13 +19,18 @@ from generation.models import (
     MAX_PRIORITY,
     MAX_SEED,
 )
-from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read
 from generation.queue.precedence import checkpoint_for
 from generation.requests.job_options import WebhookEventsField, WebhookUrlField, job_options_check
 from generation.requests.loras import MAX_LORAS, MAX_NAME, MAX_SCALE, MIN_SCALE, LoraUseIn, wishes_read
 from generation.requests.model_limits import MAX_STEPS, limit_errors, picture_errors, size_used
+from generation.requests.picture_fields import (
+    PictureField,
+    PictureFileField,
+    PictureFilesField,
+    PicturesField,
+)
 from imagegen_project.common.errors import DomainError
-from imagegen_project.common.serializers import BoundedListField, FormListField, StrictSerializer, TextField
+from imagegen_project.common.serializers import FormListField, StrictSerializer, TextField
 from models_registry.errors import ModelNotFoundError, ModelUnsupportedError
 from models_registry.models import Checkpoint
 from models_registry.pipeline_facts import TRUE_CFG
@@ -79,45 +83,6 @@ def merge_alias(data: dict[str, Any], *, name: str, alias: str) -> None:
     value = data.pop(alias)
     if data.setdefault(name, value) != value:
         raise serializers.ValidationError({alias: f"Differs from {name}; give one of them."})
-
-
-@extend_schema_field(OpenApiTypes.STR)
-class PictureField(serializers.FileField):
-    """A picture: base64 text, a base64 data URI, or a form's file. Its validated value is a Picture."""
-
-    def to_internal_value(self, data: Any) -> Picture:  # type: ignore[override]  # not the file, what it shows
-        """Decodes it, unless a door has done so. Raises ValidationError."""
-        if isinstance(data, Picture):
-            return data
-        try:
-            return picture_read(self._bytes(data))
-        except InvalidImageError as error:
-            raise serializers.ValidationError(error.detail, error.code) from error
-
-    def _bytes(self, data: Any) -> bytes:
-        if isinstance(data, str):
-            return base64_decode(data)
-        if not isinstance(data, UploadedFile):
-            raise InvalidImageError("Give base64 text, a base64 data URI, or a form's file.")
-        content: bytes = data.read(MAX_PICTURE_BYTES + 1)
-        return content
-
-
-@extend_schema_field(OpenApiTypes.BINARY)
-class PictureFileField(PictureField):
-    """The same, documented as the file that a multipart form holds."""
-
-
-class PicturesField(BoundedListField):
-    """Some pictures: a list of base64 texts and data URIs, or the files that a form holds under this name."""
-
-    child = PictureField()
-
-
-class PictureFilesField(PicturesField):
-    """The same, documented as the files that a multipart form holds."""
-
-    child = PictureFileField()
 
 
 @extend_schema_field(OpenApiTypes.STR)

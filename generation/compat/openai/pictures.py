@@ -11,7 +11,7 @@ from generation.compat.dialect import Params, refuse
 from generation.errors import InvalidImageError
 from generation.pictures.fetching import picture_fetch
 from generation.pictures.reading import Picture, picture_made, picture_read
-from generation.requests.serializers import PictureField
+from generation.requests.picture_fields import PictureField
 from models_registry.models import Checkpoint
 
 MAX_PICTURES = 16  # OpenAI's
