@@ -25,7 +25,7 @@ from tests.support.groups import GroupScheduling, place_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # As a plugin its services are one each for all folders; each `conftest.py` that imports them would start its own.
-pytest_plugins = ["tests.support.live", "tests.support.registry"]
+pytest_plugins = ["tests.support.engines", "tests.support.live", "tests.support.registry"]
 
 
 def pytest_unconfigure() -> None:

@@ -11,8 +11,8 @@ from rest_framework.views import APIView
 from generation.api.serializers import WarningOut
 from generation.errors import InvalidImageError
 from generation.pictures.infotext import infotext_read
-from generation.requests.png_info import png_info
 from generation.requests.picture_fields import PictureField, PictureFileField
+from generation.requests.png_info import png_info
 from imagegen_project.common.http import caller
 from imagegen_project.common.serializers import StrictSerializer
 

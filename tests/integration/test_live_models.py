@@ -73,10 +73,10 @@ def test_a_damaged_file_is_found_and_mended(hubbed: Hubbed) -> None:
     assert hubbed.draw("sd2")["images"][0]["sha256"] == before
 
 
-def test_without_a_network_everything_present_is_served(hubbed: Hubbed, hub: HubDouble) -> None:
+def test_without_a_network_everything_present_is_served(hubbed: Hubbed, live_hub: HubDouble) -> None:
     """Also by a worker that starts from cold; what is not there fails and says so."""
     before = hubbed.draw("sdxl")["images"][0]["sha256"]
-    hub.stop()
+    live_hub.stop()
     worker = next(process for process in hubbed.service.family() if "gpu_worker" in process.cmdline())
     worker.send_signal(signal.SIGKILL)
     wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the end")

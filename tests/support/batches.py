@@ -1,6 +1,7 @@
 """Quick requests for the engine, and memory that is nearly enough for a model."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from generation.engine.planner import CONTEXT_BYTES, DENOISERS, ENCODERS, Memory
 from generation.engine.sizes import weights_look
 
 SIDE = 64
+
+TinyModel = Callable[[str], ModelRef]
+BatchMaker = Callable[..., Batch]
 
 
 def quick(model: ModelRef, **changes: Any) -> Batch:

@@ -203,28 +203,28 @@ class Hubbed(Live):
 
 
 @pytest.fixture(scope="session")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubDouble]:
-    """A Hub."""
+def live_hub() -> Iterator[HubDouble]:
+    """The Hub of the service that downloads."""
     double = HubDouble()
     yield double
     double.stop()
 
 
 @pytest.fixture(scope="session")
-def hubbed(hub: HubDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubbed]:
+def hubbed(live_hub: HubDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubbed]:
     """The whole service, with tiny checkpoints of every family registered and none of them on disk."""
     from tests.support.tiny_checkpoints import make_tiny_checkpoint
 
     root: Path = tmp_path_factory.mktemp("hubbed")
     repositories = {
-        family: HubRepository(hub, f"tiny/{family}", make_tiny_checkpoint(family, root / "hub" / family))
+        family: HubRepository(live_hub, f"tiny/{family}", make_tiny_checkpoint(family, root / "hub" / family))
         for family in FAMILIES
     }
     (root / "adapters").mkdir()
     shutil.copy(builtin.ADAPTERS / "outline.safetensors", root / "adapters")
-    HubRepository(hub, "org/outline", root / "adapters")
+    HubRepository(live_hub, "org/outline", root / "adapters")
     (root / "service").mkdir()
-    service = Service(root / "service" / "data", HF_ENDPOINT=hub.url, WAIT_LIMIT_S="120")
+    service = Service(root / "service" / "data", HF_ENDPOINT=live_hub.url, WAIT_LIMIT_S="120")
     try:
         service.wait_ready()
         client = Hubbed(service, repositories)

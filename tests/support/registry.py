@@ -17,6 +17,7 @@ from tests.support.repositories import write_repository
 @pytest.fixture
 def hub_double(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
     """The Hub, and an empty model cache; nobody waits long for anything."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # a proxy of the machine's is not in question
     double = HubDouble()
     settings.HF_ENDPOINT = double.url
     settings.HF_TOKEN = ""

@@ -1,4 +1,4 @@
-"""The import contracts in pyproject.toml: each fails once something breaks it (that none is broken, `make lint` says)."""
+"""The import contracts in pyproject.toml: each fails once something breaks it; that none is broken, `make lint` says."""
 
 import shutil
 import subprocess
@@ -54,7 +54,12 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         with (copy / module.replace(".", "/")).with_suffix(".py").open("a") as file:
             file.write(f"\n{line}\n")
     done = subprocess.run(
-        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint()", "--no-cache"],
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports_command as lint; lint()",
+            "--no-cache",
+        ],
         cwd=copy,
         capture_output=True,
         text=True,

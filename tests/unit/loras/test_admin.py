@@ -53,7 +53,7 @@ def test_an_upload_is_stored(page: Client, superuser: User) -> None:
 
 
 @pytest.mark.parametrize("name", ["pickle", "header of 2 GB", "LoHa", "overlap", "two ranks"])
-def test_a_refused_upload_says_why(page: Client, name: str, folder: Path) -> None:
+def test_a_refused_upload_says_why(page: Client, name: str, lora_folder: Path) -> None:
     """In the form; nothing is stored."""
     answer = page.post(ADD, form(HOSTILE[name][0]))
     assert answer.status_code == 200

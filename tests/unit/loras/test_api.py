@@ -43,7 +43,7 @@ def modes_below(folder: Path) -> dict[str, int]:
 
 
 def test_an_upload_is_stored_and_checked(
-    api: APIClient, django_capture_on_commit_callbacks: Any, folder: Path
+    api: APIClient, django_capture_on_commit_callbacks: Any, lora_folder: Path
 ) -> None:
     """202 with what the header says; once the task worker has seen to it, the file lies under its SHA-256."""
     with django_capture_on_commit_callbacks(execute=True):
@@ -60,24 +60,24 @@ def test_an_upload_is_stored_and_checked(
     lora_process(lora_id=lora.id)
     said = api.get(said["url"]).json()
     assert said["state"] == "present"
-    assert files_below(folder) == [f"{said['sha256']}.safetensors"]
+    assert files_below(lora_folder) == [f"{said['sha256']}.safetensors"]
     assert content_path(said["sha256"]).stat().st_size == said["size_bytes"]
 
 
-def test_adapters_files_are_nobody_else_s(api: APIClient, folder: Path) -> None:
+def test_adapters_files_are_nobody_else_s(api: APIClient, lora_folder: Path) -> None:
     """Root's umask lets everybody on the host read what is private here; an older version's files are mended."""
     before = os.umask(0o022)
     try:
         upload(api, lora_bytes())
         lora = Lora.objects.get(source="upload")
-        assert modes_below(folder) == {f"{lora.id}.part": 0o640, "incoming": 0o750, "loras": 0o750}
+        assert modes_below(lora_folder) == {f"{lora.id}.part": 0o640, "incoming": 0o750, "loras": 0o750}
         lora_process(lora_id=lora.id)
         lora.refresh_from_db()
         path = content_path(lora.sha256)
-        assert modes_below(folder)[path.name] == 0o640
+        assert modes_below(lora_folder)[path.name] == 0o640
         path.chmod(0o644)
         cache_repair()
-        assert modes_below(folder)[path.name] == 0o640
+        assert modes_below(lora_folder)[path.name] == 0o640
     finally:
         os.umask(before)
 
@@ -91,13 +91,13 @@ def test_a_file_on_disk_is_taken_as_well(api: APIClient, settings: Settings) -> 
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_upload_is_a_400_and_leaves_nothing(api: APIClient, folder: Path, name: str) -> None:
+def test_a_hostile_upload_is_a_400_and_leaves_nothing(api: APIClient, lora_folder: Path, name: str) -> None:
     """The field is named, with the reason."""
     answer = upload(api, HOSTILE[name][0])
     assert answer.status_code == 400, answer.content
     assert (answer.json()["code"], params_of(answer)) == ("invalid_lora", {"file"})
     assert not Lora.objects.filter(source="upload").exists()
-    assert files_below(folder) == []
+    assert files_below(lora_folder) == []
 
 
 @given(header=st.binary(max_size=200), data=st.binary(max_size=50))
@@ -150,22 +150,22 @@ def test_only_forms_are_uploads(api: APIClient) -> None:
     assert broken.status_code == 400
 
 
-def test_a_name_is_taken_once(api: APIClient, stranger: User, folder: Path) -> None:
+def test_a_name_is_taken_once(api: APIClient, stranger: User, lora_folder: Path) -> None:
     """By each owner."""
     assert upload(api, lora_bytes()).status_code == 202
     taken = upload(api, lora_bytes(seed=5))
     assert (taken.status_code, taken.json()["code"], params_of(taken)) == (409, "lora_name_taken", {"name"})
-    assert len(files_below(folder)) == 1
+    assert len(files_below(lora_folder)) == 1
     assert upload(client_of(stranger), lora_bytes()).status_code == 202
 
 
-def test_a_file_over_the_cap_is_413(api: APIClient, settings: Settings, folder: Path) -> None:
+def test_a_file_over_the_cap_is_413(api: APIClient, settings: Settings, lora_folder: Path) -> None:
     """And says which setting it is."""
     settings.LORA_MAX_UPLOAD_BYTES = 1000
     answer = upload(api, lora_bytes())
     assert (answer.status_code, answer.json()["code"]) == (413, "lora_too_large")
     assert "LORA_MAX_UPLOAD_MB" in answer.json()["detail"]
-    assert files_below(folder) == []
+    assert files_below(lora_folder) == []
 
 
 def test_uploads_together_have_a_limit(api: APIClient, settings: Settings) -> None:
@@ -179,7 +179,7 @@ def test_uploads_together_have_a_limit(api: APIClient, settings: Settings) -> No
 
 
 def test_a_full_disk_is_507_and_leaves_nothing(
-    api: APIClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+    api: APIClient, lora_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither a row nor a partial file."""
 
@@ -189,11 +189,11 @@ def test_a_full_disk_is_507_and_leaves_nothing(
     monkeypatch.setattr("loras.services.upload_copy", fail)
     assert upload(api, lora_bytes()).status_code == 507
     assert not Lora.objects.filter(source="upload").exists()
-    assert files_below(folder) == []
+    assert files_below(lora_folder) == []
 
 
 def test_a_mistake_in_between_leaves_nothing(
-    owner: User, folder: Path, monkeypatch: pytest.MonkeyPatch
+    owner: User, lora_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All or nothing, whatever goes wrong."""
 
@@ -204,7 +204,7 @@ def test_a_mistake_in_between_leaves_nothing(
     with pytest.raises(RuntimeError):
         upload(client_of(owner), lora_bytes())
     assert not Lora.objects.filter(source="upload").exists()
-    assert files_below(folder) == []
+    assert files_below(lora_folder) == []
 
 
 @pytest.mark.parametrize("path", [LORAS, f"{LORAS}/", f"{LORAS}/list", "/v1/loras", "/v1/loras/list/"])
@@ -269,7 +269,7 @@ def test_nobody_sees_adapters_without_a_token(make_lora: LoraMaker) -> None:
 
 
 def test_a_deleted_adapter_takes_its_file_along(
-    api: APIClient, stranger: User, make_lora: LoraMaker, folder: Path
+    api: APIClient, stranger: User, make_lora: LoraMaker, lora_folder: Path
 ) -> None:
     """Unless another one has the same."""
     first, twin = make_lora("first"), make_lora("twin", owner=stranger)
@@ -277,7 +277,7 @@ def test_a_deleted_adapter_takes_its_file_along(
     assert api.delete(f"{LORAS}/{first.id}").status_code == 204
     assert content_path(twin.sha256).is_file()
     assert client_of(stranger).delete(f"{LORAS}/{twin.id}").status_code == 204
-    assert files_below(folder) == []
+    assert files_below(lora_folder) == []
 
 
 def test_staff_may_delete_anybodys(superuser: User, make_lora: LoraMaker) -> None:
@@ -296,16 +296,16 @@ def test_an_adapter_in_use_is_not_deleted(api: APIClient, make_lora: LoraMaker, 
     assert api.delete(f"{LORAS}/{lora.id}").status_code == 204
 
 
-def test_an_upload_that_waits_can_be_deleted(api: APIClient, folder: Path) -> None:
+def test_an_upload_that_waits_can_be_deleted(api: APIClient, lora_folder: Path) -> None:
     """With its unchecked file; the task then finds nothing to do."""
     url = upload(api, lora_bytes()).json()["url"]
     lora_id = Lora.objects.get().id
     assert api.delete(url).status_code == 204
-    assert files_below(folder) == []
+    assert files_below(lora_folder) == []
     lora_process(lora_id=lora_id)
 
 
-def test_why_an_adapter_is_broken_is_shown(api: APIClient, folder: Path) -> None:
+def test_why_an_adapter_is_broken_is_shown(api: APIClient, lora_folder: Path) -> None:
     """A weight that is no number is found by the task worker; nothing of the file stays."""
     tensors = unet_tensors()
     name = next(iter(tensors))
@@ -317,7 +317,7 @@ def test_why_an_adapter_is_broken_is_shown(api: APIClient, folder: Path) -> None
     assert said["state"] == LoraState.BROKEN
     assert said["error"]["code"] == "unsupported"
     assert "NaN or infinite" in said["error"]["detail"]
-    assert files_below(folder) == []
+    assert files_below(lora_folder) == []
 
 
 BAD_LOADS: list[tuple[dict[str, Any], str]] = [

@@ -181,22 +181,22 @@ def test_another_file_of_that_name_is_not_taken_for_the_lost_one(make_lora: Lora
 
 
 def test_a_folder_that_is_away_changes_no_row(
-    make_lora: LoraMaker, make_hub_lora: LoraMaker, folder: Path, caplog: pytest.LogCaptureFixture
+    make_lora: LoraMaker, make_hub_lora: LoraMaker, lora_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not mounted yet, or not restored yet: it comes back."""
     both = [make_hub_lora("one"), make_lora("other", content=1)]
-    folder.rename(aside := folder.with_name("aside"))
+    lora_folder.rename(aside := lora_folder.with_name("aside"))
     cache_repair()
     assert states(both) == ["present", "present"]
     assert "adapters' folder away" in caplog.text
-    shutil.rmtree(folder)
-    aside.rename(folder)
+    shutil.rmtree(lora_folder)
+    aside.rename(lora_folder)
     assert cache_prune() == []
     assert on_disk(both) == ["one", "other"]
 
 
 def test_a_crash_before_the_commit_loses_no_upload(
-    owner: User, monkeypatch: pytest.MonkeyPatch, folder: Path
+    owner: User, monkeypatch: pytest.MonkeyPatch, lora_folder: Path
 ) -> None:
     """The unchecked file stays until the row knows the checked one."""
     upload(client_of(owner), lora_bytes())
@@ -214,7 +214,7 @@ def test_a_crash_before_the_commit_loses_no_upload(
     lora_process(lora_id=lora.id)
     lora.refresh_from_db()
     assert lora.state == "present"
-    assert [path.name for path in folder.rglob("*") if path.is_file()] == [f"{lora.sha256}.safetensors"]
+    assert [path.name for path in lora_folder.rglob("*") if path.is_file()] == [f"{lora.sha256}.safetensors"]
 
 
 @pytest.fixture

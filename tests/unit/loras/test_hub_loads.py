@@ -159,7 +159,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_failure_is_stated_and_asking_again_repairs_it(
-    api: APIClient, repository: HubRepository, fault: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+    api: APIClient, repository: HubRepository, fault: Any, lora_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is half there."""
     monkeypatch.setattr(pace, "WINDOW_S", 0.2)
@@ -168,7 +168,7 @@ def test_a_failure_is_stated_and_asking_again_repairs_it(
     said = api.get(url).json()
     state = "absent" if fault in {"429", "500", "hang", "truncate", "drip"} else "broken"
     assert (said["state"], said["error"]["code"]) == (state, FAULTS[fault])
-    assert list(folder.glob("*.safetensors")) == []
+    assert list(lora_folder.glob("*.safetensors")) == []
     repository.faults = {}
     assert load(api).json()["state"] == "downloading"
     assert api.get(url).json()["state"] == "present"
@@ -178,7 +178,7 @@ def test_a_failure_is_stated_and_asking_again_repairs_it(
     "name", ["pickle", "zip (torch.save)", "LoHa", "no family", "overlap", "LFS pointer"]
 )
 def test_a_hostile_file_of_the_hub_is_refused(
-    api: APIClient, repository: HubRepository, name: str, folder: Path
+    api: APIClient, repository: HubRepository, name: str, lora_folder: Path
 ) -> None:
     """The row says why, and nothing of it stays."""
     (repository.folder / FILE).write_bytes(HOSTILE[name][0])
@@ -186,7 +186,7 @@ def test_a_hostile_file_of_the_hub_is_refused(
     assert said["state"] == "broken"
     assert said["error"]["code"] in {"bad_header", "unsupported"}
     assert said["error"]["detail"].startswith((f"{FILE} is not a sound", "The file cannot be used"))
-    assert [path for path in folder.rglob("*") if path.is_file()] == []
+    assert [path for path in lora_folder.rglob("*") if path.is_file()] == []
 
 
 SIBLING = {"rfilename": "a.safetensors", "size": 1, "blobId": "0" * 40}
@@ -242,12 +242,14 @@ def test_a_repository_of_pickles_says_so(api: APIClient, repository: HubReposito
     assert (said["error"]["code"], "no safetensors" in said["error"]["detail"]) == ("unsupported", True)
 
 
-def test_equal_files_of_two_owners_are_one(api: APIClient, repository: HubRepository, folder: Path) -> None:
+def test_equal_files_of_two_owners_are_one(
+    api: APIClient, repository: HubRepository, lora_folder: Path
+) -> None:
     """On disk; each has a row of their own."""
     load(api)
     load(client_of(User.objects.create_user("bob")))
     assert Lora.objects.filter(source="hub", state="present").count() == 2
-    assert len(list(folder.glob("*.safetensors"))) == 1
+    assert len(list(lora_folder.glob("*.safetensors"))) == 1
 
 
 def test_a_callers_token_is_not_used(api: APIClient, repository: HubRepository, settings: Settings) -> None:

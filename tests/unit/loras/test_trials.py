@@ -27,7 +27,7 @@ def state_of(lora: Lora) -> tuple[str, str]:
 
 
 def test_the_second_death_puts_it_out_of_use(
-    api: APIClient, make_lora: LoraMaker, stranger: User, folder: Path
+    api: APIClient, make_lora: LoraMaker, stranger: User, lora_folder: Path
 ) -> None:
     """For everybody who has the same file; the reason is said, and the file goes."""
     lora, same = make_lora(), make_lora("same", owner=stranger)
@@ -38,7 +38,7 @@ def test_the_second_death_puts_it_out_of_use(
     assert state_of(lora) == state_of(same) == ("broken", "unusable")
     assert state_of(innocent) == ("present", "")
     assert "2 GPU workers died" in api.get(f"/api/v1/loras/{lora.id}").json()["error"]["detail"]
-    assert [path.name for path in folder.glob("*.safetensors")] == [f"{innocent.sha256}.safetensors"]
+    assert [path.name for path in lora_folder.glob("*.safetensors")] == [f"{innocent.sha256}.safetensors"]
 
 
 def test_the_same_file_under_another_name_stays_out(api: APIClient, make_lora: LoraMaker) -> None:

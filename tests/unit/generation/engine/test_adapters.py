@@ -19,17 +19,15 @@ from safetensors.torch import save_file
 
 from generation.engine import (
     AdapterUse,
-    Batch,
     Engine,
     EngineAdapterUnusable,
     EngineStopped,
     ModelRef,
     adapters,
 )
+from tests.support.batches import BatchMaker, TinyModel
 from tests.support.lora_files import pair, safetensors
 
-TinyModel = Callable[[str], ModelRef]
-BatchMaker = Callable[..., Batch]
 AdapterMaker = Callable[..., AdapterUse]
 SIDE = 64
 CLIP_TARGETS = ["q_proj", "v_proj"]

@@ -3,7 +3,6 @@
 import dataclasses
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ from generation.engine import (
     memory,
 )
 from generation.engine.memory import LeakCanary, allocated_bytes
+from tests.support.batches import BatchMaker, TinyModel
 
-TinyModel = Callable[[str], ModelRef]
-BatchMaker = Callable[..., Batch]
 WAIT_S = 30
 
 

@@ -8,7 +8,6 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,9 +32,8 @@ from generation.engine import (
 )
 from generation.engine.encoding import picture_encode
 from generation.engine.framing import part_of
+from tests.support.batches import BatchMaker
 from tests.support.pictures import decoded, encoded
-
-BatchMaker = Callable[..., Batch]
 
 
 @pytest.mark.slow

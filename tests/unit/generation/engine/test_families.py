@@ -19,10 +19,9 @@ from generation.engine import Engine, EngineModelBroken, ModelRef
 from models_registry.classes import folder_check
 from models_registry.family_facts import FAMILY_FACTS, steps_to_run
 from models_registry.schedulers import FLOW, step_limits
-from tests.support.batches import SIDE, pixels, quick
+from tests.support.batches import SIDE, TinyModel, pixels, quick
 from tests.support.tiny_checkpoints import TINY_FAMILIES
 
-TinyModel = Callable[[str], ModelRef]
 Stock = Callable[[str], DiffusionPipeline]
 # Their number shares no factor with that of the kinds, so that all pairs come.
 STEPS = (1, 3, 2, 21, 5)

@@ -37,7 +37,7 @@ from generation.engine.processors import PictureProcessor
 from generation.engine.sizes import weights_look
 from models_registry.family_facts import FAMILY_FACTS, steps_to_run
 from models_registry.pipeline_facts import IMG2IMG, INPAINT, PIPELINES, PipelineFacts, pipeline_facts
-from tests.support.batches import SIDE, pixels, quick
+from tests.support.batches import SIDE, TinyModel, pixels, quick
 from tests.support.lora_files import pair, safetensors, scalar
 from tests.support.pictures import encoded
 from tests.support.tiny_checkpoints import TINY_MODELS
@@ -45,7 +45,6 @@ from tests.support.tiny_checkpoints import TINY_MODELS
 # Chroma's own import, in diffusers.
 pytestmark = pytest.mark.filterwarnings("ignore:.*FluxPosEmbed. is deprecated:FutureWarning")
 
-TinyModel = Callable[[str], ModelRef]
 Stock = Callable[[str], Any]
 PICTURE = Image.effect_noise((SIDE, SIDE), 80).convert("RGB")
 MASK = Image.new("L", (SIDE, SIDE), 255)

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import io
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,12 +10,11 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from generation.engine import Batch, Engine, ModelRef, previews
+from generation.engine import Engine, previews
 from generation.engine.pipelines import in_tiles
 from generation.engine.previews import Preview, colours_fit
+from tests.support.batches import BatchMaker, TinyModel
 
-TinyModel = Callable[[str], ModelRef]
-BatchMaker = Callable[..., Batch]
 LIMIT_BYTES = 20_000
 
 

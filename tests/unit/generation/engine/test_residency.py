@@ -17,11 +17,10 @@ from generation.engine import AdapterUse, Engine, EngineRefused, ModelRef
 from generation.engine.cache_entry import CacheEntry
 from generation.engine.planner import IN_FLOAT8, WITH_OFFLOAD
 from generation.engine.stages import Embeddings
-from tests.support.batches import SIDE, memory_tight, pixels, quick
+from tests.support.batches import SIDE, TinyModel, memory_tight, pixels, quick
 from tests.support.lora_files import pair, safetensors
 from tests.support.pictures import encoded
 
-TinyModel = Callable[[str], ModelRef]
 FAMILIES = ("sdxl", "sd3", "flux", "z-image")
 
 

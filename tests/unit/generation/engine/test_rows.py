@@ -1,7 +1,7 @@
 """Rows: pipelines that share the denoiser's steps, and are what they are alone."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,10 +13,9 @@ from generation.engine import Batch, Engine, EngineError, EngineStopped, Listene
 from generation.engine.drawing import Drawn
 from generation.engine.schedulers import scheduler_make
 from models_registry.builtin import WEIGHTS
+from tests.support.batches import BatchMaker, TinyModel
 from tests.support.pictures import encoded
-from tests.unit.generation.engine.conftest import TinyModel
 
-BatchMaker = Callable[..., Batch]
 SIZE = 128
 SAMPLERS = ("", "euler_a", "ddim", "dpmpp_2m_karras", "dpmpp_2m_sde", "unipc", "plms", "lcm")
 

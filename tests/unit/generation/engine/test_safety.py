@@ -1,7 +1,6 @@
 """The safety filter with a real classifier, tiny and random: what counts is what happens with its answer."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,10 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from generation.engine import Batch, Engine, EngineError, EngineUnsafe, SafetySettings
+from generation.engine import Engine, EngineError, EngineUnsafe, SafetySettings
 from generation.engine.safety import SafetyFilter
+from tests.support.batches import BatchMaker
 
-BatchMaker = Callable[..., Batch]
 ALWAYS, NEVER = 1e-9, 1.5
 
 

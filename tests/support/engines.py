@@ -1,33 +1,39 @@
-"""The engine on real pipelines: the built-in model, and tiny random checkpoints of every family."""
+"""Fixtures of the engine on real pipelines: the built-in model, and tiny random checkpoints of every family.
+
+What they make imports torch; a run that asks for none of them does not.
+"""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from imagegen_project import env
+from models_registry.builtin import WEIGHTS
 
+if TYPE_CHECKING:
+    from generation.engine import Engine, ModelRef
+    from tests.support.batches import BatchMaker, TinyModel
+
+# Before whichever test imports torch first.
 env.configure_torch_process()
-
-from generation.engine import Batch, Engine, ModelRef  # noqa: E402
-from models_registry.builtin import WEIGHTS  # noqa: E402
-from tests.support.batches import quick  # noqa: E402
-from tests.support.tiny_checkpoints import make_tiny_checkpoint  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def model() -> ModelRef:
+def model() -> "ModelRef":
     """The built-in checkpoint, in the number format in which every processor draws the same."""
+    from generation.engine import ModelRef
+
     return ModelRef(id="builtin", repository="imagegen/builtin", revision="", folder=WEIGHTS, dtype="float32")
 
 
-TinyModel = Callable[[str], ModelRef]
-
-
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> "TinyModel":
     """Tiny random checkpoints on disk, by family; made once."""
+    from generation.engine import ModelRef
+    from tests.support.tiny_checkpoints import make_tiny_checkpoint
+
     root: Path = tmp_path_factory.mktemp("tiny")
 
     def model(family: str) -> ModelRef:
@@ -46,12 +52,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Engine:
+def engine() -> "Engine":
     """An engine of one thread, so that equal requests give equal pixels."""
+    from generation.engine import Engine
+
     return Engine(threads=1)
 
 
 @pytest.fixture
-def batch(model: ModelRef) -> Callable[..., Batch]:
+def batch(model: "ModelRef") -> "BatchMaker":
     """A quick request, with changes."""
+    from tests.support.batches import quick
+
     return functools.partial(quick, model=model, width=256, height=256)
