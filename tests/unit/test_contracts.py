@@ -1,4 +1,4 @@
-"""The import contracts in pyproject.toml: each fails once something breaks it; that none is broken, `make lint` says."""
+"""The import contracts in pyproject.toml: each fails once it is broken; that none is, `make lint` says."""
 
 import shutil
 import subprocess
