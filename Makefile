@@ -5,6 +5,8 @@ PYTHON ?= python3
 # of the locked version that is there already stays.
 TORCH ?= auto
 BIN := $(VENV)/bin
+# Where this is set (containers often do), each process that a test starts would compile the whole program anew.
+unexport PYTHONDONTWRITEBYTECODE
 MANAGE := $(BIN)/python manage.py
 # What builds images: docker, podman or buildah (which runs nothing, and without a container runtime wants
 # ARGS="--isolation chroot --format docker").

@@ -25,6 +25,8 @@ from tests.support.groups import GroupScheduling, place_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # As a plugin its services are one each for all folders; each `conftest.py` that imports them would start its own.
+# While modules are imported nothing of them becomes garbage, and the collector would look through them again and again.
+gc.disable()
 pytest_plugins = ["tests.support.engines", "tests.support.live", "tests.support.registry"]
 
 
@@ -37,6 +39,7 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: the collector need not look through all of torch again, at each swap of models."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

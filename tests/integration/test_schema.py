@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,22 @@ def headers(db: None) -> dict[str, str]:
     return {"Authorization": f"Bearer {token_create(user=user, expires_in=None)}"}
 
 
+@cache
+def read_document() -> Any:
+    """As the service serves it; it takes a second to make."""
+    return schemathesis.openapi.from_wsgi("/api/schema?format=json", get_wsgi_application())
+
+
 @pytest.fixture
 def document(db: None, settings: Settings, tmp_path: Path) -> Iterator[Any]:
-    """The document as the service serves it, within the test's transaction."""
+    """The document, whose operations are called within the test's transaction."""
     settings.AUTH_FAILURES = 0
     settings.MEDIA_ROOT = tmp_path
     moments = (request_started, request_finished)
     for signal in moments:
         # As Django's own test client does: a request's end would close the connection, and the transaction with it.
         signal.disconnect(close_old_connections)
-    yield schemathesis.openapi.from_wsgi("/api/schema?format=json", get_wsgi_application())
+    yield read_document()
     for signal in moments:
         signal.connect(close_old_connections)
 

@@ -63,10 +63,14 @@ def test_check_deploy_is_clean_in_production(tmp_path: Path) -> None:
     [
         ({"BEHIND_TLS": "false", "DEBUG": "true"}, ["security.W004", "security.W018"]),
         (
-            {"HUB_ALLOWED_ORGS": "", "ALLOWED_HOSTS": "*", "TRUSTED_PROXIES": "0"},
-            ["imagegen.W001", "imagegen.W002", "imagegen.W003"],
+            {
+                "HUB_ALLOWED_ORGS": "",
+                "ALLOWED_HOSTS": "*",
+                "TRUSTED_PROXIES": "0",
+                "A1111_OPEN_NETWORKS": "10.0.0.0/8",
+            },
+            ["imagegen.W001", "imagegen.W002", "imagegen.W003", "imagegen.W004", "10.0.0.0/8"],
         ),
-        ({"A1111_OPEN_NETWORKS": "10.0.0.0/8"}, ["imagegen.W004", "10.0.0.0/8"]),
     ],
 )
 def test_check_deploy_says_what_is_missing(tmp_path: Path, change: dict[str, str], codes: list[str]) -> None:
