@@ -4,20 +4,25 @@ What they make imports torch; a run that asks for none of them does not.
 """
 
 import functools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from imagegen_project import env
 from models_registry.builtin import WEIGHTS
 
 if TYPE_CHECKING:
     from generation.engine import Engine, ModelRef
     from tests.support.batches import BatchMaker, TinyModel
 
-# Before whichever test imports torch first.
-env.configure_torch_process()
+# For whichever test imports torch first. All that workers set would keep other tests from their Hub.
+for name, value in (
+    ("OMP_WAIT_POLICY", "PASSIVE"),
+    ("TRANSFORMERS_VERBOSITY", "error"),
+    ("DIFFUSERS_VERBOSITY", "error"),
+):
+    os.environ.setdefault(name, value)
 
 
 @pytest.fixture(scope="session")

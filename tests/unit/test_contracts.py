@@ -1,5 +1,6 @@
 """The import contracts in pyproject.toml: each fails once it is broken; that none is, `make lint` says."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -79,4 +80,6 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_a_contract_fails_when_it_is_broken(contract: dict[str, str], broken: dict[str, str]) -> None:
     """It names the very import that was planted for it."""
     module, imported, _ = PLANTED[contract["id"]]
-    assert f"- {module} -> {imported} (l." in broken[contract["name"]]
+    assert re.search(
+        rf"^-? +{re.escape(module)} -> {re.escape(imported)} \(l\.", broken[contract["name"]], re.M
+    )

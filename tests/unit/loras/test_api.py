@@ -56,7 +56,7 @@ def test_an_upload_is_stored_and_checked(
     assert (said["owner"], said["shared"], said["source"], said["error"]) == ("ada", False, "upload", None)
     entry = queue_get(DOWNLOADS_QUEUE).jobs[0]
     assert (entry.func_name, entry.args) == ("loras.tasks.process_lora", [said["id"]])
-    lora = Lora.objects.get()
+    lora = Lora.objects.get(source="upload")
     lora_process(lora_id=lora.id)
     said = api.get(said["url"]).json()
     assert said["state"] == "present"
@@ -86,7 +86,7 @@ def test_a_file_on_disk_is_taken_as_well(api: APIClient, settings: Settings) -> 
     """Large uploads are on disk before a view sees them."""
     settings.FILE_UPLOAD_MAX_MEMORY_SIZE = 0
     assert upload(api, lora_bytes()).status_code == 202
-    lora = Lora.objects.get()
+    lora = Lora.objects.get(source="upload")
     assert incoming_path(lora.id).read_bytes() == lora_bytes()
 
 
@@ -174,7 +174,7 @@ def test_uploads_together_have_a_limit(api: APIClient, settings: Settings) -> No
     assert upload(api, lora_bytes()).status_code == 202
     full = upload(api, lora_bytes(seed=5), name="second")
     assert (full.status_code, full.json()["code"]) == (507, "lora_storage_full")
-    lora_process(lora_id=Lora.objects.get().id)
+    lora_process(lora_id=Lora.objects.get(source="upload").id)
     assert upload(api, lora_bytes(seed=5), name="second").status_code == 507
 
 
@@ -299,7 +299,7 @@ def test_an_adapter_in_use_is_not_deleted(api: APIClient, make_lora: LoraMaker, 
 def test_an_upload_that_waits_can_be_deleted(api: APIClient, lora_folder: Path) -> None:
     """With its unchecked file; the task then finds nothing to do."""
     url = upload(api, lora_bytes()).json()["url"]
-    lora_id = Lora.objects.get().id
+    lora_id = Lora.objects.get(source="upload").id
     assert api.delete(url).status_code == 204
     assert files_below(lora_folder) == []
     lora_process(lora_id=lora_id)
@@ -311,7 +311,7 @@ def test_why_an_adapter_is_broken_is_shown(api: APIClient, lora_folder: Path) ->
     name = next(iter(tensors))
     broken = ("F16", tensors[name][1], b"\xff\x7f" * (tensors[name][1][0] * tensors[name][1][1]))
     url = upload(api, safetensors(tensors | {name: broken})).json()["url"]
-    lora = Lora.objects.get()
+    lora = Lora.objects.get(source="upload")
     lora_process(lora_id=lora.id)
     said = api.get(url).json()
     assert said["state"] == LoraState.BROKEN
