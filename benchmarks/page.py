@@ -19,9 +19,8 @@ from typing import Any, Final
 from playwright.sync_api import CDPSession, Page, sync_playwright
 from tqdm import tqdm
 
-from tests.browser.conftest import OPTIONS
 from tests.browser.test_pictures import COPIES
-from tests.browser.visits import DESKTOP, Visits, chromium_path, draw, until
+from tests.browser.visits import DESKTOP, OPTIONS, Visits, chromium_path, draw, until
 from tests.support.live import Live
 from tests.support.service import Service
 

@@ -5,14 +5,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.visits import Visits, chromium_path
+from tests.browser.visits import OPTIONS, Visits, chromium_path
 from tests.support.live import Live
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
-# Without a sandbox of its own: Chromium has none for root, and the page is the test's.
-OPTIONS = ["--no-sandbox"]
 EDITOR = "tiny-editor"
 COMMIT = "e" * 40
 REGISTER = f"""

@@ -23,6 +23,8 @@ AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 POLL_MS = 50
+# Without a sandbox of its own: Chromium has none for root, and the page is the test's.
+OPTIONS = ["--no-sandbox"]
 MOST_TABS = 60
 # The text of what has the focus.
 FOCUSED = "document.activeElement.textContent.trim()"

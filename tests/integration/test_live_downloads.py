@@ -5,8 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.browser.conftest import OPTIONS
-from tests.browser.visits import Visits, chromium_path, drawn, violations
+from tests.browser.visits import OPTIONS, Visits, chromium_path, drawn, violations
 from tests.support.hub import HubDouble
 from tests.support.hub_repository import HubRepository
 from tests.support.live import SIDE, Hubbed
@@ -27,14 +26,14 @@ def pages(hubbed: Hubbed) -> Iterator[Visits]:
 
 
 def test_a_model_is_added_by_its_address_and_fetched_with_percent(
-    hubbed: Hubbed, hub: HubDouble, pages: Visits
+    hubbed: Hubbed, live_hub: HubDouble, pages: Visits
 ) -> None:
     """The page that waits for the picture and the admin's page both say how much has come; a LoRA comes by a form."""
-    repository = HubRepository(hub, "tiny/shown", hubbed.repositories["sd1"].folder)
+    repository = HubRepository(live_hub, "tiny/shown", hubbed.repositories["sd1"].folder)
     first, *others = [path for path in repository.paths if path.endswith(".safetensors")]
     repository.faults = {first: "late"} | dict.fromkeys(others, "held")
     with pages.opened("/admin/models_registry/checkpoint/add/") as staff, pages.opened() as page:
-        staff.fill("#id_address", f"{hub.url}/tiny/shown")
+        staff.fill("#id_address", f"{live_hub.url}/tiny/shown")
         staff.click("input[value=Read]")
         staff.wait_for_selector(".messagelist :text('Read from the Hub: StableDiffusionPipeline')")
         assert violations(staff) == []

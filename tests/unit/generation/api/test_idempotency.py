@@ -19,9 +19,9 @@ from generation.attempts import generation_claim
 from generation.models import Generation, IdempotencyKey, Worker
 from generation.services import generation_cancel, generations_abandon
 from generation.upkeep.housekeeping import keys_forget
-from imagegen_project.asgi import django_application
 from imagegen_project.auth.services import token_create
 from imagegen_project.common.waiting import AFTERWARDS_KEY, Wait
+from imagegen_project.server.handler import OneThreadHandler
 from tests.support.factories import client_of
 
 BASE = "/api/v1/generations"
@@ -159,7 +159,7 @@ async def left_to_the_gate(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await django_application(scope, receive, send)
+    await OneThreadHandler()(scope, receive, send)
     return scope.get(AFTERWARDS_KEY), sent[0]["status"]
 
 

@@ -1,16 +1,15 @@
 """Prompts with weights, and longer ones than an encoder reads at once."""
 
 import dataclasses
-from collections.abc import Callable
 
 import pytest
 import torch
 
 from generation.engine import Batch, Engine, ModelRef
 from generation.engine.weighted import MAX_WEIGHT, Weighted, _weighed, chunks_of, weights_read
+from tests.support.batches import TinyModel
 from tests.support.tiny_parts import tokenizer
 
-TinyModel = Callable[[str], ModelRef]
 LONG = ", ".join(["a large red circle on a white background"] * 20)
 
 
