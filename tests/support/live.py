@@ -16,7 +16,6 @@ import psutil
 import pytest
 from PIL import Image
 
-from imagegen_project.standalone.service import web_command
 from models_registry import builtin
 from tests.support.hub import HubDouble
 from tests.support.hub_repository import HubRepository
@@ -100,6 +99,9 @@ class Live:
     @contextmanager
     def web_beside(self, **variables: str) -> Iterator[str]:
         """The address of one more web process of the service, with other settings."""
+        # It needs Django's settings, which benchmarks have not.
+        from imagegen_project.standalone.service import web_command
+
         port = port_free()
         log = (self.service.data_dir.parent / f"web-{port}.log").open("w")
         process = subprocess.Popen(
