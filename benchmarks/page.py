@@ -126,7 +126,8 @@ def memory(visits: Visits, count: int) -> Iterator[tuple[str, str]]:
         session.send("Performance.enable")
         for number in tqdm(range(count), desc="drawing", file=sys.stderr):
             draw(page, f"a red circle {number}", steps=1, size=SIDE)
-            page.wait_for_selector(f".card.large.succeeded[aria-label='a red circle {number}'] .final")
+            # No `wait_for_selector`: the handle that it returns would keep the picture's nodes alive.
+            page.locator(f".card.large.succeeded[aria-label='a red circle {number}'] .final").wait_for()
             if (number + 1) % (count // READINGS) == 0:
                 found.append(kept(page, session))
     for name, unit, words in (
