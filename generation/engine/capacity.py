@@ -1,6 +1,5 @@
 """How many pictures are drawn at a time: learned for each model and size, from how long its steps take."""
 
-import statistics
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +15,7 @@ SLOWEST_STEP: Final = 8.0
 SAMPLES: Final = 4
 KEPT: Final = 15
 # What was refused is tried again after this long: it may have been measured beside a busy neighbour.
-AGAIN_AFTER_S: Final = 60.0
+AGAIN_AFTER_S: Final = 15.0
 # Steps with fewer pictures than this part of a bucket say nothing about it.
 _FULL_ENOUGH: Final = 0.75
 
@@ -51,10 +50,11 @@ class Capacity:
 
     def _judge(self) -> None:
         bucket, below = self.limit, self.limit // 2
-        step = statistics.median(self._seconds[bucket])
+        # By the fastest of each: kernels made for a new shape and busy neighbours only ever slow a step down.
+        step = min(self._seconds[bucket])
         if below and self._seconds[below]:
-            gain = 2 * statistics.median(self._seconds[below]) / step
-            single = statistics.median(self._seconds[1]) if self._seconds[1] else step
+            gain = 2 * min(self._seconds[below]) / step
+            single = min(self._seconds[1], default=step)
             if gain < LEAST_GAIN or step > SLOWEST_STEP * single:
                 self._refuse(bucket)
                 return

@@ -1,5 +1,6 @@
 """How many pictures at a time, by how long their steps take."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -38,6 +39,17 @@ def learn(capacity: Capacity, seconds: Callable[[int], float], *, steps: int = 6
 def test_it_doubles_while_that_pays(seconds: Callable[[int], float], limit: int) -> None:
     """And goes back to the last that did."""
     assert learn(Capacity(), seconds) == limit
+
+
+def test_steps_that_something_slowed_down_say_nothing() -> None:
+    """The first ones with a new number of pictures make kernels for it, and others have busy neighbours."""
+    seen: Counter[int] = Counter()
+
+    def seconds(pictures: int) -> float:
+        seen[pictures] += 1
+        return (0.03 + 0.005 * pictures) * (5 if seen[pictures] % SAMPLES else 1)
+
+    assert learn(Capacity(), seconds) == 32
 
 
 def test_what_was_refused_is_tried_again() -> None:
