@@ -42,7 +42,7 @@ def test_the_build_of_torch(
 
 
 @pytest.mark.parametrize(
-    ("lock", "options", "settings", "has_uv", "by_uv"),
+    ("lock", "options", "pip_settings", "has_uv", "by_uv"),
     [
         ("all", [], "", True, True),
         ("dev", [], "install.retries='3'", True, True),
@@ -58,14 +58,14 @@ def test_the_build_of_torch(
 def test_uv_installs_only_what_it_finds_where_pip_does(
     lock: str,
     options: list[str],
-    settings: str,
+    pip_settings: str,
     has_uv: bool,  # noqa: FBT001
     by_uv: bool,  # noqa: FBT001
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if has_uv else None)
     monkeypatch.setattr(
-        "subprocess.run", lambda command, **_: subprocess.CompletedProcess(command, 0, stdout=settings)
+        "subprocess.run", lambda command, **_: subprocess.CompletedProcess(command, 0, stdout=pip_settings)
     )
     assert (installer(lock, options)[0] == "/bin/uv") is by_uv
 

@@ -56,7 +56,7 @@ def test_a_row_that_cannot_be_written_keeps_no_file(api: APIClient, monkeypatch:
         assert len(kept()) == 2
         raise OperationalError
 
-    monkeypatch.setattr(Generation, "save", away)
+    monkeypatch.setattr("generation.services.generation_admit", away)
     assert api.post(BASE, WITH_MASK).status_code == 503
     assert kept() == []
 
