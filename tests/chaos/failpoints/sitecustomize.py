@@ -132,7 +132,7 @@ def files_points(module: Any) -> None:
 
 def transitions_points(module: Any) -> None:
     """A move, and what follows it."""
-    move, ended, publish = module.generation_move, module.generation_ended, module.event_publish
+    move, ended, begin = module.generation_move, module.generation_ended, module.event_begin
 
     def move_reached(**options: Any) -> Any:
         if options["to"] == "succeeded":
@@ -147,13 +147,12 @@ def transitions_points(module: Any) -> None:
             reach("committed")
         ended(generation, **options)
 
-    def publish_reached(generation_id: Any, event_type: str, *, attempt: int, **data: Any) -> None:
-        if event_type == "queued" and attempt == 0:
-            reach("accepted")
-        publish(generation_id, event_type, attempt=attempt, **data)
+    def begin_reached(*arguments: Any, **data: Any) -> None:
+        reach("accepted")
+        begin(*arguments, **data)
 
     module.generation_move, module.generation_ended = move_reached, ended_reached
-    module.event_publish = publish_reached
+    module.event_begin = begin_reached
 
 
 def sweep_points(module: Any) -> None:
