@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx2
 from tqdm import tqdm
 
 from benchmarks.load import Ask, machine, measure, post, say, write
@@ -36,13 +35,8 @@ _DRAWN = re.compile(r"^imagegen_jobs_drawn_total\{(?P<labels>[^}]*)\} (?P<count>
 
 def drawn(service: Service) -> dict[str, float]:
     """Jobs drawn so far: all, those that joined, and those that shared a step."""
-    token = (service.data_dir / "token").read_text().strip()
-    answer = httpx2.get(
-        f"http://127.0.0.1:{service.port}/metrics",
-        headers={"Authorization": f"Bearer {token}"},
-        timeout=60,
-        trust_env=False,
-    )
+    with service.client() as http:
+        answer = http.get("/metrics")
     answer.raise_for_status()
     found = {"all": 0.0, "joined": 0.0, "shared": 0.0}
     for match in _DRAWN.finditer(answer.text):

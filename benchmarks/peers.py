@@ -102,9 +102,7 @@ def requests(count: int, steps: int) -> list[dict[str, Any]]:
 
 def service_ask(service: Service) -> Ask:
     """What asks the service for a picture."""
-    token = (service.data_dir / "token").read_text().strip()
-    headers = {"Authorization": f"Bearer {token}", "Accept": "image/png"}
-    return post(service.port, "/api/v1/generate/txt2img", headers)
+    return post(service.port, "/api/v1/generate/txt2img", service.headers | {"Accept": "image/png"})
 
 
 @contextlib.contextmanager

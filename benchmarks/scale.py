@@ -18,7 +18,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import psutil
 from tqdm import tqdm
 
@@ -58,13 +57,7 @@ class Bench:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        token = (service.data_dir / "token").read_text().strip()
-        self.http = httpx2.Client(
-            base_url=f"http://127.0.0.1:{service.port}",
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=60,
-            trust_env=False,
-        )
+        self.http = service.client()
         self.worker = next(process for process in service.family() if "gpu_worker" in process.cmdline())
 
     def idle_queries(self, seconds: float) -> float:

@@ -91,7 +91,7 @@ def multiply(model: type[Model], rows: int, special: dict[str, str]) -> None:
     names = ", ".join(f'"{column}"' for column in columns)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"INSERT INTO {table} ({names}) SELECT {values}"  # noqa: S608
+            f"INSERT INTO {table} ({names}) SELECT {values}"  # noqa: S608 - names of columns and numbers
             f" FROM (SELECT * FROM {table} LIMIT 1) one, generate_series(1, %s) n",
             [rows],
         )

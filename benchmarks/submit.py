@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import psycopg
 from psycopg import sql
 from tqdm import tqdm
@@ -145,13 +144,7 @@ def main() -> None:
         service = Service(Path(folder) / "data", **LIMITS)
         try:
             service.wait_ready()
-            token = (service.data_dir / "token").read_text().strip()
-            http = httpx2.Client(
-                base_url=f"http://127.0.0.1:{service.port}",
-                headers={"Authorization": f"Bearer {token}"},
-                timeout=60,
-                trust_env=False,
-            )
+            http = service.client()
             first = http.post("/api/v1/generate/txt2img", json=QUICK).raise_for_status().json()["id"]
             fill(service, options.rows)
             worker = next(process for process in service.family() if "gpu_worker" in process.cmdline())

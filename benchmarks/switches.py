@@ -14,8 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx2
-
 from benchmarks.load import PROMPTS, machine, say, write
 from benchmarks.peers import service_shell, services
 from benchmarks.plots import plot_bars
@@ -80,13 +78,7 @@ def main() -> None:
         services(Path(folder) / "service", single=False, MODEL_CACHE_VRAM_MB=str(options.memory)) as service,
     ):
         bound = float(service_shell(service, COPIES.format(names=MODELS[1:])))
-        token = (service.data_dir / "token").read_text().strip()
-        http = httpx2.Client(
-            base_url=f"http://127.0.0.1:{service.port}",
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=60,
-            trust_env=False,
-        )
+        http = service.client()
         for number in range(options.jobs):
             body = {"prompt": PROMPTS[number % len(PROMPTS)], "steps": 10, "model": chance.choice(MODELS)}
             http.post("/api/v1/generations", json=body).raise_for_status()

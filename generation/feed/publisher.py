@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -59,10 +60,7 @@ class Publisher:
         with asyncio.Runner() as runner:
             while items := self._next():
                 # What takes time to make, such as a preview, is made here, and only for what is really sent.
-                made = [
-                    Telling(each.generation_id, each.event_type, each.attempt, _made(each.data))
-                    for each in items
-                ]
+                made = [replace(each, data=_made(each.data)) for each in items]
                 for pause in (*RETRY_PAUSES_S, None):
                     made = [each for each in _publish(made, runner) if each.is_final]
                     if not made or pause is None:

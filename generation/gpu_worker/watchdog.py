@@ -11,20 +11,23 @@ from django.conf import settings
 
 # A thread begins whenever the timer is set anew, which every row's step would do.
 _SET_ANEW_S = 0.25
-_set_at: float | None = None
+
+
+class _Timer:
+    """As faulthandler's timer is: one per process."""
+
+    set_at: float | None = None
 
 
 def watchdog_arm() -> None:
     """Gives the pipeline `WATCHDOG_S` seconds until the next sign of life, or a moment less. For one thread alone."""
-    global _set_at  # noqa: PLW0603 - as the timer is, one per process
     now = time.monotonic()
-    if settings.WATCHDOG_S and (_set_at is None or now - _set_at >= _SET_ANEW_S):
+    if settings.WATCHDOG_S and (_Timer.set_at is None or now - _Timer.set_at >= _SET_ANEW_S):
         faulthandler.dump_traceback_later(settings.WATCHDOG_S, exit=True)
-        _set_at = now
+        _Timer.set_at = now
 
 
 def watchdog_disarm() -> None:
     """Stops waiting for signs of life: nothing runs."""
-    global _set_at  # noqa: PLW0603
     faulthandler.cancel_dump_traceback_later()
-    _set_at = None
+    _Timer.set_at = None

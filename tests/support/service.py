@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 import psycopg
 
@@ -105,6 +106,17 @@ class Service:
 
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """With the token that it made for its first user."""
+        return {"Authorization": f"Bearer {(self.data_dir / 'token').read_text().strip()}"}
+
+    def client(self) -> httpx2.Client:
+        """A client of that user."""
+        return httpx2.Client(
+            base_url=f"http://127.0.0.1:{self.port}", headers=self.headers, timeout=60, trust_env=False
+        )
 
     def get(self, path: str) -> bytes:
         token = (self.data_dir / "token").read_text()
