@@ -63,8 +63,9 @@ def test_a_prompt_becomes_a_picture_where_one_looks(visits: Visits) -> None:
     assert visits.complaints == []
 
 
-def test_an_example_is_one_click(visits: Visits) -> None:
-    with visits.opened("/") as page:
+def test_an_example_is_one_click(visits: Visits, live: Live) -> None:
+    """No worker draws meanwhile: a fast one is done before the key is pressed."""
+    with visits.opened("/") as page, live.undrawn():
         page.click(".examples li:first-child button")
         prompt = page.input_value("#prompt")
         page.wait_for_selector(".card.large")
