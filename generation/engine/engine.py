@@ -196,7 +196,7 @@ class Engine:
         )
         with self.drawing(batch, should_stop=should_stop) as sheet:
             row = sheet.add(batch, listeners)
-            while not sheet.step():
+            while not list(sheet.step()):
                 pass
         return row.drawn().result()
 
@@ -235,9 +235,10 @@ class Sheet:
         drawing = Drawing(self._engine, self._entry, batch, listeners, self._rows)
         return SheetRow(self._rows.add(drawing, pictures=batch.num_images))
 
-    def step(self) -> list["SheetRow"]:
-        """One step of all that is drawn; returns what has ended."""
-        return [SheetRow(row) for row in self._rows.tick()]
+    def step(self) -> Iterator["SheetRow"]:
+        """One step of all that is drawn, as one goes through it; gives what ends, before the next is decoded."""
+        for row in self._rows.tick():
+            yield SheetRow(row)
 
 
 @dataclasses.dataclass(frozen=True)

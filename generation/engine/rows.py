@@ -9,7 +9,7 @@ for bit. Nothing but the denoiser's step is shared, so a row that fails leaves t
 import contextvars
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import torch
@@ -130,19 +130,15 @@ class Rows:
         self._fresh.append(row)
         return row
 
-    def tick(self) -> list[Row]:
-        """One step of every row; returns those that have ended."""
-        with torch.inference_mode():
-            fresh, self._fresh = self._fresh, []
-            self._rows += fresh
-            for row in fresh:
-                self._go_on(row)
-            for module, group in self._groups():
-                self._step(module, group)
+    def tick(self) -> Iterator[Row]:
+        """One step of every row, as one goes through it; gives each row that ends, before the next is decoded."""
+        fresh, self._fresh = self._fresh, []
+        self._rows += fresh
+        for row in fresh:
+            yield from self._go_on(row)
+        for module, group in self._groups():
+            yield from self._step(module, group)
         self._between_steps()
-        ended = [row for row in self._rows if row.ended]
-        self._rows = [row for row in self._rows if not row.ended]
-        return ended
 
     def close(self) -> None:
         """Ends the rows that are left, without results."""
@@ -170,15 +166,18 @@ class Rows:
         row.module, row.call = module, call
         return row.greenlet.parent.switch()
 
-    @staticmethod
-    def _go_on(row: Row, output: Any = None) -> None:
+    def _go_on(self, row: Row, output: Any = None) -> Iterator[Row]:
         row.call = None
-        if isinstance(output, BaseException):
-            row.greenlet.throw(output)
-        elif row.greenlet:  # it has begun
-            row.greenlet.switch(output)
-        else:
-            row.greenlet.switch()
+        with torch.inference_mode():
+            if isinstance(output, BaseException):
+                row.greenlet.throw(output)
+            elif row.greenlet:  # it has begun
+                row.greenlet.switch(output)
+            else:
+                row.greenlet.switch()
+        if row.ended:
+            self._rows.remove(row)
+            yield row
 
     def _groups(self) -> list[tuple[Any, list[Row]]]:
         """The rows that stand before calls, those together that fit together and within the capacity."""
@@ -195,7 +194,7 @@ class Rows:
                 groups.append((row.module, [row]))
         return groups
 
-    def _step(self, module: Any, group: list[Row]) -> None:
+    def _step(self, module: Any, group: list[Row]) -> Iterator[Row]:
         began = time.perf_counter()
         calls = [row.call for row in group if row.call is not None]
         pictures = sum(row.pictures for row in group)
@@ -205,28 +204,26 @@ class Rows:
             if len(group) > 1:
                 # Half at a time, from now on too; no latents are lost, since a forward changes none.
                 self.capacity.shrink(pictures)
-                self._halves(module, group)
+                middle = (len(group) + 1) // 2
+                yield from self._step(module, group[:middle])
+                yield from self._step(module, group[middle:])
                 return
             outputs = [error]
         except Exception as error:  # noqa: BLE001 - the row's own, and it says what it means
             if len(group) > 1:
                 for row in group:
-                    self._step(module, [row])
+                    yield from self._step(module, [row])
                 return
             outputs = [error]
         for row, output in zip(group, outputs, strict=True):
             row.steps += 1
             row.summed += pictures
             row.most = max(row.most, pictures)
-            self._go_on(row, output)
+            yield from self._go_on(row, output)
         if all(not row.ended for row in group):  # the last step is one with a decoding in it
             self.capacity.observe(pictures, time.perf_counter() - began)
 
-    def _halves(self, module: Any, group: list[Row]) -> None:
-        middle = (len(group) + 1) // 2
-        for half in (group[:middle], group[middle:]):
-            self._step(module, half)
-
+    @torch.inference_mode()
     def _forward(self, module: Any, calls: list[Call]) -> list[Any]:
         call = calls_join(calls) if len(calls) > 1 else calls[0]
         with allocations_told():

@@ -133,6 +133,7 @@ class Easel:
                     self._admit(sheet, first.run)
                     for row in sheet.step():
                         self._end(row)
+                        self._ask(sheet, first.run)  # while the next ones are decoded
         except EngineError as error:
             self._give_up(first.run, error)
         except Exception as error:
@@ -182,7 +183,12 @@ class Easel:
                     self._add(sheet, mate.run, mate.batch)
                 else:
                     self._backlog.append(mate)
-        elif self._asking is None and self._may_ask(sheet, first):
+        else:
+            self._ask(sheet, first)
+
+    def _ask(self, sheet: Sheet, first: Run) -> None:
+        """Sends for mates, where there is room and none are under way."""
+        if self._asking is None and self._may_ask(sheet, first):
             self._asking = self._claims.submit(self._claim, first.generation, sheet.room)
 
     def _may_ask(self, sheet: Sheet, first: Run) -> bool:

@@ -77,7 +77,7 @@ def drawn(engine: Engine, batch: Batch, listeners: Listeners | None = None) -> D
     """A batch's pictures, before they are files."""
     with engine.drawing(batch) as sheet:
         row = sheet.add(batch, listeners or Listeners())
-        while not sheet.step():
+        while not list(sheet.step()):
             pass
     return row.drawn()
 

@@ -114,9 +114,9 @@ def test_rows_of_all_kinds_join_and_leave_between_steps(roomy: Engine, small: Ba
     previews: list[Any] = []
     with roomy.drawing(requests[0]) as sheet:
         rows = [sheet.add(requests[0], Listeners())]
-        sheet.step()
+        list(sheet.step())
         rows.append(sheet.add(requests[1], Listeners(on_preview=previews.append)))
-        sheet.step()
+        list(sheet.step())
         rows += [sheet.add(request, Listeners()) for request in requests[2:]]
         ended = finish(sheet)
     assert sorted(map(rows.index, ended)) == [0, 1, 2, 3, 4]
@@ -141,9 +141,9 @@ def test_one_row_stops_within_a_step_and_leaves_its_mates_alone(roomy: Engine, s
     with roomy.drawing(request) as sheet:
         mate = sheet.add(request, Listeners())
         stopped = sheet.add(dataclasses.replace(request, seed=8), stopping)
-        sheet.step()
+        list(sheet.step())
         reasons.append("canceled")
-        assert sheet.step() == [stopped]
+        assert list(sheet.step()) == [stopped]
         finish(sheet)
     with pytest.raises(EngineStopped, match="canceled"):
         stopped.drawn()
@@ -213,7 +213,7 @@ def test_a_sheet_takes_what_has_the_same_weights_and_adapters(roomy: Engine, sma
             dataclasses.replace(request, model=dataclasses.replace(request.model, revision="x"))
         )
         row = sheet.add(request, Listeners())
-        sheet.step()
+        list(sheet.step())
         assert sheet.room == 7
     assert row.row.result is None
     assert drawn_alone(roomy, request).images
