@@ -28,6 +28,7 @@ from generation.engine.cpu import channels_last, has_amx
 from generation.engine.errors import EngineModelBroken, EngineModelUnavailable
 from generation.engine.float8 import FLOAT8, float8_store, storable
 from generation.engine.planner import FLOAT8_PART
+from generation.engine.prepacking import prepack
 from generation.engine.processors import PictureProcessor
 from generation.engine.specs import ModelRef
 
@@ -293,6 +294,8 @@ def host_build(host: HostModel, device: torch.device, *, left_on_host: Collectio
             modules[name] = _module_build(part, host.dtype, place)
             if host.float8 and name == FLOAT8_PART:
                 float8_store(modules[name], host.dtype)
+            elif name not in left_on_host and has_amx() and channels_last(device, host.dtype):
+                prepack(modules[name])
         except torch.OutOfMemoryError:
             raise
         except _BROKEN as error:
