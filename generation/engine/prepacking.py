@@ -13,7 +13,11 @@ from torch import nn
 # Of larger modules the copies would take memory, and the order takes little of a step's time.
 LARGEST_BYTES: Final = 256 << 20
 
-_ONEDNN: Final = torch.ops.mkldnn
+# They have no other names.
+_PACK: Final = torch.ops.mkldnn._reorder_convolution_weight  # noqa: SLF001
+_CONVOLVE: Final = torch.ops.mkldnn._convolution_pointwise  # noqa: SLF001
+_LINEAR_PACK: Final = torch.ops.mkldnn._reorder_linear_weight  # noqa: SLF001
+_MULTIPLY: Final = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
 
 
 class _Packed(nn.Module):
@@ -36,12 +40,8 @@ class PackedConv2d(_Packed, nn.Conv2d):
         """As `nn.Conv2d` does it."""
         shape = (self.padding, self.stride, self.dilation, self.groups)
         if self._copy is None:
-            self._copy = _ONEDNN._reorder_convolution_weight(
-                self.weight, *shape, pictures.shape
-            )  # noqa: SLF001
-        convolved: torch.Tensor = _ONEDNN._convolution_pointwise(  # noqa: SLF001
-            pictures, self._copy, self.bias, *shape, "none", [], ""
-        )
+            self._copy = _PACK(self.weight, *shape, pictures.shape)
+        convolved: torch.Tensor = _CONVOLVE(pictures, self._copy, self.bias, *shape, "none", [], "")
         return convolved
 
 
@@ -51,11 +51,8 @@ class PackedLinear(_Packed, nn.Linear):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """As `nn.Linear` does it."""
         if self._copy is None:
-            count = rows.numel() // self.in_features
-            self._copy = _ONEDNN._reorder_linear_weight(self.weight, count)  # noqa: SLF001
-        product: torch.Tensor = _ONEDNN._linear_pointwise(  # noqa: SLF001
-            rows, self._copy, self.bias, "none", [], ""
-        )
+            self._copy = _LINEAR_PACK(self.weight, rows.numel() // self.in_features)
+        product: torch.Tensor = _MULTIPLY(rows, self._copy, self.bias, "none", [], "")
         return product
 
 
