@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from django.contrib.auth.models import User
 
 from generation.models import Generation, GenerationLora
+from loras.distilled import scheduler_told
 from loras.errors import LoraUnavailableError
 from loras.models import Lora
 from loras.selectors import loras_visible
@@ -19,6 +20,16 @@ class LoraWish:
     scale: float
     lora: Lora | None = None
     repository: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called: a repository that is not registered yet by its own name."""
+        return self.lora.name if self.lora else self.repository
+
+    @property
+    def scheduler(self) -> str:
+        """The scheduler that it was distilled for, "" for none in particular."""
+        return self.lora.scheduler if self.lora else scheduler_told(self.repository)
 
 
 def adapters_store(generation: Generation, wishes: Sequence[LoraWish], *, owner: User) -> None:

@@ -18,6 +18,7 @@ from loras.choices import LoraSource, LoraState
 from loras.models import Lora, LoraTrial
 from loras.selectors import loras_pinned
 from loras.services import lora_delete, lora_inspect, lora_request, lora_upload, lora_validate
+from models_registry.schedulers import SCHEDULERS
 
 
 class LoraUploadForm(forms.ModelForm[Lora]):
@@ -49,6 +50,12 @@ class LoraUploadForm(forms.ModelForm[Lora]):
 
 class LoraChangeForm(forms.ModelForm[Lora]):
     """What can be changed of an adapter."""
+
+    scheduler = forms.ChoiceField(
+        choices=[("", "none in particular"), *SCHEDULERS.items()],
+        required=False,
+        help_text="What it was distilled for: requests that name none get this one.",
+    )
 
     def clean_shared(self) -> bool:
         """Whether to share it. Raises ValidationError when another shared adapter has its name."""
@@ -83,7 +90,7 @@ class LoraAdmin(StaffAdmin):
     actions = verbs
     fieldsets = (
         ("State", {"fields": ("state_shown", "error_code", "error_detail", "size", "used", "created_at")}),
-        (None, {"fields": ("name", "owner", "shared", "enabled", "trigger_words")}),
+        (None, {"fields": ("name", "owner", "shared", "enabled", "trigger_words", "scheduler")}),
         ("Source", {"fields": ("source", "repository", "weight_name", "revision")}),
         (
             "Content",
@@ -91,7 +98,7 @@ class LoraAdmin(StaffAdmin):
         ),
     )
     add_fieldsets = ((None, {"fields": ("name", "file", "trigger_words")}),)
-    _editable = ("shared", "enabled", "trigger_words")
+    _editable = ("shared", "enabled", "trigger_words", "scheduler")
     form = LoraChangeForm
 
     @admin.display(description="state", ordering="state")

@@ -74,6 +74,12 @@ class Lora(models.Model):
         size=MAX_TRIGGER_WORDS,
         help_text="What a prompt must say to bring it out, separated by commas.",
     )
+    scheduler = models.CharField(
+        max_length=32,
+        blank=True,
+        db_default="",
+        help_text="What it was distilled for: requests that name none get this one. Empty: none in particular.",
+    )
     sha256 = models.CharField(max_length=64, blank=True, db_index=True)
     size_bytes = models.PositiveBigIntegerField(default=0)
 

@@ -12,6 +12,7 @@ from psycopg_pool import PoolTimeout
 from imagegen_project.common.safetensors_header import HeaderError
 from loras.cache import cache_prune, cache_prune_owner
 from loras.choices import PENDING, LoraSource, LoraState
+from loras.distilled import scheduler_told
 from loras.files import advisory_lock, content_place, files_lock, incoming_folder, incoming_path, lora_lock
 from loras.finite import check_finite
 from loras.key_styles import AdapterError
@@ -93,6 +94,9 @@ def _process(lora: Lora) -> None:
     values = facts_values(facts) | origin
     if not lora.trigger_words:
         values["trigger_words"] = list(facts.trigger_words)
+    if not lora.sha256:  # afterwards staff may have said otherwise
+        names = (facts.title, origin.get("weight_name", ""), lora.repository, lora.name)
+        values["scheduler"] = scheduler_told(*names, family=facts.family)
     with files_lock():
         placed = lora_move(
             lora_id=lora.id, to=LoraState.PRESENT, origins=PENDING, sha256=sha256, size_bytes=size, **values

@@ -15,6 +15,7 @@ from loras.key_styles import DOTTED, KOHYA, MAX_RANK, XLABS, AdapterError, Modul
 # What diffusers hands to peft's configuration as it stands in the file, so it is checked as if it came from a client.
 _CONFIG_KEY: Final = "lora_adapter_metadata"
 _MAX_CONFIG_CHARACTERS: Final = 512 * 1024
+_MAX_TITLE_CHARACTERS: Final = 200
 _MAX_ALPHA: Final = 65536
 # Descriptive, and without effect where weights are given.
 _CONFIG_NOTES: Final = (
@@ -43,7 +44,10 @@ _SCALARS: Final = {"F16": "<e", "F32": "<f", "F64": "<d", "I32": "<i", "I64": "<
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What an adapter is. `alpha` is the most frequent one, and the rank where the file says nothing."""
+    """What an adapter is. `alpha` is the most frequent one, and the rank where the file says nothing.
+
+    `title` is what the file calls itself, "" where it does not say.
+    """
 
     key_style: str
     family: str
@@ -52,6 +56,7 @@ class AdapterFacts:
     targets: tuple[str, ...]
     text_encoders: tuple[int, ...]
     trigger_words: tuple[str, ...]
+    title: str
 
 
 def read_adapter(file: BinaryIO, *, size: int) -> AdapterFacts:
@@ -82,6 +87,7 @@ def read_adapter(file: BinaryIO, *, size: int) -> AdapterFacts:
         targets=tuple(sorted({_target(module.path) for module in modules})),
         text_encoders=_text_encoders(modules),
         trigger_words=_trigger_words(header),
+        title=_title(header),
     )
 
 
@@ -132,6 +138,12 @@ def _trigger_words(header: Header) -> tuple[str, ...]:
     """What the file itself names as its trigger, where that can be stored."""
     words = header.metadata.get("modelspec.trigger_phrase", "").strip()
     return (words,) if words.isprintable() and 0 < len(words) <= 100 else ()
+
+
+def _title(header: Header) -> str:
+    """What the file calls itself, as far as a title goes."""
+    title = header.metadata.get("modelspec.title") or header.metadata.get("ss_output_name", "")
+    return title[:_MAX_TITLE_CHARACTERS]
 
 
 def _check_config(header: Header, *, names: int) -> float | None:

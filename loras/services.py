@@ -20,6 +20,7 @@ from django.db.models.functions import Now
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, entries_push
 from imagegen_project.common.safetensors_header import HeaderError
 from loras.choices import LoraSource, LoraState
+from loras.distilled import scheduler_told
 from loras.errors import (
     LoraIncompatibleError,
     LoraInUseError,
@@ -104,6 +105,7 @@ def lora_upload(
         state=LoraState.CHECKING,
         size_bytes=file.size or 0,
         trigger_words=list(trigger_words) or list(facts.trigger_words),
+        scheduler=scheduler_told(facts.title, name, family=facts.family),
         **facts_values(facts),
     )
     path = incoming_path(lora.id)
@@ -147,11 +149,13 @@ def lora_load(
     lora = (rows.filter(name=name) if name else rows).first()
     if lora is not None:
         return lora_request(lora=lora)
+    name = name or _free_name(owner, repository, weight_name)
     lora = Lora(
         owner=owner,
-        name=name or _free_name(owner, repository, weight_name),
+        name=name,
         source=LoraSource.HUB,
         state=LoraState.DOWNLOADING,
+        scheduler=scheduler_told(weight_name, repository, name),
         **wanted,
     )
     with transaction.atomic():

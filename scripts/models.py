@@ -51,6 +51,8 @@ Guidance is what `guidance_scale` does. Sides are multiples of the number given.
 previews. Classes that are drawn together share their denoiser's steps between requests of one size and set of LoRA.
 Every class with text encoders and a denoiser can have them on the device in turns; the weights of denoisers that are no
 U-Nets can be stored in eight bits. Classes that are not listed are refused before anything is downloaded.
+A LoRA that was distilled for few steps brings its scheduler where its model's family has that: LCM, TCD, Hyper-SD and
+Lightning, told by their names ([LoRA](../API_REFERENCE.md#lora)).
 
 ## Rows that are there from the start
 

@@ -7,11 +7,13 @@ from django.conf import settings
 from generation.choices import PromptSyntax
 from generation.errors import AdjustedError
 from generation.pictures.fitting import edited_prepare, image_prepare, mask_prepare
+from generation.requests.model_limits import MAX_STEPS
 from models_registry.builtin.scenes import PALETTE, SHAPES
 from models_registry.builtin.vocabulary import words_unread
 from models_registry.choices import Family
 from models_registry.family_facts import FAMILY_FACTS, drawn_size
 from models_registry.pipeline_facts import ADDED, WITHOUT
+from models_registry.schedulers import step_limits
 
 _MAX_WORDS_NAMED: Final = 10
 _MAX_WORD_CHARACTERS: Final = 30
@@ -37,6 +39,7 @@ def request_adjust(values: dict[str, Any]) -> tuple[dict[str, Any], list[dict[st
         used["prompt_syntax"] = PromptSyntax.PLAIN
         reason = f"Has no effect with {used['checkpoint'].id}: its prompts are read as they stand."
         warnings.append({"param": "prompt_syntax", "reason": reason, "used": PromptSyntax.PLAIN})
+    warnings += _scheduler_warnings(used)
     warnings += _size_warnings(used)
     warnings += _pictures_prepare(used)
     warnings += _prompt_warnings(used)
@@ -85,6 +88,21 @@ def _guidance_warnings(used: dict[str, Any]) -> list[dict[str, Any]]:
     elif used["negative_prompt"] and not facts.true_cfg_scale and used["guidance_scale"] <= off:
         reasons["negative_prompt"] = f"Has no effect at guidance_scale {off}, which turns guidance off."
     return [{"param": name, "reason": reason, "used": None} for name, reason in reasons.items()]
+
+
+def _scheduler_warnings(used: dict[str, Any]) -> list[dict[str, Any]]:
+    """Puts in the scheduler that a LoRA was distilled for, where the request names none; the first such LoRA counts."""
+    if used["scheduler"]:
+        return []
+    fitting = FAMILY_FACTS[used["checkpoint"].family].schedulers
+    for wish in used["loras"]:
+        told = wish.scheduler
+        fewest, most = step_limits(told, most=MAX_STEPS)
+        if wish.scale and told in fitting and fewest <= used["num_inference_steps"] <= most:
+            used["scheduler"] = told
+            reason = f"The LoRA {wish.name} was distilled for this one. Name another to draw with that."
+            return [{"param": "scheduler", "reason": reason, "used": told}]
+    return []
 
 
 def _size_warnings(used: dict[str, Any]) -> list[dict[str, Any]]:

@@ -172,7 +172,7 @@ class GenerationCreateIn(StrictSerializer):
         required=False,
         default="",
         allow_blank=True,
-        help_text="Empty: the model's own.",
+        help_text="Empty: the one that a LoRA was distilled for, else the model's own.",
     )
     clip_skip = serializers.IntegerField(
         min_value=0,

@@ -130,6 +130,7 @@ class LoraOut(serializers.ModelSerializer[Lora]):
             "targets",
             "text_encoders",
             "trigger_words",
+            "scheduler",
             "sha256",
             "size_bytes",
             "state",

@@ -105,6 +105,27 @@ def test_a_lost_file_is_said(hubbed: Hubbed) -> None:
     assert pixels(draw(hubbed)) == bare
 
 
+def test_a_distilled_adapter_is_drawn_with_by_its_scheduler(hubbed: Hubbed) -> None:
+    """Its pixels are those of that scheduler; a request that names another gets other ones."""
+    content = (builtin.ADAPTERS / "pastel.safetensors").read_bytes()
+    upload = hubbed.http.post(
+        "/api/v1/loras/upload",
+        data={"name": "lcm-pastel"},
+        files={"file": ("mine.safetensors", io.BytesIO(content))},
+    )
+    assert upload.json()["scheduler"] == "lcm"
+    wait_for(lambda: adapter(hubbed, "lcm-pastel")["state"] == "present", "the check of its weights")
+    body = draw(hubbed, ("lcm-pastel", 1.0))
+    assert pixels(body) == pixels(draw(hubbed, ("pastel", 1.0), scheduler="lcm"))
+    assert pixels(body) != pixels(draw(hubbed, ("pastel", 1.0)))
+    assert pixels(draw(hubbed, ("lcm-pastel", 1.0), scheduler="ddim")) == pixels(
+        draw(hubbed, ("pastel", 1.0), scheduler="ddim")
+    )
+    receipt = hubbed.http.get(body["urls"]["receipt"]).json()
+    assert receipt["request"]["scheduler"] == "lcm"
+    assert [each["used"] for each in body["warnings"] if each["param"] == "scheduler"] == ["lcm"]
+
+
 def test_an_adapter_of_another_family_is_refused_at_once(hubbed: Hubbed) -> None:
     """Before anything is queued."""
     answer = hubbed.http.post(

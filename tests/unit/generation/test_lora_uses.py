@@ -158,6 +158,36 @@ def test_bad_adapters_are_named(api: APIClient, owner: User, fields: dict[str, A
     assert not Generation.objects.exists()
 
 
+def scheduler_and_warnings(response: Any) -> tuple[str, list[Any]]:
+    """What a generation is drawn with, and which warnings it has of that."""
+    body = response.json()
+    return body["scheduler"], [each["used"] for each in body["warnings"] if each["param"] == "scheduler"]
+
+
+def test_a_distilled_adapter_brings_its_scheduler(api: APIClient, owner: User) -> None:
+    """Said in a warning; the request's own comes first, and so does a model or a number of steps that it cannot."""
+    make_lora(owner, "lightning-4step", scheduler="euler_trailing")
+    make_lora(owner, "lcm", scheduler="lcm")
+    make_lora(owner)
+    fast = [{"lora": "lightning-4step"}]
+    for loras in (fast, [{"lora": "soft"}, *fast, {"lora": "lcm"}], [{"lora": "lcm", "scale": 0}, *fast]):
+        assert scheduler_and_warnings(post(api, loras=loras)) == ("euler_trailing", ["euler_trailing"])
+    assert scheduler_and_warnings(post(api, loras=fast, scheduler="euler")) == ("euler", [])
+    assert scheduler_and_warnings(post(api, loras=[{"lora": "lcm"}], steps=60)) == ("", [])
+    assert scheduler_and_warnings(post(api, loras=[{"lora": "soft"}])) == ("", [])
+    refused = post(api, loras=fast, strict=True)
+    assert (refused.status_code, refused.json()["errors"][0]["param"]) == (422, "scheduler")
+    Lora.objects.update(scheduler="heun")  # does not fit the model
+    assert scheduler_and_warnings(post(api, loras=fast)) == ("", [])
+
+
+def test_a_repository_that_is_not_there_yet_brings_its_scheduler_too(api: APIClient) -> None:
+    """By its name."""
+    found = scheduler_and_warnings(post(api, lora_path="org/lcm-lora-builtin"))
+    assert found == ("lcm", ["lcm"])
+    assert Lora.objects.get().scheduler == "lcm"
+
+
 def test_somebody_else_s_adapter_does_not_exist(api: APIClient, owner: User, stranger: User) -> None:
     """Unless it is shared."""
     lora = make_lora(owner)

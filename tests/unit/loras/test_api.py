@@ -20,6 +20,7 @@ from loras.choices import LoraState
 from loras.files import content_path, incoming_path
 from loras.models import Lora
 from loras.processing import lora_process
+from loras.services import lora_validate
 from tests.support.factories import LoraMaker, client_of, upload
 from tests.support.lora_files import HOSTILE, assemble, lora_bytes, safetensors, unet_tensors
 
@@ -62,6 +63,21 @@ def test_an_upload_is_stored_and_checked(
     assert said["state"] == "present"
     assert files_below(lora_folder) == [f"{said['sha256']}.safetensors"]
     assert content_path(said["sha256"]).stat().st_size == said["size_bytes"]
+
+
+def test_a_distilled_adapter_shows_its_scheduler(api: APIClient) -> None:
+    """By its name, or by what the file calls itself; which staff may correct for good."""
+    assert upload(api, lora_bytes("sd1"), name="hyper-sd15-1step").json()["scheduler"] == "tcd"
+    titled = safetensors(unet_tensors(), {"modelspec.title": "SDXL-Lightning 4 steps"})
+    said = upload(api, titled, name="fast").json()
+    assert said["scheduler"] == "euler_trailing"
+    lora = Lora.objects.get(pk=said["id"])
+    assert lora_process(lora_id=lora.id)
+    Lora.objects.filter(pk=lora.pk).update(scheduler="euler")
+    lora.refresh_from_db()
+    assert lora_validate(lora=lora)
+    assert lora_process(lora_id=lora.id)
+    assert api.get(said["url"]).json()["scheduler"] == "euler"
 
 
 def test_adapters_files_are_nobody_else_s(api: APIClient, lora_folder: Path) -> None:

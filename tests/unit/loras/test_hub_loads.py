@@ -20,7 +20,7 @@ from models_registry import pace
 from tests.support.factories import client_of
 from tests.support.hub import HubDouble, HubReply
 from tests.support.hub_repository import HubRepository
-from tests.support.lora_files import HOSTILE, lora_bytes
+from tests.support.lora_files import HOSTILE, lora_bytes, safetensors, transformer_tensors
 
 LOAD = "/api/v1/loras/load"
 FILE = "pytorch_lora_weights.safetensors"
@@ -70,6 +70,20 @@ def test_an_adapter_is_registered_and_downloaded(api: APIClient, repository: Hub
     content = content_path(said["sha256"])
     assert content.read_bytes() == lora_bytes("sd1", "kohya")
     assert content.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_distilled_one_shows_its_scheduler(api: APIClient, hub_double: HubDouble, tmp_path: Path) -> None:
+    """By its repository's name as soon as it is asked for, and by its family once it has been read."""
+    (tmp_path / FILE).write_bytes(lora_bytes("sd1", "kohya"))
+    HubRepository(hub_double, "org/lcm-lora", tmp_path)
+    assert load(api, lora_path="org/lcm-lora").json()["scheduler"] == "lcm"
+    assert Lora.objects.get(repository="org/lcm-lora").scheduler == "lcm"
+    flux = tmp_path / "flux"
+    flux.mkdir()
+    (flux / FILE).write_bytes(safetensors(transformer_tensors("flux")))
+    HubRepository(hub_double, "org/flux-lcm", flux)
+    load(api, lora_path="org/flux-lcm")
+    assert Lora.objects.get(repository="org/flux-lcm").scheduler == ""
 
 
 def test_the_task_worker_lets_the_entry_through(api: APIClient, repository: HubRepository) -> None:
