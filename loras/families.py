@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
+from loras.bfl_names import FLUX2_WIDTHS, is_bfl, is_flux2
 from loras.key_styles import XLABS, AdapterError, Module
 
 BUILTIN: Final = "builtin"
@@ -41,14 +42,13 @@ _MAX_MODULES: Final[dict[str, dict[str, int]]] = {
     SD3: {"transformer": 600, "text_encoder": 80, "text_encoder_2": 200},
     # kohya's names begin with lora_unet_ here too.
     FLUX: {"transformer": 600, "unet": 600, "text_encoder": 80},
-    FLUX2: {"transformer": 300},
+    FLUX2: {"transformer": 300, "unet": 300},
     QWEN_IMAGE: {"transformer": 900},
     Z_IMAGE: {"transformer": 400},
     LUMINA2: {"transformer": 400},
 }
 _FLUX_WIDTH: Final = 3072  # of Qwen-Image too
 _FLUX_DOUBLE_BLOCKS: Final = 19
-_FLUX2_WIDTHS: Final = (4096, 6144)
 # Of transformers whose blocks are called layers.
 _LAYER_WIDTHS: Final = {3840: Z_IMAGE, 2304: LUMINA2}
 _ONETRAINER: Final = "lora_transformer_"
@@ -63,7 +63,7 @@ _FOREIGN_BLOCKS: Final = ("token_refiner",)
 def family_of(modules: list[Module]) -> str:
     """The family that an adapter fits. Raises AdapterError when it cannot be told, or parts contradict each other."""
     components = {module.component for module in modules}
-    if "transformer" in components or any(_is_kohya_flux(module) for module in modules):
+    if "transformer" in components or any(map(is_bfl, modules)):
         if "unet" in components and "transformer" in components:
             raise AdapterError("it holds weights for a U-Net and for a transformer")
         family = _family_of_transformer(modules)
@@ -83,14 +83,10 @@ def _check_number(family: str, modules: list[Module]) -> None:
             raise AdapterError(f"it adapts {number} modules of a {component}; {family} has {limit} at most")
 
 
-def _is_kohya_flux(module: Module) -> bool:
-    return module.path.startswith(("lora_unet_double_blocks_", "lora_unet_single_blocks_"))
-
-
 def _family_of_transformer(modules: list[Module]) -> str:
     blocks = [module for module in modules if module.component in {"transformer", "unet"}]
-    if all(_is_kohya_flux(module) for module in blocks):
-        return FLUX
+    if any(map(is_bfl, blocks)):
+        return FLUX2 if is_flux2(blocks) else FLUX
     if any(module.style == XLABS for module in blocks):
         return FLUX
     if all(module.path.startswith(_ONETRAINER) for module in blocks):
@@ -110,7 +106,7 @@ def _family_of_transformer(modules: list[Module]) -> str:
     if widths == {_FLUX_WIDTH}:
         # Attention of both has the same names and widths; Qwen-Image has three times as many blocks.
         return QWEN_IMAGE if max(map(_block, names)) >= _FLUX_DOUBLE_BLOCKS else FLUX
-    known = dict.fromkeys(_SD3_WIDTHS, SD3) | dict.fromkeys(_FLUX2_WIDTHS, FLUX2)
+    known = dict.fromkeys(_SD3_WIDTHS, SD3) | dict.fromkeys(FLUX2_WIDTHS, FLUX2)
     return _told_by(known, widths)
 
 

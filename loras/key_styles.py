@@ -5,7 +5,7 @@ own of the past (`unet.<module>.lora.down.weight` and the names of attention pro
 (`lora_unet_<module>.lora_down.weight` with `.alpha`), which A1111's tools write too. Of transformers there are also
 ComfyUI's (`diffusion_model.<module>`), and dotted names with kohya's ends (`<module>.lora_down.weight`); of FLUX.1
 those of XLabs (`double_blocks.<number>.processor.qkv_lora1.down.weight`) and of OneTrainer, which are kohya's with
-`lora_transformer_<module>`.
+`lora_transformer_<module>`. FLUX's modules have names of their authors' beside those of diffusers (bfl_names.py).
 """
 
 import re
@@ -51,7 +51,8 @@ _XLABS: Final = re.compile(
 )
 # Of transformers alone: their modules' own names, with or without the part that they belong to.
 _DOTTED: Final = re.compile(
-    r"(?P<module>(?:transformer\.|diffusion_model\.)?(?:transformer_blocks|layers)\.[A-Za-z0-9_.]+)"
+    r"(?P<module>(?:(?:transformer\.|diffusion_model\.)?(?:transformer_blocks|layers)\.|"
+    r"diffusion_model\.(?:double|single)_blocks\.)[A-Za-z0-9_.]+)"
     r"\.lora_(?P<part>down|up)\.weight"
 )
 _TRANSFORMER_ALPHA: Final = re.compile(
@@ -81,7 +82,10 @@ _FOREIGN: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"^bundle_emb\."), "a LoRA bundled with textual inversions, which diffusers does not load"),
     (re.compile(r"^(emb_params|string_to_param|clip_[lg])$"), "a textual inversion, not a LoRA"),
     (re.compile(r"lora_controlnet|^control_(model|lora)"), "a ControlNet, not a LoRA"),
-    (re.compile(r"^base_model\.model\."), "a raw PEFT export; save it with diffusers' save_lora_weights"),
+    (
+        re.compile(r"^base_model\.model\.(?!(double|single)_blocks\.|final_layer\.|\w+_in\.)"),
+        "a raw PEFT export; save it with diffusers' save_lora_weights",
+    ),
     (re.compile(r"^lora_unet_joint_blocks_"), "an SD3 LoRA in kohya's naming, which diffusers does not load"),
     (re.compile(r"^(model\.diffusion_model|first_stage_model|cond_stage_model)\."), "a whole checkpoint"),
 )
@@ -115,6 +119,11 @@ class Module:
     def inputs(self) -> int:
         """How wide what goes in is."""
         return self.down.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """How wide what comes out is."""
+        return self.up.shape[0]
 
 
 def find_modules(tensors: Mapping[str, TensorInfo]) -> list[Module]:
@@ -173,7 +182,7 @@ def _component(path: str, style: str) -> str:
     if style == KOHYA:
         return _KOHYA_COMPONENTS[path.split("_", 2)[1]]
     component = path.partition(".")[0]
-    if style in (DOTTED, XLABS) or component == "diffusion_model":
+    if style in (DOTTED, XLABS) or component in ("diffusion_model", "base_model"):
         return "transformer"
     if component not in _COMPONENTS:
         known = ", ".join(_COMPONENTS)

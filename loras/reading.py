@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 from imagegen_project.common.safetensors_header import Header, TensorInfo, quoted, read_header
-from loras.families import FLUX, QWEN_IMAGE, Z_IMAGE, family_of
+from loras.bfl_names import bfl_check, is_bfl
+from loras.families import FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE, family_of
 from loras.key_styles import DOTTED, KOHYA, MAX_RANK, XLABS, AdapterError, Module, find_modules
 
 # What diffusers hands to peft's configuration as it stands in the file, so it is checked as if it came from a client.
@@ -69,7 +70,9 @@ def read_adapter(file: BinaryIO, *, size: int) -> AdapterFacts:
     family = family_of(modules)
     if family not in _WITH_ALPHAS and any(module.alpha for module in modules if module.style != KOHYA):
         raise AdapterError("it holds alphas beside diffusers' names, which diffusers refuses")
-    if modules[0].style == DOTTED and not _converted(family, modules):
+    if any(map(is_bfl, modules)):
+        bfl_check(modules, flux2=family == FLUX2)
+    elif modules[0].style == DOTTED and not _converted(family, modules):
         raise AdapterError("its dotted names with kohya's ends are not loaded by diffusers for its family")
     if any(module.alpha for module in modules if module.style == XLABS):
         raise AdapterError("it holds alphas beside XLabs' names, which diffusers refuses")

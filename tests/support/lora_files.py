@@ -134,6 +134,23 @@ def transformer_tensors(kind: str) -> dict[str, Tensor]:
             return pair("transformer.transformer_blocks.0.attn.to_q", 1536, 64, rank=2)
 
 
+def whole_flux() -> dict[str, Tensor]:
+    """A module for each of FLUX.1's blocks and its end, as fal's trainer names them."""
+    parts = [f"{stream}_{part}" for stream in ("img", "txt") for part in ("attn.qkv", "attn.proj", "mlp.0")]
+    parts += [f"{stream}_{part}" for stream in ("img", "txt") for part in ("mlp.2", "mod.lin")]
+    modules = [f"double_blocks.{number}.{part}" for number in range(19) for part in parts]
+    modules += [
+        f"single_blocks.{number}.{part}"
+        for number in range(38)
+        for part in ("linear1", "linear2", "modulation.lin")
+    ]
+    tensors: dict[str, Tensor] = {}
+    for module in (*modules, "final_layer.linear"):
+        outputs = 21504 if module.endswith("linear1") else 96
+        tensors |= pair(f"base_model.model.{module}", 64, outputs, rank=1)
+    return tensors
+
+
 def _with(extra: Mapping[str, Tensor], family: str = "sd1", style: str = "peft") -> bytes:
     return safetensors(unet_tensors(family, style) | extra)
 

@@ -16,7 +16,14 @@ from peft.utils import get_peft_model_state_dict
 from loras.reading import AdapterFacts, read_adapter
 from models_registry.builtin.architecture import build_parts, build_pipeline
 from models_registry.builtin.training_adapters import RANK, TARGETS
-from tests.support.lora_files import encoder_tensors, lora_bytes, transformer_tensors, unet_tensors
+from tests.support.lora_files import (
+    encoder_tensors,
+    lora_bytes,
+    pair,
+    transformer_tensors,
+    unet_tensors,
+    whole_flux,
+)
 from tests.support.lora_files import safetensors as made
 
 
@@ -79,6 +86,19 @@ def test_flux_files_diffusers_takes(tmp_path: Path) -> None:
             str(tmp_path), weight_name="a.safetensors", use_safetensors=True
         )
         assert all(key.startswith("transformer.") for key in weights)
+
+
+def test_flux_in_its_authors_names_diffusers_takes(tmp_path: Path) -> None:
+    """All of a whole file in fal's form, each module of one in ComfyUI's."""
+    comfy = pair("diffusion_model.double_blocks.0.img_attn.qkv", 64, 192, style="kohya")
+    # Of the joined projections three become of one, and of a single block's first layer four.
+    for tensors, modules in ((comfy, 3), (whole_flux(), 19 * 14 + 38 * 6 + 1)):
+        (tmp_path / "a.safetensors").write_bytes(made(tensors))
+        weights = FluxPipeline.lora_state_dict(
+            str(tmp_path), weight_name="a.safetensors", use_safetensors=True
+        )
+        assert all(key.startswith("transformer.") for key in weights)
+        assert len(weights) == 2 * modules
 
 
 def test_the_formats_own_library_agrees() -> None:

@@ -28,6 +28,7 @@ from tests.support.lora_files import (
     scalar,
     transformer_tensors,
     unet_tensors,
+    whole_flux,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -114,6 +115,18 @@ Z_IMAGE = "layers.3.attention.to_q"
         (xlabs("diffusion_model.single_blocks.37.processor.proj_lora", 3072, 3072), "flux", "xlabs"),
         (onetrainer("single_transformer_blocks_0_attn_to_q", 3072, 3072), "flux", "kohya"),
         (onetrainer("transformer_blocks_0_attn_to_q", 3072, 3072), "flux", "kohya"),
+        # FLUX's names by its authors
+        (pair("diffusion_model.double_blocks.0.img_attn.qkv", 3072, 9216, style="kohya"), "flux", "dotted"),
+        (whole_flux(), "flux", "peft"),
+        (pair("diffusion_model.double_blocks.0.img_attn.qkv", 6144, 18432), "flux2", "peft"),
+        (pair("base_model.model.double_blocks.0.img_attn.qkv", 4096, 12288), "flux2", "peft"),
+        (pair("diffusion_model.single_blocks.19.linear1", 3072, 27648), "flux2", "peft"),
+        (pair("diffusion_model.double_stream_modulation_img.lin", 3072, 18432), "flux2", "peft"),
+        (pair("lora_unet_double_blocks_0_img_mlp_0", 3072, 18432, style="kohya"), "flux2", "kohya"),
+        (pair("lora_unet_single_blocks_0_linear2", 24576, 6144, style="kohya"), "flux2", "kohya"),
+        (pair("lora_unet_single_blocks_0_linear2", 15360, 3072, style="kohya"), "flux", "kohya"),
+        (pair("lora_unet_single_blocks_20_linear2", 3072, 64, style="kohya"), "flux", "kohya"),
+        (pair("lora_unet_double_blocks_0_img_mod_lin", 3072, 18432, style="kohya"), "flux", "kohya"),
     ],
     ids=lambda value: value if isinstance(value, str) else "tensors",
 )
@@ -132,7 +145,37 @@ def test_newer_transformers_are_told_apart(tensors: Any, family: str, style: str
             pair("transformer.transformer_blocks.0.attn.to_q", 1536, 64, style="kohya"),
             "not loaded by diffusers",
         ),
-        (pair("diffusion_model.double_blocks.0.img_attn.qkv", 3072, 64), "nothing in it tells"),
+        (pair("diffusion_model.double_blocks.0.img_attn.qkv", 3072, 64), "only all of them at once"),
+        (dict(list(whole_flux().items())[2:]), "only all of them at once"),
+        (
+            pair("diffusion_model.double_blocks.0.img_attn.qkv", 3072, 64)
+            | pair("diffusion_model.double_blocks.1.img_attn.qkv", 3072, 64, style="kohya"),
+            "mixes diffusers'",
+        ),
+        (
+            pair("diffusion_model.double_blocks.0.img_attn.qkv", 6144, 18432, style="kohya"),
+            "not loaded by diffusers",
+        ),
+        (
+            pair("lora_unet_double_blocks_0_img_mlp_0", 3072, 12288, style="kohya")
+            | pair("lora_unet_single_blocks_0_linear1", 3072, 27648, style="kohya"),
+            "different families",
+        ),
+        (
+            pair("lora_unet_double_blocks_0_img_attn_qkv", 3072, 64, style="kohya")
+            | pair("lora_unet_img_in", 64, 3072, style="kohya"),
+            "diffusers would leave out",
+        ),
+        (
+            pair("lora_unet_double_blocks_0_img_attn_qkv", 6144, 18432, style="kohya")
+            | pair("lora_unet_guidance_in_in_layer", 64, 6144, style="kohya"),
+            "diffusers would leave out",
+        ),
+        (
+            pair("diffusion_model.double_blocks.0.img_attn.qkv", 6144, 64)
+            | pair("diffusion_model.transformer_blocks.1.attn.to_q", 6144, 64),
+            "mixes FLUX's own names",
+        ),
         (onetrainer("transformer_blocks_0_attn_to_q", 1536, 1536), "nothing in it tells"),
         (onetrainer("transformer_blocks_0_ff_net_0_proj", 3072, 64), "no known way of naming"),
         (pair("lora_transformer_x_embedder", 64, 3072, style="kohya"), "nothing in it tells"),

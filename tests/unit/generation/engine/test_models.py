@@ -256,10 +256,28 @@ def test_a_lora_changes_the_picture(
     assert pixels(engine, batch) == before
 
 
-def test_loras_of_other_trainers_mean_the_same(engine: Engine, tiny: TinyModel, tmp_path: Path) -> None:
-    """FLUX.1's in XLabs' and OneTrainer's names draw what the same weights in diffusers' names do."""
-    model = tiny("flux")
-    batch = request(model, "flux", num_inference_steps=1)
+# Other trainers' names of one block's queries, keys and values together, with what stands behind them.
+JOINED = {
+    "flux": (
+        ("double_blocks.0.processor.qkv_lora1", "down", "up"),
+        ("diffusion_model.double_blocks.0.img_attn.qkv", "lora_down", "lora_up"),
+        ("lora_unet_double_blocks_0_img_attn_qkv", "lora_down", "lora_up"),
+    ),
+    "flux2-klein": (
+        ("diffusion_model.double_blocks.0.img_attn.qkv", "lora_A", "lora_B"),
+        ("base_model.model.double_blocks.0.img_attn.qkv", "lora_A", "lora_B"),
+        ("lora_unet_double_blocks_0_img_attn_qkv", "lora_down", "lora_up"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_loras_of_other_trainers_mean_the_same(
+    engine: Engine, tiny: TinyModel, tmp_path: Path, name: str
+) -> None:
+    """They draw what the same weights in diffusers' names do."""
+    model = tiny(name)
+    batch = request(model, name, num_inference_steps=1)
     with engine.cache.borrow(model, while_waiting=lambda: None) as entry:
         width, inputs = entry.pipeline.transformer.transformer_blocks[0].attn.to_q.weight.shape
     down = np.full((4, inputs), 0.5, "<f4")
@@ -268,10 +286,10 @@ def test_loras_of_other_trainers_mean_the_same(engine: Engine, tiny: TinyModel, 
     def tensor(values: Any) -> Any:
         return ("F32", values.shape, values.tobytes())
 
-    def drawn(name: str, tensors: Any) -> str:
-        file = tmp_path / f"{name}.safetensors"
+    def drawn(title: str, tensors: Any) -> str:
+        file = tmp_path / f"{title}.safetensors"
         file.write_bytes(safetensors(tensors))
-        use = AdapterUse(name, hashlib.sha256(file.read_bytes()).hexdigest(), file, 1.0)
+        use = AdapterUse(title, hashlib.sha256(file.read_bytes()).hexdigest(), file, 1.0)
         return pixels(engine, dataclasses.replace(batch, adapters=(use,)))
 
     block = "transformer_blocks.0.attn.to_"
@@ -286,14 +304,16 @@ def test_loras_of_other_trainers_mean_the_same(engine: Engine, tiny: TinyModel, 
             f"lora_transformer_{flat}{letter}.lora_up.weight": tensor(up),
             f"lora_transformer_{flat}{letter}.alpha": scalar(4, "F32"),
         }
-    joined = {
-        "double_blocks.0.processor.qkv_lora1.down.weight": tensor(down),
-        "double_blocks.0.processor.qkv_lora1.up.weight": tensor(np.concatenate(ups)),
-    }
     expected = drawn("ours", ours)
     assert expected != pixels(engine, batch)
-    assert drawn("xlabs", joined) == expected
-    assert drawn("onetrainer", trained) == expected
+    for number, (path, first, second) in enumerate(JOINED[name]):
+        joined = {
+            f"{path}.{first}.weight": tensor(down),
+            f"{path}.{second}.weight": tensor(np.concatenate(ups)),
+        }
+        assert drawn(f"joined-{number}", joined) == expected, path
+    if name == "flux":
+        assert drawn("onetrainer", trained) == expected
 
 
 def test_rescaled_guidance_changes_the_picture(engine: Engine, tiny: TinyModel) -> None:
