@@ -57,7 +57,6 @@ from generation.services import (
 from generation.upkeep.stored_files import ORPHAN_AGE, storage_reconcile
 from generation.upkeep.sweep import sweep
 from imagegen_project.common.queues import GENERATIONS_QUEUE, queue_get
-from models_registry.models import Checkpoint
 from tests.support.endings import attempt_renew, drawn_picture, succeed
 from tests.support.factories import create_generation, make_worker
 
@@ -137,13 +136,6 @@ class Lives(RuleBasedStateMachine):
             given = {"input_image": drawn_picture().data, "strength": 1.0}
         generation = create_generation(
             owner=self.owner,
-            checkpoint=Checkpoint.objects.get(id="builtin"),
-            prompt="a red circle",
-            width=256,
-            height=256,
-            num_inference_steps=4,
-            guidance_scale=4.0,
-            timeout_s=60,
             num_images=num_images,
             kind=kind,
             webhook_url="https://example.com/told",

@@ -26,7 +26,6 @@ from loras.files import lora_path
 from loras.models import Lora
 from loras.processing import lora_process
 from loras.services import lora_upload
-from models_registry.models import Checkpoint
 from tests.support.endings import succeed
 from tests.support.factories import create_generation, make_worker
 from tests.support.lora_files import lora_bytes
@@ -84,16 +83,7 @@ def test_what_was_wiped_comes_back(settings: Settings, tmp_path: Path) -> None:
     token = token_create(user=owner, expires_in=None)
     worker = make_worker("w1")
     for colour in ("red", "blue"):
-        create_generation(
-            owner=owner,
-            checkpoint=Checkpoint.objects.get(id="builtin"),
-            prompt=colour,
-            width=256,
-            height=256,
-            num_inference_steps=4,
-            guidance_scale=4.0,
-            timeout_s=60,
-        )
+        create_generation(owner=owner, prompt=colour)
         claimed = generation_claim(worker=worker)
         assert claimed is not None
         assert succeed(claimed, colour=colour)

@@ -23,7 +23,6 @@ from generation.pictures.availability import StorageState, storage_state
 from generation.pictures.files import image_read
 from generation.services import generation_delete
 from imagegen_project.auth.services import token_create
-from models_registry.models import Checkpoint
 from tests.support.endings import drawn_picture, succeed
 from tests.support.factories import create_generation, make_worker
 from tests.support.pictures import WITH_PICTURE
@@ -70,16 +69,7 @@ def generation(server: str, settings: Settings) -> Generation:
         "default": {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
     }
     settings.MEDIA_IS_SHARED = True
-    create_generation(
-        owner=User.objects.create_user("ada"),
-        checkpoint=Checkpoint.objects.get(id="builtin"),
-        prompt="a red circle",
-        width=256,
-        height=256,
-        num_inference_steps=4,
-        guidance_scale=4.0,
-        timeout_s=60,
-    )
+    create_generation(owner=User.objects.create_user("ada"))
     claimed = generation_claim(worker=make_worker("w1"))
     assert claimed is not None
     assert succeed(claimed)

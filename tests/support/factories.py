@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from django.contrib.auth.models import User
 from django.utils import timezone
@@ -11,16 +11,32 @@ from rest_framework.test import APIClient
 from generation.models import Generation, GenerationRequest, Worker
 from generation.services import generation_create
 from loras.models import Lora
+from models_registry.models import Checkpoint
 
 GenerationMaker = Callable[..., Generation]
 LoraMaker = Callable[..., Lora]
 
 
-def create_generation(*, owner: User, **values: Any) -> Generation:
-    """A stored generation, from request fields, its pictures, LoRA and warnings in one."""
+# Fields of a quick request.
+QUICK: Final = {
+    "prompt": "a red circle",
+    "width": 256,
+    "height": 256,
+    "num_inference_steps": 4,
+    "guidance_scale": 4.0,
+    "timeout_s": 60,
+    "seed": -1,
+}
+
+
+def create_generation(*, owner: User, **changes: Any) -> Generation:
+    """A stored generation of the built-in model; request fields, pictures, LoRA and warnings are named in one."""
+    values = QUICK | changes
+    if "checkpoint" not in values:
+        values["checkpoint"] = Checkpoint.objects.get(id="builtin")
     rest = {name: values.pop(name) for name in ("loras", "warnings") if name in values}
     pictures = {name: values.pop(name) for name in ("input_image", "mask_image") if values.get(name)}
-    request = GenerationRequest(**{"seed": -1} | values)
+    request = GenerationRequest(**values)
     return generation_create(owner=owner, request=request, pictures=pictures, **rest)
 
 

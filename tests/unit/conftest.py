@@ -17,7 +17,6 @@ from loras.models import Lora
 from loras.processing import lora_process
 from loras.services import lora_upload
 from loras.signals import pinned_loras
-from models_registry.models import Checkpoint
 from tests.support.disks import Disk, small_disk
 from tests.support.factories import GenerationMaker, LoraMaker, client_of, create_generation, make_worker
 from tests.support.hub import HubDouble
@@ -76,18 +75,7 @@ def make(owner: User) -> GenerationMaker:
     """Makes a queued generation."""
 
     def generation(**changes: Any) -> Generation:
-        values: dict[str, Any] = {
-            "owner": owner,
-            "checkpoint": Checkpoint.objects.get(id="builtin"),
-            "prompt": "a red circle",
-            "width": 256,
-            "height": 256,
-            "num_inference_steps": 4,
-            "guidance_scale": 4.0,
-            "timeout_s": 60,
-            "seed": 7,
-        }
-        return create_generation(**values | changes)
+        return create_generation(**{"owner": owner, "seed": 7} | changes)
 
     return generation
 

@@ -231,16 +231,7 @@ class World:
 
     def generation(self) -> Generation:
         """One that has ended, with a picture."""
-        create_generation(
-            owner=self.owner,
-            checkpoint=Checkpoint.objects.get(id="builtin"),
-            prompt="a red circle",
-            width=256,
-            height=256,
-            num_inference_steps=4,
-            guidance_scale=4.0,
-            timeout_s=60,
-        )
+        create_generation(owner=self.owner)
         claimed = generation_claim(worker=self.worker)
         assert claimed is not None
         assert succeed(claimed)

@@ -20,7 +20,6 @@ from generation.choices import CommandKind, Status
 from generation.models import Generation, Worker, WorkerCommand
 from imagegen_project.common.context import request_id
 from imagegen_project.telemetry.logs import ContextFilter, logging_config
-from models_registry.models import Checkpoint
 from tests.support.endings import succeed
 from tests.support.factories import create_generation
 
@@ -31,16 +30,7 @@ def finished(owner: User, count: int) -> None:
         name="w", defaults={"hostname": "h", "pid": 1, "heartbeat_at": timezone.now()}
     )
     for _ in range(count):
-        create_generation(
-            owner=owner,
-            checkpoint=Checkpoint.objects.get(id="builtin"),
-            prompt="a",
-            width=256,
-            height=256,
-            num_inference_steps=1,
-            guidance_scale=1.0,
-            timeout_s=9,
-        )
+        create_generation(owner=owner)
         claimed = generation_claim(worker=worker)
         assert claimed is not None
         succeed(claimed)
@@ -88,16 +78,7 @@ def test_admin_shows_searches_cancels_and_deletes(pages: Client, admin: User) ->
     assert f"/api/v1/generations/{generation.id}/images/0" in listing
     assert pages.get(f"/admin/generation/generation/{generation.id}/change/").status_code == 200
     assert pages.get("/admin/generation/generation/add/").status_code == 403
-    queued = create_generation(
-        owner=admin,
-        checkpoint=generation.checkpoint,
-        prompt="b",
-        width=256,
-        height=256,
-        num_inference_steps=1,
-        guidance_scale=1.0,
-        timeout_s=9,
-    )
+    queued = create_generation(owner=admin)
     pages.post(
         "/admin/generation/generation/", {"action": "cancel_selected", "_selected_action": [str(queued.id)]}
     )

@@ -63,19 +63,6 @@ def worker() -> Worker:
     )
 
 
-def make(owner: User) -> Generation:
-    return create_generation(
-        owner=owner,
-        checkpoint=Checkpoint.objects.get(id="builtin"),
-        prompt="a red circle",
-        width=256,
-        height=256,
-        num_inference_steps=4,
-        guidance_scale=4.0,
-        timeout_s=60,
-    )
-
-
 def scrape(client: Client, settings: Settings) -> dict[str, float]:
     """Every sample, under its name and labels as they are written."""
     settings.METRICS_TOKEN = TOKEN
@@ -124,9 +111,9 @@ def test_the_scraper_chooses_the_format(
 
 def test_the_queue(client: Client, settings: Settings, owner: User) -> None:
     assert scrape(client, settings)["imagegen_queue_oldest_seconds"] == 0
-    first = make(owner)
-    make(owner)
-    make(User.objects.create_user("eve", is_staff=True))
+    first = create_generation(owner=owner)
+    create_generation(owner=owner)
+    create_generation(owner=User.objects.create_user("eve", is_staff=True))
     Generation.objects.filter(pk=first.pk).update(created_at=timezone.now() - timedelta(hours=1))
     found = scrape(client, settings)
     assert found["imagegen_queue_depth"] == 3
@@ -144,7 +131,7 @@ def test_ended_jobs(
 ) -> None:
     """How they ended, and how long they took; the same from every process, also once the rows are deleted."""
     for _ in range(3):
-        make(owner)
+        create_generation(owner=owner)
     receipt: dict[str, Any] = {"request": {}, "model": {}, "environment": {"batch_shape": [2, 3, 256, 256]}}
     first = generation_claim(worker=worker)
     assert first is not None
@@ -189,7 +176,7 @@ def test_workers_and_their_caches(client: Client, settings: Settings, worker: Wo
 @pytest.mark.django_db(transaction=True)
 def test_sweeps_and_orders(client: Client, settings: Settings, owner: User, worker: Worker) -> None:
     """What was put right is counted by whoever did it."""
-    make(owner)
+    create_generation(owner=owner)
     assert generation_claim(worker=worker) is not None
     Generation.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
     command = WorkerCommand.objects.create(
@@ -235,7 +222,7 @@ def test_a_scrape_is_few_queries(
 ) -> None:
     """However much there is."""
     for _ in range(20):
-        make(owner)
+        create_generation(owner=owner)
     with django_assert_max_num_queries(6):
         scrape(client, settings)
 

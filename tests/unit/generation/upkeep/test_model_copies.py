@@ -43,12 +43,8 @@ def queue(checkpoint: Checkpoint, *, waited: timedelta = timedelta(minutes=1)) -
     generation = create_generation(
         owner=User.objects.get_or_create(username="ada")[0],
         checkpoint=checkpoint,
-        prompt="a red circle",
         width=512,
         height=512,
-        num_inference_steps=4,
-        guidance_scale=4.0,
-        timeout_s=60,
     )
     Generation.objects.filter(pk=generation.pk).update(created_at=timezone.now() - waited)
     return generation

@@ -19,7 +19,6 @@ from imagegen_project.openapi.dialects import EXAMPLES, dialect_routes
 from imagegen_project.openapi.events import asyncapi_document
 from imagegen_project.openapi.hooks import METHODS, refusal_statuses
 from imagegen_project.openapi.operations import OPERATIONS
-from models_registry.models import Checkpoint
 from tests.support.factories import create_generation
 from tests.support.lora_files import lora_bytes
 from tests.support.pictures import encoded
@@ -83,21 +82,15 @@ def world(settings: Any, tmp_path: Any, db: None) -> World:
     return World()
 
 
-def request_of(**changes: Any) -> dict[str, Any]:
-    checkpoint = Checkpoint.objects.get(id="builtin")
-    size = {"width": 256, "height": 256, "num_inference_steps": 4, "guidance_scale": 4.0, "timeout_s": 60}
-    return {"checkpoint": checkpoint, "prompt": "a red circle", **size, **changes}
-
-
 def address_of(world: World, path: str) -> str:
     """The path with ids of rows in the state that it needs."""
     if path.endswith("/cancel"):
-        return path.format(generation_id=create_generation(owner=world.owner, **request_of()).id)
+        return path.format(generation_id=create_generation(owner=world.owner).id)
     if path.endswith(("/input", "/mask")):
         white, red = Image.new("L", (256, 256), 255), Image.new("RGB", (256, 256), "red")
         pictures = {"input_image": encoded(red), "mask_image": encoded(white)}
-        inpaint = request_of(kind=Kind.INPAINT, strength=1.0)
-        return path.format(generation_id=create_generation(owner=world.owner, **inpaint | pictures).id)
+        inpaint = create_generation(owner=world.owner, kind=Kind.INPAINT, strength=1.0, **pictures)
+        return path.format(generation_id=inpaint.id)
     return world.address(path.removeprefix("/"))
 
 
