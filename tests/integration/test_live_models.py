@@ -76,11 +76,11 @@ def test_a_damaged_file_is_found_and_mended(hubbed: Hubbed) -> None:
 def test_without_a_network_everything_present_is_served(hubbed: Hubbed, live_hub: HubDouble) -> None:
     """Also by a worker that starts from cold; what is not there fails and says so."""
     before = hubbed.draw("sdxl")["images"][0]["sha256"]
-    live_hub.stop()
-    worker = next(process for process in hubbed.service.family() if "gpu_worker" in process.cmdline())
-    worker.send_signal(signal.SIGKILL)
-    wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the end")
-    assert hubbed.draw("sdxl")["images"][0]["sha256"] == before
-    request = {"prompt": "a red circle", "model": "sd-1-5"}
-    answer = hubbed.http.post("/api/v1/generate/txt2img", json=request)
-    assert (answer.status_code, answer.json()["code"]) == (503, "model_unavailable")
+    with live_hub.away():
+        worker = next(process for process in hubbed.service.family() if "gpu_worker" in process.cmdline())
+        worker.send_signal(signal.SIGKILL)
+        wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the end")
+        assert hubbed.draw("sdxl")["images"][0]["sha256"] == before
+        request = {"prompt": "a red circle", "model": "sd-1-5"}
+        answer = hubbed.http.post("/api/v1/generate/txt2img", json=request)
+        assert (answer.status_code, answer.json()["code"]) == (503, "model_unavailable")

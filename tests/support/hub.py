@@ -106,7 +106,7 @@ def _pieces(reply: HubReply) -> tuple[Iterator[bytes], dict[str, str]]:
 
 
 class HubDouble:
-    """The Hub as long as `stop` has not been called. `tokens` maps valid tokens to their whoami replies."""
+    """The Hub, but between `stop` and `start`. `tokens` maps valid tokens to their whoami replies."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, dict[str, Any]] = {}
@@ -116,13 +116,20 @@ class HubDouble:
         self._routes: list[tuple[str, re.Pattern[str], Route]] = []
         self._connections: set[socket.socket] = set()
         self._stopped = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._port = 0  # the first time any
+        self.start()
+        self.route("GET", r"/api/whoami-v2", self._whoami)
+
+    def start(self) -> None:
+        """Is there, at the address that it had before."""
+        self._stopped.clear()
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler())
+        self._port = self._server.server_port
         self._server.daemon_threads = True
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="hub-double", daemon=True
         )
         self._thread.start()
-        self.route("GET", r"/api/whoami-v2", self._whoami)
 
     def wait(self, seconds: float) -> None:
         """Pauses a request, at most until the Hub goes away."""
@@ -136,7 +143,7 @@ class HubDouble:
     @property
     def url(self) -> str:
         """What HF_ENDPOINT must be."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://127.0.0.1:{self._port}"
 
     def route(self, method: str, pattern: str, answer: Route) -> None:
         """Adds a route; `pattern` must match the whole path (without the query), and is `request.match`."""
@@ -167,6 +174,15 @@ class HubDouble:
             for connection in list(self._connections):
                 with contextlib.suppress(OSError):  # it may have ended by itself
                     connection.shutdown(socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Gone for the length of the block."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
     def _whoami(self, request: HubRequest) -> HubReply:
         reply = self.tokens.get(request.token)
