@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 import redis
 from django.conf import settings
+from django.db import connection
 from django.test import TransactionTestCase
 from pytest_django import DjangoDbBlocker
 
 from imagegen_project import env
 from imagegen_project.standalone.folders import FolderLock
+from imagegen_project.standalone.paths import DATABASE_NAME
 from imagegen_project.standalone.servers import EmbeddedPostgres, EmbeddedRedis, server_child
 from imagegen_project.standalone.supervisor import Supervisor
+from tests.support.clusters import cluster_copy
 from tests.support.database import MigratedDatabase
 from tests.support.groups import GroupScheduling, place_of
 
@@ -80,9 +83,12 @@ def django_db_modify_db_settings(
     django_db_modify_db_settings_parallel_suffix: None,
     embedded_server: Callable[[EmbeddedPostgres | EmbeddedRedis], None],
 ) -> None:
-    """PostgreSQL stands before pytest-django makes its test database."""
+    """PostgreSQL stands before pytest-django makes its test database, as a copy of one that is migrated."""
     if not env.DATABASE_URL:
+        cluster_copy(env.DATA_DIR)
         embedded_server(EmbeddedPostgres(env.DATA_DIR, durable=False))
+        database = connection.settings_dict
+        database["TEST"] |= {"TEMPLATE": DATABASE_NAME, "MIGRATE": False}
 
 
 @pytest.fixture(scope="session")

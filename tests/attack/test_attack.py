@@ -9,6 +9,7 @@ from tests.attack import addresses, files, hub, pictures, sockets
 from tests.attack.bodies import NOBODY, SHORT, attack
 from tests.attack.cases import Case
 from tests.attack.target import MEMORY_LIMIT_BYTES, Target, target
+from tests.support.clusters import cluster_copy
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,9 @@ def attacking_hub() -> Iterator[hub.AttackingHub]:
 def attacked(attacking_hub: hub.AttackingHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A service of its own."""
     variables = {"HF_ENDPOINT": attacking_hub.url}
-    with target(tmp_path_factory.mktemp("attacked"), **variables) as found, found.limited():
+    folder = tmp_path_factory.mktemp("attacked")
+    cluster_copy(folder / "data")
+    with target(folder, **variables) as found, found.limited():
         yield found
 
 

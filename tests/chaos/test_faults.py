@@ -15,6 +15,7 @@ import redis
 from imagegen_project.standalone import paths
 from models_registry import builtin
 from tests.support.clocks import SEARCH_PATH, clock_replace, clock_set
+from tests.support.clusters import cluster_copy
 from tests.support.disks import Disk, small_disk
 from tests.support.live import Live
 from tests.support.lora_files import assemble
@@ -78,6 +79,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
         with suppress(pytest.skip.Exception):
             disk = stack.enter_context(small_disk(disk.folder, megabytes=FREE_MB))
             can_hurt_it = True
+        cluster_copy(folder / "data")
         service = Service(
             folder / "data",
             MEDIA_ROOT=str(disk.folder),

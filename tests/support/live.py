@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from models_registry import builtin
+from tests.support.clusters import cluster_copy
 from tests.support.hub import HubDouble
 from tests.support.hub_repository import HubRepository
 from tests.support.pictures import encoded, text_of
@@ -166,6 +167,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """The whole service on embedded servers; small limits, so that tests reach them quickly."""
     data_dir: Path = tmp_path_factory.mktemp("live") / "data"
     site = f"http://localhost:{port_free()}"
+    cluster_copy(data_dir)
     service = Service(
         data_dir,
         LEASE_S="5",
@@ -225,8 +227,9 @@ def hubbed(live_hub: HubDouble, tmp_path_factory: pytest.TempPathFactory) -> Ite
     (root / "adapters").mkdir()
     shutil.copy(builtin.ADAPTERS / "outline.safetensors", root / "adapters")
     HubRepository(live_hub, "org/outline", root / "adapters")
-    (root / "service").mkdir()
-    service = Service(root / "service" / "data", HF_ENDPOINT=live_hub.url, WAIT_LIMIT_S="120")
+    data_dir = root / "service" / "data"
+    cluster_copy(data_dir)
+    service = Service(data_dir, HF_ENDPOINT=live_hub.url, WAIT_LIMIT_S="120")
     try:
         service.wait_ready()
         client = Hubbed(service, repositories)
