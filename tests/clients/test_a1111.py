@@ -201,7 +201,7 @@ def test_sillytavern(live: Live) -> None:
 
 def test_clients_with_no_place_for_credentials(live: Live) -> None:
     """A service that loopback may use, from its own address and not from a page of another one."""
-    with live.web_beside(A1111_OPEN_NETWORKS="loopback") as url:
+    with live.web_beside(A1111_OPEN_NETWORKS="loopback") as (url, _):
         with httpx2.Client(base_url=url, timeout=SAFETY_S) as http:
             drawn = silly_tavern(http, "")
             assert decoded(base64.b64decode(drawn["images"][0])).size == (512, 512)

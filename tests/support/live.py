@@ -98,8 +98,8 @@ class Live:
             worker.send_signal(SIGCONT)
 
     @contextmanager
-    def web_beside(self, **variables: str) -> Iterator[str]:
-        """The address of one more web process of the service, with other settings."""
+    def web_beside(self, **variables: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+        """The address of one more web process of the service, with other settings, and the process."""
         # It needs Django's settings, which benchmarks have not.
         from imagegen_project.standalone.service import web_command
 
@@ -122,7 +122,7 @@ class Live:
 
         try:
             wait_for(answers, "an answer")
-            yield url
+            yield url, process
         finally:
             process.terminate()
             process.wait(SAFETY_S)

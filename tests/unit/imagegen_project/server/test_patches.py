@@ -1,8 +1,8 @@
 """What the patches of the web server lean on: the very code that they replace, call or reach into.
 
 Whether they do what they should is tested through the real server, in `test_bodies`, `test_slow_readers`,
-`test_messages` and `test_drain`. Here a new version of a library is noticed: look at what has changed in the function,
-mend `patches.py` where that matters, and note the new digest.
+`test_messages` and `test_live_drain`. Here a new version of a library is noticed: look at what has changed in the
+function, mend `patches.py` where that matters, and note the new digest.
 """
 
 import ast
