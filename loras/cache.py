@@ -81,7 +81,7 @@ def cache_prune_owner(*, owner: User, excess: int) -> int:
         if lora_move(lora_id=lora.id, to=LoraState.ABSENT, origins=(LoraState.PRESENT,)):
             gone += lora.size_bytes
             content_release(lora.sha256)
-            logger.info("adapter pruned", extra={"sha256": lora.sha256, "adapters": [lora.name]})
+            logger.info("LoRA pruned", extra={"sha256": lora.sha256, "adapters": [lora.name]})
     return gone
 
 
@@ -102,7 +102,7 @@ def _evict(sha256: str, rows: list[Lora]) -> bool:
         lora_move(lora_id=lora.id, to=LoraState.ABSENT, origins=(LoraState.PRESENT,))
     removed = content_release(sha256)
     if removed:
-        logger.info("adapter pruned", extra={"sha256": sha256, "adapters": [lora.name for lora in rows]})
+        logger.info("LoRA pruned", extra={"sha256": sha256, "adapters": [lora.name for lora in rows]})
     return removed
 
 
@@ -120,9 +120,7 @@ def cache_repair() -> None:
     present = list(kept.filter(state=LoraState.PRESENT))
     lost = [lora for lora in present if not lora_path(lora).is_file()]
     if lost and len(lost) == len(present):
-        logger.error(
-            "adapters' folder away", extra={"folder": settings.LORA_CACHE_DIR, "adapters": len(lost)}
-        )
+        logger.error("folder of LoRA away", extra={"folder": settings.LORA_CACHE_DIR, "adapters": len(lost)})
         return
     for lora in lost:
         lora_mark_lost(lora=lora)

@@ -99,7 +99,7 @@ class Lora(models.Model):
 
     class Meta:
         ordering = ("-id",)
-        verbose_name = "adapter"
+        verbose_name = verbose_name_plural = "LoRA"
         constraints = [
             models.UniqueConstraint(
                 fields=["owner", "name"],

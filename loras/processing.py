@@ -74,7 +74,7 @@ def lora_process(*, lora_id: UUID) -> bool:
             raise  # the database is away: the row stays pending, and is seen to again
         except Exception:
             # Were it left pending, it would be tried again for ever.
-            logger.exception("adapter failed", extra={"lora": str(lora_id)})
+            logger.exception("LoRA failed", extra={"lora": str(lora_id)})
             detail = "The server made a mistake while seeing to it; its log says which."
             lora_break(lora=lora, problem=DownloadProblem.INTERNAL_ERROR, detail=detail)
         incoming_path(lora_id).unlink(missing_ok=True)
@@ -104,7 +104,7 @@ def _process(lora: Lora) -> None:
         if placed:
             content_place(path, sha256)
     if placed:
-        logger.info("adapter present", extra={"lora": str(lora.id), "family": facts.family, "bytes": size})
+        logger.info("LoRA present", extra={"lora": str(lora.id), "family": facts.family, "bytes": size})
         lora.refresh_from_db()
         lora_ready.send(sender=Lora, lora=lora)
 

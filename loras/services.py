@@ -246,7 +246,7 @@ def lora_break(*, lora: Lora, problem: DownloadProblem, detail: str) -> None:
     passes = problem in PASSING and lora.source == LoraSource.HUB
     to = LoraState.ABSENT if passes else LoraState.BROKEN
     if lora_move(lora_id=lora.id, to=to, origins=states, error_code=problem, error_detail=detail):
-        logger.warning("adapter broken", extra={"lora": str(lora.id), "reason": detail})
+        logger.warning("LoRA broken", extra={"lora": str(lora.id), "reason": detail})
         content_release(lora.sha256)
         lora.refresh_from_db()
         lora_failed.send(sender=Lora, lora=lora)

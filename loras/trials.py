@@ -41,7 +41,7 @@ def trials_judge(*, alive: Collection[str]) -> None:
     deaths = LoraTrial.objects.filter(died_at__isnull=False).values("sha256").annotate(deaths=Count("pk"))
     for sha256 in deaths.filter(deaths__gte=MAX_DEATHS).values_list("sha256", flat=True):
         for lora in Lora.objects.filter(sha256=sha256).exclude(source=LoraSource.BUILTIN):
-            logger.error("adapter quarantined", extra={"lora": str(lora.id), "sha256": sha256})
+            logger.error("LoRA quarantined", extra={"lora": str(lora.id), "sha256": sha256})
             lora_break(lora=lora, problem=DownloadProblem.UNUSABLE, detail=f"{QUARANTINED}.")
 
 

@@ -179,7 +179,7 @@ def copy_bring(*, checkpoint: Checkpoint) -> None:
                 detail = f"{file.path} of {repository.name} is not what another host downloaded."
                 raise DownloadFailedError(DownloadProblem.CHECKSUM_MISMATCH, detail)
         _put_in_place(staging, final, checkpoint.files)
-    logger.info("checkpoint copied", extra={"model_id": checkpoint.pk, "bytes": checkpoint.size_bytes})
+    logger.info("model copied", extra={"model_id": checkpoint.pk, "bytes": checkpoint.size_bytes})
 
 
 def stop_when_told(size: int) -> None:

@@ -104,6 +104,8 @@ class Checkpoint(models.Model):
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
+        # What people read: `checkpoint` is the code's word.
+        verbose_name = "model"
         ordering = ("id",)
         constraints = [
             models.CheckConstraint(condition=Q(id__regex=ID_PATTERN), name="checkpoint_id_pattern"),
@@ -127,6 +129,7 @@ class Checkpoint(models.Model):
             models.CheckConstraint(
                 condition=Q(min_size__gte=8) & Q(min_size__lte=F("max_size")) & Q(size_multiple__gte=1),
                 name="checkpoint_sizes",
+                violation_error_message="The smallest size is 8 or more, and not above the largest.",
             ),
             models.CheckConstraint(
                 condition=Q(default_width__gte=F("min_size"))
@@ -134,6 +137,7 @@ class Checkpoint(models.Model):
                 & Q(default_height__gte=F("min_size"))
                 & Q(default_height__lte=F("max_size")),
                 name="checkpoint_default_size",
+                violation_error_message="The default width and height lie between the smallest size and the largest.",
             ),
             models.CheckConstraint(
                 condition=Q(default_steps__gte=1)

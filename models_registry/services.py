@@ -105,7 +105,7 @@ def download_succeed(*, checkpoint: Checkpoint, files: dict[str, dict[str, Any]]
     size = sum(entry["size"] for entry in files.values())
     moved = _end(checkpoint, state=DiskState.PRESENT, files=files, size_bytes=size, downloaded_bytes=size)
     if moved:
-        logger.info("checkpoint present", extra={"model_id": checkpoint.pk, "bytes": size})
+        logger.info("model present", extra={"model_id": checkpoint.pk, "bytes": size})
         checkpoint_ready.send(sender=Checkpoint, checkpoint=checkpoint)
     return moved
 
@@ -118,7 +118,7 @@ def download_fail(*, checkpoint: Checkpoint, problem: DownloadProblem, detail: s
     state = DiskState.ABSENT if problem in PASSING else DiskState.BROKEN
     moved = _end(checkpoint, state=state, error_code=problem, error_detail=detail)
     if moved:
-        logger.warning("checkpoint failed", extra={"model_id": checkpoint.pk, "reason": detail})
+        logger.warning("model failed", extra={"model_id": checkpoint.pk, "reason": detail})
         checkpoint_failed.send(sender=Checkpoint, checkpoint=checkpoint)
     return moved
 
@@ -151,7 +151,7 @@ def checkpoint_mark_broken(*, checkpoint_id: str, detail: str) -> bool:
         return False
     checkpoint = Checkpoint.objects.get(pk=checkpoint_id)
     _quarantine(checkpoint_folder(checkpoint))
-    logger.error("checkpoint broken", extra={"model_id": checkpoint_id, "reason": detail})
+    logger.error("model broken", extra={"model_id": checkpoint_id, "reason": detail})
     checkpoint_failed.send(sender=Checkpoint, checkpoint=checkpoint)
     return True
 

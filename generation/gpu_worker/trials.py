@@ -21,7 +21,7 @@ def attach_on_trial(use: AdapterUse, *, worker: str) -> Iterator[None]:
     try:
         trial_begin(sha256=use.sha256, worker=worker)
     except (DatabaseError, PoolTimeout):
-        logger.warning("adapter attached without a note", extra={"sha256": use.sha256})
+        logger.warning("LoRA attached without a note", extra={"sha256": use.sha256})
     try:
         yield
         harmless = True

@@ -18,6 +18,7 @@ class A1111Options(models.Model):
         null=True,
         blank=True,
         on_delete=models.SET_NULL,
+        verbose_name="model",
         help_text="Empty: the service's default.",
     )
     clip_skip = models.PositiveIntegerField(default=0)

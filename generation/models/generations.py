@@ -76,7 +76,9 @@ class Generation(models.Model):
     status = models.CharField(max_length=16, choices=Status.choices, default=Status.QUEUED)
 
     # What was asked for, with every default resolved
-    checkpoint = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="generations")
+    checkpoint = models.ForeignKey(
+        Checkpoint, on_delete=models.PROTECT, related_name="generations", verbose_name="model"
+    )
     prompt = models.TextField()
     negative_prompt = models.TextField(blank=True)
     width = models.PositiveIntegerField()
@@ -423,12 +425,16 @@ class GenerationLora(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     generation = models.ForeignKey(Generation, on_delete=models.CASCADE, related_name="adapters")
     position = models.PositiveIntegerField(help_text="Its place in the request, from 0.")
-    lora = models.ForeignKey(Lora, null=True, on_delete=models.SET_NULL, related_name="uses")
+    lora = models.ForeignKey(
+        Lora, null=True, on_delete=models.SET_NULL, related_name="uses", verbose_name="LoRA"
+    )
     name = models.CharField(max_length=MAX_NAME_CHARACTERS)
     sha256 = models.CharField(max_length=64, blank=True, help_text="Of the file, once it has been used.")
     scale = models.FloatField()
 
     class Meta:
+        verbose_name = "LoRA of a generation"
+        verbose_name_plural = "LoRA of generations"
         ordering = ("generation_id", "position")
         constraints = [
             models.UniqueConstraint(

@@ -109,8 +109,10 @@ class WorkerCommand(models.Model):
     )
     worker = models.ForeignKey(Worker, on_delete=models.CASCADE, related_name="commands")
     kind = models.CharField(max_length=16, choices=CommandKind.choices)
-    checkpoint = models.ForeignKey(Checkpoint, null=True, blank=True, on_delete=models.CASCADE)
-    lora = models.ForeignKey(Lora, null=True, blank=True, on_delete=models.CASCADE)
+    checkpoint = models.ForeignKey(
+        Checkpoint, null=True, blank=True, on_delete=models.CASCADE, verbose_name="model"
+    )
+    lora = models.ForeignKey(Lora, null=True, blank=True, on_delete=models.CASCADE, verbose_name="LoRA")
     status = models.CharField(max_length=16, choices=CommandStatus.choices, default=CommandStatus.PENDING)
     error_code = models.CharField(max_length=32, choices=ErrorCode.choices, blank=True)
     detail = models.TextField(blank=True)

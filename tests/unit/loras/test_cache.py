@@ -188,7 +188,7 @@ def test_a_folder_that_is_away_changes_no_row(
     lora_folder.rename(aside := lora_folder.with_name("aside"))
     cache_repair()
     assert states(both) == ["present", "present"]
-    assert "adapters' folder away" in caplog.text
+    assert "folder of LoRA away" in caplog.text
     shutil.rmtree(lora_folder)
     aside.rename(lora_folder)
     assert cache_prune() == []
