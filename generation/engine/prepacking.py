@@ -14,10 +14,10 @@ from torch import nn
 LARGEST_BYTES: Final = 256 << 20
 
 # They have no other names.
-_PACK: Final = torch.ops.mkldnn._reorder_convolution_weight  # noqa: SLF001
-_CONVOLVE: Final = torch.ops.mkldnn._convolution_pointwise  # noqa: SLF001
-_LINEAR_PACK: Final = torch.ops.mkldnn._reorder_linear_weight  # noqa: SLF001
-_MULTIPLY: Final = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
+_PACK: Final = torch.ops.mkldnn._reorder_convolution_weight.default  # noqa: SLF001
+_CONVOLVE: Final = torch.ops.mkldnn._convolution_pointwise.default  # noqa: SLF001
+_LINEAR_PACK: Final = torch.ops.mkldnn._reorder_linear_weight.default  # noqa: SLF001
+_MULTIPLY: Final = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
 
 
 class _Packed(nn.Module):
