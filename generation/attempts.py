@@ -25,6 +25,8 @@ from generation.transitions import generation_end, generation_ended, generation_
 # A job on a model that is loaded may overtake this many older ones, and each of them for this long.
 LOOK_AHEAD = 16
 RESIDENT_FIRST = timedelta(seconds=10)
+# A model that loads sooner is loaded wherever there is time for it; both workers look at the queue twice a second.
+WORTH_WAITING_S = 2.0
 # What is younger is drawn by a worker that has nothing else to do, where there is one.
 LEFT_TO_THE_IDLE = timedelta(seconds=1)
 
@@ -58,7 +60,7 @@ def lease_end() -> Any:
     return Now() + timedelta(seconds=settings.LEASE_S)
 
 
-def _best_queued(worker: Worker, resident: Sequence[str]) -> Generation | None:
+def _best_queued(worker: Worker, resident: Sequence[str], warm: Sequence[str]) -> Generation | None:
     mine = generations_for(device_class=worker.device_class, too_large=worker.too_large)
     rows = mine.select_for_update(skip_locked=True, of=("self",)).order_by(*QUEUE_ORDER)
     first = rows.first()
@@ -66,26 +68,50 @@ def _best_queued(worker: Worker, resident: Sequence[str]) -> Generation | None:
         return None
     # The first one's turn, also when another is preferred: those behind it have not had theirs yet.
     turn_reached(priority=first.priority, turn=first.turn)
-    if not resident or first.checkpoint_id in resident:
+    waited = timezone.now() - first.created_at
+    if first.checkpoint_id in resident or waited > RESIDENT_FIRST:
         return first
-    if timezone.now() - first.created_at > RESIDENT_FIRST:
+    elsewhere = {} if first.checkpoint_id in warm else _seconds_to_load(beside=worker)
+    is_left = waited.total_seconds() < elsewhere.get(first.checkpoint_id, 0)
+    if not resident and not is_left:
         return first
     equals = mine.filter(priority=first.priority).order_by(*QUEUE_ORDER)
     window = list(equals.values_list("id", flat=True)[:LOOK_AHEAD])
-    return rows.filter(checkpoint_id__in=resident, id__in=window).first() or first
+    here = rows.filter(checkpoint_id__in=resident, id__in=window).first()
+    if here or not is_left:
+        return here or first
+    return rows.filter(id__in=window).exclude(checkpoint_id__in=elsewhere).first()
+
+
+def _seconds_to_load(*, beside: Worker) -> dict[str, float]:
+    """How long the models of the other workers took to load, where leaving a job to them is worth it."""
+    others = Worker.objects.live().filter(
+        device_class=beside.device_class, status__in=(WorkerStatus.IDLE, WorkerStatus.BUSY)
+    )
+    return {
+        model["id"]: model["load_s"]
+        for worker in others.exclude(pk=beside.pk)
+        for model in worker.cached_models
+        if model["tier"] == "resident" and model.get("load_s", 0) >= WORTH_WAITING_S
+    }
 
 
 def generation_claim(
-    *, worker: Worker, resident: Sequence[str] = (), publish: Publish = event_publish
+    *,
+    worker: Worker,
+    resident: Sequence[str] = (),
+    warm: Sequence[str] = (),
+    publish: Publish = event_publish,
 ) -> Generation | None:
     """Takes the best queued generation for this worker, or None; safe when many claim at once.
 
     That is the first of the highest priority whose files are on this host, and which asks for no other class of
-    devices, owners taking turns; or one of the next few of
-    that priority whose checkpoint is `resident` already, as long as the first has not waited for long.
+    devices, owners taking turns. As long as it has not waited for long, one of the next few of that priority comes
+    before it whose model is `resident` already; and where its own model is on another worker, and not even `warm` here,
+    it is left to that one for as long as loading took there.
     """
     with transaction.atomic():
-        queued = _best_queued(worker, resident)
+        queued = _best_queued(worker, resident, warm)
         if queued is None:
             return None
         generation_start(generation=queued, worker=worker, lease_expires_at=lease_end(), publish=publish)

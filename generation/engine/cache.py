@@ -78,6 +78,7 @@ class ModelCache:
                     entry.bytes + (entry.rack.bytes if entry.rack else 0),
                     entry.rack.held if entry.rack else [],
                     entry.dtype,
+                    round(entry.load_s, 1),
                 )
                 for entry in entries
             ]
@@ -235,6 +236,8 @@ class ModelCache:
         with self._lock:
             entry.pipeline, entry.build = pipeline, None
             wanted, entry.wanted = entry.wanted, None
+            if wanted:
+                entry.load_s = time.monotonic() - wanted[0]
             entry.rack = AdapterRack(
                 pipeline, budget_bytes=self.adapter_bytes, around_attach=self.around_attach
             )
@@ -245,7 +248,7 @@ class ModelCache:
         for waiter in waiters:
             waiter.set_result(None)
         if wanted:
-            self.on_resident(entry.model.id, wanted[1], time.monotonic() - wanted[0])
+            self.on_resident(entry.model.id, wanted[1], entry.load_s)
         return True
 
     def _fits(self, entry: CacheEntry) -> bool:

@@ -40,6 +40,7 @@ class CacheEntry:
     waiters: list[Future[None]] = field(default_factory=list)
     # When it was wanted on the device, and from where it comes; None while nobody does or it is there.
     wanted: tuple[float, str] | None = None
+    load_s: float = 0.0
 
     def want(self) -> None:
         """Notes the first wish for it on the device."""

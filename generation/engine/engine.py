@@ -76,6 +76,11 @@ class Engine:
         """Ids of the checkpoints that are ready to run, most recently used first."""
         return [model.id for model in self.models() if model.tier == "resident"]
 
+    @property
+    def warm(self) -> list[str]:
+        """The models that are read, or being read, and not on the device."""
+        return [model.id for model in self.models() if model.tier != "resident"]
+
     def models(self) -> list[CachedModel]:
         """What the cache holds, most recently used first."""
         return self.cache.models()

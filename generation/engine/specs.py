@@ -121,7 +121,8 @@ class CachedModel:
     """One model of the cache: `tier` is `resident`, `warm` (in host memory) or `loading`.
 
     `adapters` are the SHA-256 of the LoRA files attached to it; their weights count in `bytes`. `dtype` is its number
-    format, "" until it has been read.
+    format, "" until it has been read; `load_s` is how many seconds it took from the first wish for it to
+    the device, the last time that it came there.
     """
 
     id: str
@@ -129,6 +130,7 @@ class CachedModel:
     bytes: int
     adapters: list[str] = field(default_factory=list)
     dtype: str = ""
+    load_s: float = 0.0
 
 
 # Called after each step with (step, total_steps).

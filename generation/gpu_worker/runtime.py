@@ -184,7 +184,10 @@ class GpuRuntime:
         close_old_connections()
         try:
             generation = generation_claim(
-                worker=self.worker, resident=self.engine.resident, publish=self.publisher.send
+                worker=self.worker,
+                resident=self.engine.resident,
+                warm=self.engine.warm,
+                publish=self.publisher.send,
             )
             if generation is None:
                 return False

@@ -1,13 +1,16 @@
 """What is kept of attempts that did not end a generation, claims of mates, and leases."""
 
 from datetime import timedelta
+from pathlib import Path
 
 from django.utils import timezone
+from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from generation.attempts import (
     LEFT_TO_THE_IDLE,
     RESIDENT_FIRST,
+    WORTH_WAITING_S,
     Lease,
     Progress,
     attempt_hand_back,
@@ -18,6 +21,8 @@ from generation.attempts import (
 from generation.choices import Phase, Status, WorkerStatus
 from generation.models import Generation, Worker
 from generation.upkeep.sweep import leases_take_back
+from models_registry.models import Checkpoint
+from models_registry.selectors import checkpoint_folder
 from tests.support.factories import GenerationMaker, make_worker
 
 
@@ -111,3 +116,40 @@ def test_leases_are_renewed_together(make: GenerationMaker, worker: Worker) -> N
     ]
     assert [Generation.objects.get(pk=job.pk).step for job in jobs] == [1, 0, 3]
     assert attempts_renew(progress={}) == {}
+
+
+def test_a_job_is_left_to_the_worker_that_has_its_model(
+    make: GenerationMaker, worker: Worker, settings: Settings, tmp_path: Path
+) -> None:
+    """For as long as loading it took there, where that is worth it; whoever comes behind it is drawn meanwhile."""
+    settings.MODEL_CACHE_DIR = tmp_path
+    Checkpoint.objects.filter(id="sd-2-1").update(state="present", revision="0" * 40)
+    far = Checkpoint.objects.get(id="sd-2-1")
+    checkpoint_folder(far).mkdir(parents=True)
+    other = make_worker("other", status=WorkerStatus.BUSY)
+
+    def has(load_s: float, **fields: object) -> None:
+        model = {"id": far.id, "tier": "resident", "bytes": 1, "adapters": [], "dtype": "", "load_s": load_s}
+        Worker.objects.filter(pk=other.pk).update(**{"cached_models": [model], "status": "busy"} | fields)
+
+    def claim(**held: list[str]) -> Generation | None:
+        claimed = generation_claim(worker=worker, **held)
+        if claimed is not None:
+            attempt_hand_back(generation=claimed)
+        return claimed
+
+    first = make(checkpoint=far)
+    has(6.0)
+    assert claim() is None
+    assert claim(resident=["builtin"]) is None
+    behind = make()
+    assert claim() == behind
+    assert claim(resident=["builtin"]) == behind
+    assert claim(warm=[far.id]) == first, "it is in this host's memory"
+    has(WORTH_WAITING_S / 2)
+    assert claim() == first, "it loads in no time"
+    has(6.0, status=WorkerStatus.DRAINING)
+    assert claim() == first, "that one takes no more"
+    has(6.0)
+    Generation.objects.filter(pk=first.pk).update(created_at=timezone.now() - timedelta(seconds=7))
+    assert claim() == first, "it has waited as long as a load takes"
