@@ -30,7 +30,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # As a plugin its services are one each for all folders; each `conftest.py` that imports them would start its own.
 # While modules are imported nothing of them becomes garbage, and the collector would look through them again and again.
 gc.disable()
-pytest_plugins = ["tests.support.engines", "tests.support.live", "tests.support.registry"]
+pytest_plugins = [
+    "tests.support.buckets",
+    "tests.support.engines",
+    "tests.support.live",
+    "tests.support.registry",
+]
 
 
 def pytest_unconfigure() -> None:

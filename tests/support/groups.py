@@ -7,7 +7,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 # Files whose tests share what takes long to make (a running service, what the model draws), the longest first.
 _SHARING: Final = {
-    "live": r"tests/integration/test_(cli|documents_run|live\w*|slow_readers)\.py",
+    "live": r"tests/(integration/test_(cli|documents_run|live\w*|slow_readers)|chaos/test_redis_gone)\.py",
     # On a service of their own: as one chain they would still run when all else has ended.
     "clients": r"tests/(browser|clients)/",
     "builtin": r"tests/integration/builtin/",
