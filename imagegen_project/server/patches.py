@@ -266,6 +266,10 @@ def _open_braked(protocol: Any) -> None:
 
 
 def _send_braked(protocol: Any, content: Any, *binary: bool) -> None:
+    # The client has said goodbye, and what it has not read is still on its way: the library raises until the connection
+    # is gone, and from then on the server says nothing.
+    if protocol.state in (WebSocketProtocol.STATE_CLOSING, WebSocketProtocol.STATE_CLOSED):
+        return
     brake = getattr(protocol, "brake", None)
     if brake is not None and brake.is_too_much(len(content)):
         protocol.sendClose(code=TOO_SLOW_CODE)

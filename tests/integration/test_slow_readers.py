@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import select
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from websockets.frames import Frame, Opcode
 
 from imagegen_project.server.slow_readers import EVENTS_LIMIT_BYTES
 from tests.integration.test_live_feeds import feed
@@ -17,6 +19,8 @@ from tests.support.live import Live
 from tests.support.service import REPOSITORY, SAFETY_S, environment, wait_for
 
 LARGE_EVENTS = 1500
+# More than the kernel takes for both ends of a connection.
+UNREAD_EVENTS = 800
 # As the worker would publish them, with the largest previews there are.
 PUBLISH = """
 import asyncio, sys
@@ -38,14 +42,14 @@ def job_id(live: Live) -> Iterator[str]:
         yield live.create()["id"]
 
 
-def publish(live: Live, job_id: str) -> None:
+def publish(live: Live, job_id: str, count: int = LARGE_EVENTS) -> None:
     """Many large events, to everyone who follows."""
     variables = {
         "DATA_DIR": str(live.service.data_dir),
         "DJANGO_SETTINGS_MODULE": "imagegen_project.settings",
     }
     subprocess.run(
-        [sys.executable, "-c", PUBLISH.format(count=LARGE_EVENTS), job_id],
+        [sys.executable, "-c", PUBLISH.format(count=count), job_id],
         env=environment() | variables | {"FEED_MAX_EVENTS": str(2 * LARGE_EVENTS)},
         cwd=REPOSITORY,
         check=True,
@@ -60,6 +64,16 @@ def opened(live: Live, path: str, *more: str) -> socket.socket:
     client.sendall("\r\n".join(lines).encode())
     assert client.recv(12) in (b"HTTP/1.1 101", b"HTTP/1.1 200")
     return client
+
+
+def asked(client: socket.socket) -> str:
+    """Asks for a picture on a streaming socket; the job's id."""
+    request = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 2}
+    client.sendall(Frame(Opcode.TEXT, json.dumps(request).encode()).serialize(mask=True))
+    said = b""
+    while (found := re.search(rb'"job_id":"([0-9a-f-]{36})"', said)) is None:
+        said += client.recv(4096)
+    return found[1].decode()
 
 
 def is_cut(client: socket.socket) -> bool:
@@ -86,3 +100,21 @@ async def test_who_does_not_read_is_cut_off_and_others_are_not(live: Live, job_i
     cut = [json.loads(line) for line in log.read_text().splitlines() if '"slow reader cut off"' in line]
     assert {line["path"].split("/")[1] for line in cut} == {"ws", "api"}
     assert all(EVENTS_LIMIT_BYTES < line["bytes_behind"] < 2 * EVENTS_LIMIT_BYTES for line in cut)
+
+
+async def test_who_hangs_up_with_much_unread_is_no_error(live: Live) -> None:
+    """Events go on while what was sent before waits for its reader."""
+    log = live.service.data_dir / "logs" / "web.log"
+    before = log.stat().st_size
+    with live.undrawn():
+        client = await asyncio.to_thread(opened, live, "/stream/generate/txt2img", UPGRADE)
+        with contextlib.closing(client):
+            job_id = await asyncio.to_thread(asked, client)
+            reader = asyncio.create_task(feed(live, job_id, "?after=0"))
+            await asyncio.to_thread(publish, live, job_id, UNREAD_EVENTS)
+            client.sendall(Frame(Opcode.CLOSE, b"").serialize(mask=True))
+            await asyncio.to_thread(publish, live, job_id, 1)
+            live.http.post(f"/api/v1/generations/{job_id}/cancel")
+            assert (await reader)[-1]["type"] == "canceled"
+    said = log.read_bytes()[before:].decode()
+    assert [line for line in said.splitlines() if '"ERROR"' in line] == []
