@@ -1,7 +1,10 @@
 """Where webhooks may go, and for how long: one POST to an address that a stranger chose."""
 
 import asyncio
+import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -11,6 +14,7 @@ import pytest
 
 from imagegen_project.common.outgoing import UnreachableError, is_public, outgoing_request
 from tests.support.receivers import Receiver, receiving
+from tests.support.service import REPOSITORY
 
 
 @pytest.fixture
@@ -117,3 +121,19 @@ def test_the_address_that_was_looked_at_is_the_one_that_is_used(
     )
     assert asked == ["rebind.example"]
     assert receiver.requests[0][0]["host"].startswith("rebind.example:")
+
+
+def test_no_name_leads_inside_by_its_next_answer() -> None:
+    """A real resolver asks a real server, in a network that nothing leaves: DNS rebinding."""
+    alone = ["unshare", "--map-root-user", "--mount", "--net"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no network of its own may be made here")
+    program = [*alone, sys.executable, "-m", "tests.support.rebinding"]
+    done = subprocess.run(program, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    refused = "not a public address"
+    # What came of two requests, how many questions they took, and where they arrived.
+    assert json.loads(done.stdout) == {
+        "rebinding.test": [["204", refused], 2, ["1.1.1.1"]],
+        "mixed.test": [[refused, refused], 2, []],
+        "public.test": [["204", "204"], 2, ["1.1.1.1", "1.1.1.1"]],
+    }
