@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
@@ -41,8 +42,12 @@ print(imported - began, loaded - imported, time.perf_counter() - loaded)
 
 def processor_s(service: Service) -> float:
     """Seconds that the service's processes have worked, those that have ended included."""
-    times = [process.cpu_times() for process in (psutil.Process(service.process.pid), *service.family())]
-    return sum(one.user + one.system + one.children_user + one.children_system for one in times)
+    found = 0.0
+    for process in (psutil.Process(service.process.pid), *service.family()):
+        with suppress(psutil.NoSuchProcess):  # PostgreSQL has one per connection, and they end
+            one = process.cpu_times()
+            found += one.user + one.system + one.children_user + one.children_system
+    return found
 
 
 def service_times(data_dir: Path, steps: int) -> list[float]:

@@ -29,7 +29,6 @@ from generation.engine.errors import EngineModelBroken, EngineModelUnavailable
 from generation.engine.float8 import FLOAT8, float8_store, storable
 from generation.engine.planner import FLOAT8_PART
 from generation.engine.prepacking import prepack
-from generation.engine.processors import PictureProcessor
 from generation.engine.specs import ModelRef
 
 # A worker's standard error is its log: bars of the libraries do not belong there.
@@ -210,11 +209,15 @@ def _type_of(pipeline_type: Any, named: Any) -> Any:
     # A pipeline's own classes, such as Stable Diffusion's safety checker, are named by their package.
     room = rooms.get(library) or importlib.import_module(f"diffusers.pipelines.{_plain(library)}")
     kind = getattr(room, _RENAMED.get(name) or name, None)
-    kind = PictureProcessor if kind is transformers.Qwen2VLProcessor else kind
     if not isinstance(kind, type):
         raise EngineModelBroken(
             f"{pipeline_type.__name__} asks for {library}.{name}, which is not known here."
         )
+    if kind.__name__ == "Qwen2VLProcessor":
+        # One family has it, and it takes what transformers has for films and sounds.
+        from generation.engine.processors import PictureProcessor  # noqa: PLC0415
+
+        return PictureProcessor
     return kind
 
 

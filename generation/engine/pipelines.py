@@ -5,8 +5,8 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+import diffusers
 import numpy as np
-from diffusers import AutoencoderKL, AutoencoderTiny, AutoPipelineForImage2Image, AutoPipelineForInpainting
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
@@ -15,7 +15,8 @@ from generation.engine.errors import EngineError
 from generation.engine.framing import opened
 from generation.engine.specs import Batch
 
-_KINDS: Final = {"img2img": AutoPipelineForImage2Image, "inpaint": AutoPipelineForInpainting}
+# By name: each imports every pipeline that diffusers has, which would double what a worker's start takes.
+_KINDS: Final = {"img2img": "AutoPipelineForImage2Image", "inpaint": "AutoPipelineForInpainting"}
 _TILE_SIZES: Final = ("tile_sample_min_size", "tile_latent_min_size")
 _LEAST_TILE_PIXELS: Final = 256
 
@@ -29,7 +30,7 @@ def pipeline_for(entry: CacheEntry, kind: str) -> Any:
         return entry.pipeline
     if kind not in entry.kinds:
         try:
-            made = _KINDS[kind].from_pipe(entry.pipeline)
+            made = getattr(diffusers, _KINDS[kind]).from_pipe(entry.pipeline)
         except ValueError as error:
             raise EngineError(f"{entry.model.id} cannot do {kind}.") from error
         made.set_progress_bar_config(disable=True)
@@ -138,12 +139,12 @@ def in_tiles(vae: Any, *, side: int) -> Iterator[None]:
 
     `side` is the shorter one of the picture, in pixels: an autoencoder's own tiles are as large as its model draws.
     """
-    own = {name: getattr(vae, name) for name in _TILE_SIZES if isinstance(vae, AutoencoderKL)}
+    own = {name: getattr(vae, name) for name in _TILE_SIZES if isinstance(vae, diffusers.AutoencoderKL)}
     if own:
         vae.tile_sample_min_size = min(own["tile_sample_min_size"], max(side // 2, _LEAST_TILE_PIXELS))
         scale = 2 ** (len(vae.config.block_out_channels) - 1)
         vae.tile_latent_min_size = vae.tile_sample_min_size // scale
-    if isinstance(vae, AutoencoderTiny):
+    if isinstance(vae, diffusers.AutoencoderTiny):
         # It takes every autoencoder of its kind for one of 8 pixels a latent cell.
         vae.spatial_scale_factor = 2 ** (len(vae.config.decoder_block_out_channels) - 1)
         vae.tile_latent_min_size = vae.tile_sample_min_size // vae.spatial_scale_factor

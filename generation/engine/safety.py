@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from generation.engine.errors import EngineError
 
@@ -76,8 +76,8 @@ class SafetyFilter:
             return
 
         folder = self.settings.classifier
-        self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        classifier = AutoModelForImageClassification.from_pretrained(
+        self._processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        classifier = transformers.AutoModelForImageClassification.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
         )
         known = {name.lower() for name in classifier.config.id2label.values()}

@@ -18,6 +18,8 @@ class Command(BaseCommand):
         "pays. Start one per GPU (CUDA_VISIBLE_DEVICES chooses it); without a GPU it uses the CPU (TORCH_THREADS). "
         "SIGTERM lets what runs finish within WORKER_GRACE_S seconds, then hands it back."
     )
+    # They would import every page and view, for nothing that runs here.
+    requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """The command's options."""

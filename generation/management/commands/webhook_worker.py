@@ -14,6 +14,8 @@ class Command(BaseCommand):
         "Runs a webhook worker: it posts what generations' webhooks asked for, signed, and tries again what did not "
         "arrive. It needs no GPU and imports no torch. One is enough; several share the work."
     )
+    # They would import every page and view, for nothing that runs here.
+    requires_system_checks = []
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Runs until it is told to stop."""
