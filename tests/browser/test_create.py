@@ -50,8 +50,8 @@ def test_a_prompt_becomes_a_picture_where_one_looks(visits: Visits) -> None:
         page.wait_for_selector(".examples button img")
         assert page.evaluate("document.activeElement.id") == "prompt"
         assert violations(page) == []
-        draw(page, "a red circle", steps=40, size=512)
-        assert re.match(r"Step \d+ of 40", begun(page))
+        draw(page, "a red circle", steps=LONG, size=512)
+        assert re.match(rf"Step \d+ of {LONG}", begun(page))
         page.wait_for_selector(".card.large .preview")
         assert re.match(r"\d+ % · Create", page.title())
         place = page.locator(".card.large .frame").bounding_box()
@@ -96,12 +96,13 @@ def test_five_queue_without_blocking_and_each_can_be_canceled(visits: Visits) ->
     assert visits.complaints == []
 
 
-def test_a_reload_in_the_middle_finds_the_job(visits: Visits) -> None:
+def test_a_reload_in_the_middle_finds_the_job(visits: Visits, live: Live) -> None:
     with visits.opened("/") as page:
         draw(page, "a blue square", steps=60, size=512)
         begun(page)
-        page.reload()
-        page.wait_for_selector(".card.large:is(.denoising, .decoding, .loading)")
+        with live.held():
+            page.reload()
+            page.wait_for_selector(".card.large:is(.denoising, .decoding, .loading)")
         assert page.input_value("#prompt") == "a blue square"
         drawn(page)
     assert visits.complaints == []
@@ -111,8 +112,9 @@ def test_a_killed_worker_is_told_and_the_same_seed_goes_on(visits: Visits, live:
     with visits.opened("/") as page:
         draw(page, "a green star", steps=40, size=384)
         begun(page)
-        seed = newest(live)["seed"]
-        next(one for one in live.service.family() if "gpu_worker" in one.cmdline()).kill()
+        with live.held() as worker:
+            seed = newest(live)["seed"]
+            worker.kill()
         page.wait_for_selector(".card.large .status p:has-text('starting again with the same seed')")
         assert violations(page) == []
         drawn(page)

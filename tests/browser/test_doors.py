@@ -171,7 +171,7 @@ def test_a_lora_is_uploaded_in_the_admin(visits: Visits, live: Live) -> None:
 
 def test_jobs_are_canceled_and_retried_in_the_admin(visits: Visits, live: Live) -> None:
     """By buttons on the job's page, which shows by itself how far it is."""
-    job = live.create(steps=100, width=512, height=512)
+    job = live.occupy()
     live.wait(job["id"], "running")
     with visits.opened(f"/admin/generation/generation/{job['id']}/change/") as page:
         page.wait_for_selector(".readonly .state.running")

@@ -90,12 +90,19 @@ class Live:
         """What is asked for inside stays queued: the GPU worker is stopped while it is idle, and no core is busy."""
         open_jobs = "SELECT 1 FROM generation_generation WHERE finished_at IS NULL"
         wait_for(lambda: not self.service.sql(open_jobs), "an idle worker")
+        with self.held():
+            yield
+
+    @contextmanager
+    def held(self) -> Iterator[psutil.Process]:
+        """Inside, the GPU worker stands still in the middle of whatever it does."""
         worker = self.gpu_worker()
         worker.send_signal(SIGSTOP)
         try:
-            yield
+            yield worker
         finally:
-            worker.send_signal(SIGCONT)
+            with suppress(psutil.NoSuchProcess):  # it was killed
+                worker.send_signal(SIGCONT)
 
     @contextmanager
     def web_beside(self, **variables: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
