@@ -12,6 +12,8 @@ _SHARING: Final = {
     "clients": r"tests/(browser|clients)/",
     "builtin": r"tests/integration/builtin/",
 }
+# Those with running services.
+SHARING_SERVICES: Final = ("live", "clients")
 
 
 def group_of(nodeid: str) -> str:

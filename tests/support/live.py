@@ -18,6 +18,7 @@ from PIL import Image
 
 from models_registry import builtin
 from tests.support.clusters import cluster_copy
+from tests.support.groups import SHARING_SERVICES, group_of
 from tests.support.hub import HubDouble
 from tests.support.hub_repository import HubRepository
 from tests.support.pictures import encoded, text_of
@@ -169,27 +170,40 @@ class Live:
         return response.content
 
 
+_running: list[Service] = []
+
+
+@contextmanager
+def _started(data_dir: Path, **variables: str) -> Iterator[Service]:
+    """A service, ready, on the suite's database."""
+    cluster_copy(data_dir)
+    service = Service(data_dir, **variables)
+    _running.append(service)
+    try:
+        service.wait_ready()
+        yield service
+    finally:
+        service.end(SIGTERM)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Ends the services behind the last test of who shares them: idle ones would cost the rest a quarter of a core."""
+    if nextitem and group_of(nextitem.nodeid) not in SHARING_SERVICES:
+        while _running:
+            _running.pop().end(SIGTERM)
+
+
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """The whole service on embedded servers; small limits, so that tests reach them quickly."""
     data_dir: Path = tmp_path_factory.mktemp("live") / "data"
     site = f"http://localhost:{port_free()}"
-    cluster_copy(data_dir)
-    service = Service(
-        data_dir,
-        LEASE_S="5",
-        MAX_BODY_MB="1",
-        WORKER_GRACE_S="1",
-        WAIT_LIMIT_S="240",
-        CORS_ALLOWED_ORIGINS=site,
-    )
-    try:
-        service.wait_ready()
+    variables = {"LEASE_S": "5", "MAX_BODY_MB": "1", "WORKER_GRACE_S": "1", "WAIT_LIMIT_S": "240"}
+    with _started(data_dir, CORS_ALLOWED_ORIGINS=site, **variables) as service:
         client = Live(service, site=site)
         with client.http:
             yield client
-    finally:
-        service.end(SIGTERM)
 
 
 class Hubbed(Live):
@@ -235,13 +249,8 @@ def hubbed(live_hub: HubDouble, tmp_path_factory: pytest.TempPathFactory) -> Ite
     shutil.copy(builtin.ADAPTERS / "outline.safetensors", root / "adapters")
     HubRepository(live_hub, "org/outline", root / "adapters")
     data_dir = root / "service" / "data"
-    cluster_copy(data_dir)
-    service = Service(data_dir, HF_ENDPOINT=live_hub.url, WAIT_LIMIT_S="120")
-    try:
-        service.wait_ready()
+    with _started(data_dir, HF_ENDPOINT=live_hub.url, WAIT_LIMIT_S="120") as service:
         client = Hubbed(service, repositories)
         client.shell(REGISTER.format(families=FAMILIES, side=SIDE))
         with client.http:
             yield client
-    finally:
-        service.end(SIGTERM)

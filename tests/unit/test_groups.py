@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.groups import group_of
+from tests.support.groups import SHARING_SERVICES, group_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = {
@@ -16,7 +16,12 @@ FILES = {
 
 @pytest.mark.parametrize(
     ("fixture", "groups"),
-    [("live", {"live", "clients"}), ("visits", {"clients"}), ("hubbed", {"live"}), ("held_out", {"builtin"})],
+    [
+        ("live", set(SHARING_SERVICES)),
+        ("visits", {"clients"}),
+        ("hubbed", {"live"}),
+        ("held_out", {"builtin"}),
+    ],
 )
 def test_who_uses_what_takes_long_to_make_is_in_its_group(fixture: str, groups: set[str]) -> None:
     found = {
