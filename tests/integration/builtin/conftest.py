@@ -20,9 +20,18 @@ HELD_OUT = 24
 
 @pytest.fixture(scope="session")
 def pipeline() -> Any:
+    """In the number format and the order of weights that a worker on this machine draws with."""
+    import torch
+
+    from generation.engine.cpu import has_amx
     from models_registry.builtin.evaluate import load_pipeline
 
-    return load_pipeline()
+    if not has_amx():
+        return load_pipeline()
+    loaded = load_pipeline(number_format="bfloat16")
+    for part in (loaded.unet, loaded.vae):
+        part.to(memory_format=torch.channels_last)
+    return loaded
 
 
 @pytest.fixture(scope="session")

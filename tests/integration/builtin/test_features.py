@@ -156,7 +156,7 @@ def test_tiled_decoding_gives_nearly_the_same_picture(pipeline: Any) -> None:
 
     from generation.engine.pipelines import in_tiles
 
-    drawn = torch.from_numpy(values(input_scene(768))).permute(2, 0, 1)[None].float() / 127.5 - 1
+    drawn = torch.from_numpy(values(input_scene(768))).permute(2, 0, 1)[None].to(pipeline.dtype) / 127.5 - 1
     vae = pipeline.vae
     with torch.no_grad():
         latents = vae.encode(drawn).latents
