@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
 from tests.browser.visits import OPTIONS, Visits, chromium_path
 from tests.support.live import Live
 
 if TYPE_CHECKING:
-    from playwright.async_api import Page
+    from playwright.async_api import Browser, Page
 
 EDITOR = "tiny-editor"
 COMMIT = "e" * 40
@@ -23,18 +24,25 @@ Checkpoint.objects.create(
 """
 
 
-@pytest.fixture
-async def page(live: Live) -> AsyncIterator["Page"]:
-    """A page of the service (the log-in form), under the rules (CSP) that all of its pages have."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator["Browser"]:
+    """Chromium; its pages share nothing. Tests that use it run in the loop of their file."""
     executable = chromium_path()
     from playwright.async_api import async_playwright
 
     async with async_playwright() as started:
-        browser = await started.chromium.launch(executable_path=executable, args=OPTIONS)
-        opened = await browser.new_page()
-        await opened.goto(f"{live.url}/sign-in/")
-        yield opened
-        await browser.close()
+        launched = await started.chromium.launch(executable_path=executable, args=OPTIONS)
+        yield launched
+        await launched.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: "Browser", live: Live) -> AsyncIterator["Page"]:
+    """A page of the service (the log-in form), under the rules (CSP) that all of its pages have."""
+    opened = await browser.new_page()
+    await opened.goto(f"{live.url}/sign-in/")
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture(scope="module")

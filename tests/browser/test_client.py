@@ -15,6 +15,7 @@ from tests.support.service import SAFETY_S
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 NO_JOB = "00000000-0000-0000-0000-000000000000"
 QUICK: dict[str, Any] = {"prompt": "a red circle", "width": 256, "height": 256, "num_inference_steps": 2}
 LONG = QUICK | {"width": 512, "height": 512, "num_inference_steps": 100}

@@ -9,6 +9,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import pytest
 import redis
 from rq import Queue
 from rq.job import Job
@@ -22,6 +23,7 @@ from tests.support.live import Live
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 MOST_PAGES = 150
 
 
