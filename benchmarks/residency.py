@@ -1,4 +1,4 @@
-"""Measures what a model takes whole and in turns: `python -m benchmarks.residency [--part-mb N]`.
+"""Measures what a model takes whole, in turns and block by block: `python -m benchmarks.residency [--part-mb N]`.
 
 A checkpoint of two large parts, a text encoder and a U-Net, is loaded and drawn with, in a process of its own each
 time. Without a GPU the device's copies lie beside the host's in the same memory, so that the process's peak, less the
@@ -30,6 +30,7 @@ WAYS = {
     "host": "the host's own tensors",
     "whole": "copies of all parts",
     "turns": "copies in turns",
+    "blocks": "copies block by block",
 }
 
 
@@ -37,16 +38,21 @@ def measure(folder: Path, way: str) -> tuple[int, int, int]:
     """Loads and draws once; the process's peak and the parts' bytes, in MiB."""
     engine = Engine(threads=1)
     model = ModelRef("two", "two/parts", "", folder, dtype="float32")
-    sizes = weights_look(model, engine.device).sizes()
+    weights = weights_look(model, engine.device)
+    sizes, least = weights.sizes(), weights.least_sizes()
     whole, plan = sum(sizes.values()), engine.plan(model)
     if way != "host" and plan is not None:
-        largest = max(sizes["text_encoder"], sizes["unet"]) + sizes["vae"]
-        room = whole if way == "whole" else largest
+        rooms = {
+            "whole": whole,
+            "turns": max(sizes["text_encoder"], sizes["unet"]) + sizes["vae"],
+            "blocks": max(least["text_encoder"], least["unet"]) + sizes["vae"],
+        }
         forced = dataclasses.replace(
             plan,
             in_turns=True,
+            in_blocks=way == "blocks",
             stages=(whole, whole, sizes["vae"]),
-            room_bytes=room + 64 * MIB,
+            room_bytes=rooms[way] + 64 * MIB,
             working_bytes=0,
         )
         engine.cache.plan = lambda model: forced  # type: ignore[method-assign]  # what a planner would say elsewhere

@@ -35,6 +35,7 @@ class Fit(models.TextChoices):
     FITS = "fits", "at once"
     WITH_OFFLOAD = "fits_with_offload", "its parts in turns"
     IN_FLOAT8 = "fits_in_float8", "with the denoiser's weights in eight bits"
+    IN_BLOCKS = "fits_in_blocks", "block by block, at each step anew"
     TOO_LARGE = "too_large", "not at all"
 
 

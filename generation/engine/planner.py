@@ -2,17 +2,19 @@
 
 What does not fit at once may fit in turns: text encoders while the prompt is read, then the denoiser, then the
 autoencoder alone. Host copies of weights never change, so whatever leaves the device is dropped there and not copied
-back. What is too large even so may fit with the denoiser's weights in eight bits.
+back. What is too large even so may fit with the denoiser's weights in eight bits. On the smallest devices parts come
+and go block by block, at each step anew, but for as many blocks as there is room for.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-FITS, WITH_OFFLOAD, IN_FLOAT8, TOO_LARGE = "fits", "fits_with_offload", "fits_in_float8", "too_large"
+FITS, WITH_OFFLOAD, IN_FLOAT8 = "fits", "fits_with_offload", "fits_in_float8"
+IN_BLOCKS, TOO_LARGE = "fits_in_blocks", "too_large"
 
 DENOISERS: Final = ("unet", "transformer")
-ENCODERS: Final = ("text_encoder", "text_encoder_2", "text_encoder_3")
+ENCODERS: Final = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 # The denoiser whose weights can be stored in eight bits.
 FLOAT8_PART: Final = "transformer"
 # What a driver, its kernels and their workspaces take of a GPU.
@@ -28,15 +30,27 @@ _ENCODING_BYTES: Final = 256 << 20
 
 @dataclass(frozen=True)
 class Weights:
-    """How many numbers each part of a model has, and the bytes of one in the format that it runs in."""
+    """How many numbers each part of a model has, and the bytes of one in the format that it runs in.
+
+    `least` is how many of a part's have to be there at once where its blocks come one after another; without it they do
+    not.
+    """
 
     numbers: Mapping[str, int]
     item_bytes: int
+    least: Mapping[str, int] = field(default_factory=dict)
 
     def sizes(self, *, float8: bool = False) -> dict[str, int]:
         """The bytes of each part, with the denoiser's weights in eight bits or not."""
-        sizes = {name: count * self.item_bytes for name, count in self.numbers.items()}
-        return sizes | {FLOAT8_PART: self.numbers[FLOAT8_PART]} if float8 else sizes
+        return self._bytes(self.numbers, float8=float8)
+
+    def least_sizes(self, *, float8: bool = False) -> dict[str, int]:
+        """The bytes of each part that have to be there at once."""
+        return self._bytes({**self.numbers, **self.least}, float8=float8)
+
+    def _bytes(self, numbers: Mapping[str, int], *, float8: bool) -> dict[str, int]:
+        sizes = {name: count * self.item_bytes for name, count in numbers.items()}
+        return sizes | {FLOAT8_PART: numbers[FLOAT8_PART]} if float8 else sizes
 
 
 @dataclass(frozen=True)
@@ -50,12 +64,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a model fits: one of the four words above, and why.
+    """How a model fits: one of the five words above, and why.
 
-    `in_turns` says that its parts are on the device in turns, `float8` that the denoiser's weights are stored in eight
-    bits. `stages` are the bytes of weights that are there while it encodes, denoises and decodes. `room_bytes` is what
-    the device has for weights and intermediate results, of which `working_bytes` stay free for the latter while it
-    denoises, and `encoding_bytes` while it encodes.
+    `in_turns` says that its parts are on the device in turns, `in_blocks` that their blocks do so as well, `float8`
+    that the denoiser's weights are stored in eight bits. `stages` are the bytes of weights that are there while it
+    encodes, denoises and decodes. `room_bytes` is what the device has for weights and intermediate results, of which
+    `working_bytes` stay free for the latter while it denoises, and `encoding_bytes` while it encodes.
     """
 
     verdict: str
@@ -64,6 +78,7 @@ class Plan:
     room_bytes: int
     working_bytes: int
     in_turns: bool = False
+    in_blocks: bool = False
     float8: bool = False
 
     @property
@@ -81,25 +96,22 @@ def plan_make(weights: Weights, memory: Memory, *, dtype: str = "auto") -> Plan:
     """How a model of these weights fits into this memory.
 
     `dtype` is the row's: `auto` takes eight bits for the denoiser where sixteen do not fit, `float8` always does,
-    another name never. A U-Net has no such choice, since it would be slower by far.
+    another name never. A U-Net has no such choice, since it would be slower by far. Block by block comes last, with the
+    fewest bits of these, since all of it is copied at each step.
     """
-    plan: Plan | None = None
-    for float8 in {"float8": (True,), "auto": (False, True)}.get(dtype, (False,)):
-        if float8 and FLOAT8_PART not in weights.numbers:
-            continue
-        plan = _plan(weights, memory, float8=float8)
-        if plan.verdict != TOO_LARGE:
-            return plan
-    return plan or _plan(weights, memory, float8=False)
+    formats = {"float8": (True,), "auto": (False, True)}.get(dtype, (False,))
+    if FLOAT8_PART not in weights.numbers:
+        formats = (False,)
+    plans = [_plan(weights, memory, float8=float8) for float8 in formats]
+    in_blocks = _in_blocks(weights, memory, float8=formats[-1])
+    return next((plan for plan in [*plans, in_blocks] if plan and plan.verdict != TOO_LARGE), plans[-1])
 
 
 def _plan(weights: Weights, memory: Memory, *, float8: bool) -> Plan:
     sizes = weights.sizes(float8=float8)
     whole = sum(sizes.values())
-    denoiser = sum(sizes.get(name, 0) for name in DENOISERS)
-    encoders = sum(sizes.get(name, 0) for name in ENCODERS)
-    rest = whole - denoiser - encoders
-    working = 0 if memory.shared else int(max(min(_WORKING_BYTES, denoiser / 2), _WORKING_PART * denoiser))
+    denoiser, encoders, rest = _grouped(sizes)
+    working = 0 if memory.shared else _working(denoiser)
     room = memory.device - (0 if memory.shared else CONTEXT_BYTES)
     stored = " with the denoiser's in float8" if float8 else ""
     takes = f"Its weights take {_gb(whole)}{stored}, and the device has {_gb(memory.device)}"
@@ -122,6 +134,38 @@ def _plan(weights: Weights, memory: Memory, *, float8: bool) -> Plan:
         return plan(TOO_LARGE, takes)
     needs = f"in turns, too, it would need {_gb(needed + CONTEXT_BYTES)}"
     return plan(TOO_LARGE, f"{takes}: {needs}")
+
+
+def _in_blocks(weights: Weights, memory: Memory, *, float8: bool) -> Plan | None:
+    """How a model fits block by block, with as many of them there as there is room for; None where it does not."""
+    sizes = weights.sizes(float8=float8)
+    whole = sum(sizes.values())
+    denoiser, encoders, rest = _grouped(sizes)
+    least_denoiser, least_encoders, _ = _grouped(weights.least_sizes(float8=float8))
+    working, room = _working(denoiser), memory.device - CONTEXT_BYTES
+    encoding = min(_ENCODING_BYTES, working)
+    needed = rest + max(least_denoiser + working, least_encoders + encoding)
+    if not weights.least or memory.shared or needed > room or whole + PROCESS_BYTES > memory.host:
+        return None
+    stored = " with the denoiser's in float8" if float8 else ""
+    reason = (
+        f"Its weights take {_gb(whole)}{stored}, and the device has {_gb(memory.device)}: what has no room there is "
+        "copied block by block at each step, which is slow."
+    )
+    stages = (min(rest + encoders, room - encoding), min(rest + denoiser, room - working), rest)
+    return Plan(IN_BLOCKS, reason, stages, room, working, in_turns=True, in_blocks=True, float8=float8)
+
+
+def _grouped(sizes: Mapping[str, int]) -> tuple[int, int, int]:
+    """The bytes of the denoiser, of the text encoders and of the rest."""
+    denoiser = sum(sizes.get(name, 0) for name in DENOISERS)
+    encoders = sum(sizes.get(name, 0) for name in ENCODERS)
+    return denoiser, encoders, sum(sizes.values()) - denoiser - encoders
+
+
+def _working(denoiser: int) -> int:
+    """What a step takes beside weights."""
+    return int(max(min(_WORKING_BYTES, denoiser / 2), _WORKING_PART * denoiser))
 
 
 def _gb(size: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import torch
 
+from generation.engine.blocks import least_of
 from generation.engine.errors import EngineModelBroken
 from generation.engine.loader import CHECKER, dtype_for, weights_files
 from generation.engine.planner import Weights
@@ -32,18 +33,25 @@ def weights_look(model: ModelRef, device: torch.device) -> Weights:
     index: dict[str, Any] = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
     dtype = dtype_for(model.dtype, device, components=index.keys())
     parts = [model.folder / name for name in index.keys() - set(CHECKER)]
-    numbers = {
-        part.name: sum(_numbers(path) for path in weights_files(part, variant=model.variant))
+    tensors = {
+        part.name: {
+            name: count
+            for path in weights_files(part, variant=model.variant)
+            for name, count in _numbers(path).items()
+        }
         for part in parts
         if any(part.glob("*.safetensors"))
     }
-    return Weights(numbers, dtype.itemsize)
+    return Weights(
+        {name: sum(counts.values()) for name, counts in tensors.items()},
+        dtype.itemsize,
+        {name: least_of(counts) for name, counts in tensors.items()},
+    )
 
 
-def _numbers(path: Path) -> int:
-    """How many numbers a safetensors file holds."""
+def _numbers(path: Path) -> dict[str, int]:
+    """How many numbers each tensor of a safetensors file holds."""
     with path.open("rb") as file:
         (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
         header = json.loads(file.read(min(length, _MAX_HEADER_BYTES)))
-    shapes: list[list[int]] = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-    return sum(math.prod(shape) for shape in shapes)
+    return {name: math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}

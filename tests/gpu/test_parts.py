@@ -19,6 +19,7 @@ HERE = (
     "family sdxl",
     "family flux",
     "in turns",
+    "in blocks",
     "float8",
     "second chance",
     "swaps",

@@ -42,3 +42,15 @@ def memory_tight(model: ModelRef, device: torch.device) -> Memory:
     denoiser, encoders = (sum(sizes.get(name, 0) for name in names) for names in (DENOISERS, ENCODERS))
     room = sum(sizes.values()) + denoiser // 2 - min(denoiser, encoders) // 2
     return Memory(CONTEXT_BYTES + room, 1 << 40)
+
+
+def memory_least(model: ModelRef, device: torch.device) -> Memory:
+    """So little memory that blocks come one after another, and no more stays than has to."""
+    weights = weights_look(model, device)
+    eighths = model.dtype == "float8"
+    sizes, least = weights.sizes(float8=eighths), weights.least_sizes(float8=eighths)
+    rest = sum(size for name, size in sizes.items() if name not in (*ENCODERS, *DENOISERS))
+    encoders = sum(least.get(name, 0) for name in ENCODERS)
+    denoiser = next(name for name in DENOISERS if name in sizes)
+    room = rest + max(least[denoiser] + sizes[denoiser] // 2, encoders + sizes[denoiser] // 2)
+    return Memory(CONTEXT_BYTES + room, 1 << 40)

@@ -3,9 +3,19 @@
 import pytest
 
 from generation.choices import Fit
-from generation.engine.planner import FITS, IN_FLOAT8, TOO_LARGE, WITH_OFFLOAD, Memory, Weights, plan_make
+from generation.engine.blocks import blocks_of, least_of
+from generation.engine.planner import (
+    FITS,
+    IN_BLOCKS,
+    IN_FLOAT8,
+    TOO_LARGE,
+    WITH_OFFLOAD,
+    Memory,
+    Weights,
+    plan_make,
+)
 
-CARDS = (8, 12, 16, 24, 48, 80)
+CARDS = (4, 6, 8, 12, 16, 24, 48, 80)
 GIB = 1 << 30
 HOST = 128 * GIB
 # GB in 16 bits: denoiser, text encoders, autoencoder.
@@ -17,23 +27,27 @@ MODELS = {
     "FLUX.1": ("transformer", 23.8, 9.8, 0.17),
     "Qwen-Image": ("transformer", 40.9, 16.6, 0.25),
 }
-F, T, E, X = FITS, WITH_OFFLOAD, IN_FLOAT8, TOO_LARGE
+# The share of a part that has to be there at once where it comes block by block.
+LEAST = {"unet": 0.1, "transformer": 0.06, "text_encoder": 0.15}
+F, T, E, B, X = FITS, WITH_OFFLOAD, IN_FLOAT8, IN_BLOCKS, TOO_LARGE
 TABLE = {
-    #               8  12  16  24  48  80
-    "SD 1.5": (F, F, F, F, F, F),
-    "SDXL": (T, F, F, F, F, F),
-    "Z-Image": (X, E, T, F, F, F),
-    "SD3.5-large": (X, E, E, T, F, F),
-    "FLUX.1": (X, X, E, E, F, F),
-    "Qwen-Image": (X, X, X, E, T, F),
+    #          4  6  8  12 16 24 48 80
+    "SD 1.5": (F, F, F, F, F, F, F, F),
+    "SDXL": (B, B, T, F, F, F, F, F),
+    "Z-Image": (B, B, B, E, T, F, F, F),
+    "SD3.5-large": (B, B, B, E, E, T, F, F),
+    "FLUX.1": (B, B, B, B, E, E, F, F),
+    "Qwen-Image": (B, B, B, B, B, E, T, F),
 }
 
 
 def weights(name: str) -> Weights:
     """A model's sizes, as its files' headers say them."""
     denoiser, *sizes = MODELS[name]
-    numbers = [int(size * 1e9 / 2) for size in sizes]  # type: ignore[operator]  # what follows the name
-    return Weights(dict(zip((str(denoiser), "text_encoder", "vae"), numbers, strict=True)), 2)
+    counts = [int(size * 1e9 / 2) for size in sizes]  # type: ignore[operator]  # what follows the name
+    numbers = dict(zip((str(denoiser), "text_encoder", "vae"), counts, strict=True))
+    least = {part: int(numbers[part] * share) for part, share in LEAST.items() if part in numbers}
+    return Weights(numbers, 2, least)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +63,9 @@ def test_every_model_on_every_card(name: str, card: int, verdict: str) -> None:
     if verdict != TOO_LARGE:
         assert plan.stages[0] + plan.encoding_bytes < memory.device
         assert plan.stages[1] + plan.working_bytes < memory.device
+    assert plan.in_blocks == (verdict == IN_BLOCKS)
     assert plan.in_turns == (len(set(plan.stages)) > 1)
-    assert plan.float8 == (verdict == IN_FLOAT8) or verdict == TOO_LARGE
+    assert plan.float8 == (verdict == IN_FLOAT8) or verdict in (IN_BLOCKS, TOO_LARGE)
 
 
 def test_in_turns_encoders_go_before_the_denoiser_comes() -> None:
@@ -66,10 +81,10 @@ def test_in_turns_encoders_go_before_the_denoiser_comes() -> None:
 @pytest.mark.parametrize(
     ("name", "dtype", "card", "verdict"),
     [
-        ("FLUX.1", "bfloat16", 24, TOO_LARGE),  # eight bits are for those who did not say otherwise
+        ("FLUX.1", "bfloat16", 24, IN_BLOCKS),  # eight bits are for those who did not say otherwise
         ("FLUX.1", "float8", 48, IN_FLOAT8),
         ("SDXL", "float8", 24, FITS),  # a U-Net stays as it is
-        ("SDXL", "auto", 4, TOO_LARGE),
+        ("SDXL", "auto", 2, TOO_LARGE),
     ],
 )
 def test_the_rows_number_format_decides(name: str, dtype: str, card: int, verdict: str) -> None:
@@ -77,7 +92,7 @@ def test_the_rows_number_format_decides(name: str, dtype: str, card: int, verdic
 
 
 def test_workers_and_clients_have_the_same_words() -> None:
-    assert Fit.values == [FITS, WITH_OFFLOAD, IN_FLOAT8, TOO_LARGE]
+    assert Fit.values == [FITS, WITH_OFFLOAD, IN_FLOAT8, IN_BLOCKS, TOO_LARGE]
 
 
 def test_the_host_has_to_hold_what_is_read() -> None:
@@ -93,3 +108,22 @@ def test_without_a_gpu_the_device_is_the_host() -> None:
     memory = Memory(8 * GIB, 8 * GIB, shared=True)
     assert plan_make(weights("SDXL"), memory).verdict == FITS
     assert plan_make(weights("Z-Image"), memory).verdict == TOO_LARGE
+
+
+def test_blocks_are_told_by_the_names_of_weights() -> None:
+    """Those of a large block stand for it, where they are nearly all of it; a layer with a number is no block."""
+    sizes = {f"transformer_blocks.{number}.attn.to_q.weight": 10 for number in range(20)}
+    sizes |= {f"transformer_blocks.{number}.attn.to_out.0.weight": 10 for number in range(20)}
+    sizes |= {"proj_out.weight": 5, "time.0.weight": 7}
+    assert blocks_of(sizes) == sorted(f"transformer_blocks.{number}" for number in range(20))
+    assert least_of(sizes) == 20 + 12
+    deep = {
+        f"up_blocks.0.attentions.0.transformer_blocks.{number}.ff.proj.weight": 10 for number in range(20)
+    }
+    deep |= {
+        f"up_blocks.0.attentions.0.transformer_blocks.{number}.ff.net.2.weight": 9 for number in range(20)
+    }
+    deep |= {"up_blocks.0.attentions.0.proj_in.weight": 3}
+    assert len(blocks_of(deep)) == 20
+    assert least_of(deep) == 19 + 3
+    assert (blocks_of({"embed.weight": 3}), least_of({"embed.weight": 3})) == ([], 3)

@@ -13,15 +13,23 @@ import pytest
 import torch
 from PIL import Image
 
-from generation.engine import AdapterUse, Engine, EngineRefused, ModelRef
+from generation.engine import AdapterUse, Engine, EngineRefused, ModelRef, residency
 from generation.engine.cache_entry import CacheEntry
-from generation.engine.planner import IN_FLOAT8, WITH_OFFLOAD
+from generation.engine.planner import IN_BLOCKS, IN_FLOAT8, WITH_OFFLOAD
 from generation.engine.stages import Embeddings
-from tests.support.batches import SIDE, TinyModel, memory_tight, pixels, quick
+from tests.support.batches import SIDE, TinyModel, memory_least, memory_tight, pixels, quick
 from tests.support.lora_files import pair, safetensors
 from tests.support.pictures import encoded
 
 FAMILIES = ("sdxl", "sd3", "flux", "z-image")
+# Each kind of denoiser and of text encoder; the others only where everything is tried.
+IN_BLOCKS_FAMILIES = (
+    *("sdxl", "flux", "qwen-image", "sana"),
+    *(
+        pytest.param(name, marks=pytest.mark.long)
+        for name in ("sd1", "sd3", "flux2-klein", "z-image", "chroma", "pixart", "lumina2", "hidream")
+    ),
+)
 
 
 @pytest.fixture
@@ -82,6 +90,107 @@ def test_parts_in_turns_draw_the_same(
     other = dataclasses.replace(batch, prompt="a blue square")
     assert pixels(tight, other) == pixels(engine, other) != expected
     assert reads
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Makes weights that are not on the device no numbers; the list has a word for each coming and going."""
+    words: list[str] = []
+    bring = residency._Weights.bring
+
+    def come(weights: Any, device: torch.device) -> None:
+        bring(weights, device)
+        words.append("come")
+
+    def go(weights: Any) -> None:
+        with torch.inference_mode(mode=False):
+            for tensor, data in weights._host:
+                tensor.data = torch.full_like(data, torch.nan)
+        weights.is_here = False
+        words.append("go")
+
+    monkeypatch.setattr(residency._Weights, "bring", come)
+    monkeypatch.setattr(residency._Weights, "drop", go)
+    return words
+
+
+# Chroma's own import, in diffusers.
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed. is deprecated:FutureWarning")
+@pytest.mark.parametrize("family", IN_BLOCKS_FAMILIES)
+def test_blocks_in_turns_draw_the_same(
+    engine: Engine, tiny: TinyModel, poisoned: list[str], family: str
+) -> None:
+    """Whatever is called is there when it is called, and no longer."""
+    model = dataclasses.replace(tiny(family), dtype="float32", id=f"{family}-whole")
+    batch = quick(model)
+    expected = pixels(engine, batch)
+    tight = Engine(threads=1)
+    try:
+        memory = memory_least(model, tight.device)
+        tight.cache.memory = lambda: memory
+        assert (tight.plan(model) or pytest.fail("no plan")).verdict == IN_BLOCKS
+        tight.load(model)
+        entry = entry_of(tight, model)
+        assert entry.residency is not None
+        for part in entry.residency._parts.values():
+            for weights in (part._outside, *part._blocks):
+                weights.drop()
+        poisoned.clear()
+        assert pixels(tight, batch) == expected
+        assert poisoned.count("go") > 3, "nothing came and went"
+        assert not any(block.is_here for part in entry.residency._parts.values() for block in part._blocks)
+    finally:
+        tight.close()
+
+
+def test_as_many_blocks_stay_as_there_is_room_for() -> None:
+    """Beside one that passes; with room for all of them, all."""
+    module = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(8, 8)) for _ in range(4)))
+    part = residency._Part(module, torch.device("cpu"), in_blocks=True)
+    block = part.bytes // 4
+    for room, there in ((block, 0), (2 * block, 1), (4 * block - 1, 2), (4 * block, 4)):
+        part.bring(room=room)
+        assert sum(each.is_here for each in part._blocks) == there
+        assert part.held_bytes == there * block
+        assert module(torch.zeros(1, 8)).shape == (1, 8)
+        assert part.held_bytes == there * block, "what passed has gone"
+        part.drop()
+        assert part.held_bytes == 0
+
+
+def test_a_block_goes_after_a_call_that_failed() -> None:
+    module = torch.nn.Sequential(
+        torch.nn.Sequential(torch.nn.Linear(8, 8)), torch.nn.Sequential(torch.nn.ReLU())
+    )
+    part = residency._Part(module, torch.device("cpu"), in_blocks=True)
+    part.bring(room=0)
+    with pytest.raises(RuntimeError):
+        module(torch.zeros(1, 3))
+    assert not part._blocks[0].is_here
+    assert module(torch.zeros(1, 8)).shape == (1, 8)
+
+
+def test_an_adapter_comes_with_its_block(engine: Engine, tiny: TinyModel, tmp_path: Path) -> None:
+    """And stays there, being small."""
+    model = dataclasses.replace(tiny("flux"), dtype="float32", id="flux-adapted")
+    layer = "single_transformer_blocks.0.attn.to_q"
+    batch = quick(model, num_inference_steps=1)
+    before = pixels(engine, batch)
+    out, inputs = entry_of(engine, model).pipeline.transformer.get_submodule(layer).weight.shape
+    file = tmp_path / "lora.safetensors"
+    file.write_bytes(safetensors(pair(f"transformer.{layer}", inputs, out)))
+    use = AdapterUse("soft", hashlib.sha256(file.read_bytes()).hexdigest(), file, 1000.0)
+    adapted = dataclasses.replace(batch, adapters=(use,))
+    expected = pixels(engine, adapted)
+    assert expected != before
+    tight = Engine(threads=1)
+    try:
+        memory = memory_least(model, tight.device)
+        tight.cache.memory = lambda: memory
+        assert pixels(tight, adapted) == expected
+        assert pixels(tight, batch) == before
+    finally:
+        tight.close()
 
 
 def test_pictures_and_their_kinds_come_through_in_turns(
