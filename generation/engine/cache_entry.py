@@ -33,6 +33,7 @@ class CacheEntry:
     bytes: int = 0
     weights_sha256: str = ""
     dtype: str = ""
+    vae_dtype: Any = None
     broken: bool = False
     plan: Plan | None = None
     residency: Residency | None = None
@@ -52,6 +53,7 @@ class CacheEntry:
         self.host, self.bytes = host, host.bytes
         self.weights_sha256 = host.weights_sha256
         self.dtype = str(host.dtype).removeprefix("torch.")
+        self.vae_dtype = host.vae_dtype
         self.scheduler = host.parts["scheduler"]
 
     def serves(self, model: ModelRef) -> bool:

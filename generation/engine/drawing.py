@@ -29,6 +29,7 @@ from generation.engine.pipelines import (
     old_text_encoder_name,
     pictures_of,
     pipeline_for,
+    size_keep,
     step_callback,
     steps_of,
 )
@@ -213,7 +214,7 @@ class Drawing:
         self._warn([{"param": "num_images", "reason": reason, "used": 1}])
         vae = self.entry.pipeline.vae
         # SDXL's pipeline decodes in single precision, and leaves the autoencoder so where memory ends in the middle.
-        vae.to(getattr(torch, self.entry.dtype))
+        vae.to(self.entry.vae_dtype)
         with in_tiles(vae, side=min(self.batch.width, self.batch.height)):
             return [
                 image
@@ -256,6 +257,7 @@ class Drawing:
             self.listeners.on_warning(warning)
 
     def _draw(self, batch: Batch, seeds: list[int]) -> list[Image.Image]:
+        size_keep(self.pipeline, width=batch.width, height=batch.height)
         arguments, warnings = call_arguments(self.pipeline, batch)
         self._warn(warnings)
         self.pipeline.__dict__["scheduler"] = scheduler_make(
@@ -312,6 +314,7 @@ class Drawing:
             "device": memory.device_name(device),
             "dtype": entry.dtype,
             "stored_dtype": entry.stored_dtype,
+            "vae_dtype": str(entry.vae_dtype).removeprefix("torch."),
             "decoded_in_tiles": self.tiled or self.sparing,
             "memory_format": (
                 "channels_last" if channels_last(device, getattr(torch, entry.dtype)) else "contiguous"

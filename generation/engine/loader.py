@@ -11,6 +11,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -114,6 +115,12 @@ class HostModel:
     weights_sha256: str
     bytes: int = field(init=False)
 
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        """What the autoencoder runs in, as far as its pipeline does not widen it."""
+        vae = self.modules.get("vae")
+        return next((tensor.dtype for tensor in vae.tensors.values()), self.dtype) if vae else self.dtype
+
     def __post_init__(self) -> None:
         self.bytes = sum(
             tensor.nbytes for module in self.modules.values() for tensor in module.tensors.values()
@@ -179,9 +186,18 @@ def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool, flo
             continue
         if issubclass(kind, torch.nn.Module):
             stored = FLOAT8 if float8 and name == FLOAT8_PART else None
+            ranged = name == "vae" and _needs_range(pipeline_type, kind, folder, dtype)
             modules[name] = _module_read(
-                kind, folder, dtype, model.variant, digest.update, device=device, stored=stored
+                kind,
+                folder,
+                torch.bfloat16 if ranged else dtype,
+                model.variant,
+                digest.update,
+                device=device,
+                stored=stored,
             )
+            if ranged:
+                modules[name].config = {**modules[name].config, "force_upcast": False}
         elif issubclass(kind, diffusers.SchedulerMixin):
             parts[name] = kind.from_config(kind.load_config(folder))
         else:
@@ -190,6 +206,20 @@ def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool, flo
     if "requires_safety_checker" in optional:
         options["requires_safety_checker"] = False
     return HostModel(model, dtype, float8, pipeline_type, modules, parts, options, digest.hexdigest())
+
+
+def _needs_range(pipeline_type: Any, kind: Any, folder: Path, dtype: torch.dtype) -> bool:
+    """Whether an autoencoder is to run in bfloat16 since float16, the model's format, is too narrow for it.
+
+    Its configuration says so, and its pipeline would widen it to single precision for each picture, which takes twice
+    the memory; so it does on a card that only emulates bfloat16.
+    """
+    return (
+        dtype == torch.float16
+        and hasattr(pipeline_type, "upcast_vae")
+        and kind.load_config(folder).get("force_upcast", kind is diffusers.AutoencoderKL)
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
 
 
 def _pipeline_type(name: str) -> Any:
@@ -243,22 +273,30 @@ def _module_read(
     config = kind.load_config(folder) if diffusers_model else kind.config_class.from_pretrained(folder)
     kept = _kept_single(kind, dtype)
     tensors: dict[str, torch.Tensor] = {}
-    for path in weights_files(folder, variant=variant):
-        hash_more(f"{folder.name}/{path.name}".encode())
-        with path.open("rb") as file:
-            hash_more(hashlib.file_digest(file, "sha256").digest())
-        for key, mapped in load_file(path).items():
-            wanted = torch.float32 if any(part in key.split(".") for part in kept) else dtype
-            if stored and storable(kind, key, mapped):
-                wanted = stored
-            # A copy, so that the file is really read here and not, page by page, in the middle of a step.
-            tensor = mapped.to(
-                wanted if mapped.is_floating_point() else mapped.dtype,
-                memory_format=layout if mapped.ndim == _CONVOLUTION else _PLAIN,
-                copy=True,
-            )
-            tensors[key] = tensor.pin_memory() if pin else tensor
+    with ThreadPoolExecutor(1, thread_name_prefix="weights-hasher") as beside:
+        for path in weights_files(folder, variant=variant):
+            # While it is copied, so that the disk is read once and the host's memory passed through once.
+            digest = beside.submit(_digest, path)
+            for key, mapped in load_file(path).items():
+                wanted = torch.float32 if any(part in key.split(".") for part in kept) else dtype
+                if stored and storable(kind, key, mapped):
+                    wanted = stored
+                # A copy, so that the file is really read here and not, page by page, in the middle of a step.
+                tensors[key] = torch.empty_like(
+                    mapped,
+                    dtype=wanted if mapped.is_floating_point() else mapped.dtype,
+                    memory_format=layout if mapped.ndim == _CONVOLUTION else _PLAIN,
+                    pin_memory=pin,
+                ).copy_(mapped)
+            hash_more(f"{folder.name}/{path.name}".encode())
+            hash_more(digest.result())
     return HostModule(kind, config, tensors)
+
+
+def _digest(path: Path) -> bytes:
+    """A file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _kept_single(kind: Any, dtype: torch.dtype) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from generation.engine.specs import Batch
 _KINDS: Final = {"img2img": "AutoPipelineForImage2Image", "inpaint": "AutoPipelineForInpainting"}
 _TILE_SIZES: Final = ("tile_sample_min_size", "tile_latent_min_size")
 _LEAST_TILE_PIXELS: Final = 256
+# So that a side that was divided and multiplied again is not rounded down to the multiple below it.
+_BY_A_HAIR: Final = 1 + 1e-9
 
 # What diffusers calls after each step, with pipeline, step, timestep and tensors.
 AfterStep = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
@@ -85,6 +88,16 @@ def _guidance(batch: Batch, taken: Mapping[str, inspect.Parameter]) -> dict[str,
         return arguments | {"true_cfg_scale": 1.0}
     # Without a negative prompt the scale would have no effect; the models were taught with a space in its place.
     return arguments | {"true_cfg_scale": scale, "negative_prompt": batch.negative_prompt or " "}
+
+
+def size_keep(pipeline: Any, *, width: int, height: int) -> None:
+    """Has a row's pipeline draw in the size that is asked for where it would bring each to a million pixels.
+
+    HiDream's does: to the square of a side, as many cells of its autoencoder, that can be told.
+    """
+    if type(pipeline).__name__ == "HiDreamImagePipeline":
+        side = math.sqrt(width * height) / pipeline.vae_scale_factor
+        pipeline.default_sample_size = side * _BY_A_HAIR
 
 
 def step_callback(pipeline: Any, after_step: AfterStep) -> dict[str, Any]:

@@ -103,7 +103,19 @@ class _Autoencoder:
 
     def __init__(self, module: Any, decode: Callable[..., Any]) -> None:
         self._module = module
-        self.decode = decode
+        self.decode = functools.partial(decode, self._decode)
+
+    def encode(self, pixels: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+        """Encodes, in the format that it runs in."""
+        return self._module.encode(self._ranged(pixels), *arguments, **keywords)
+
+    def _decode(self, latents: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+        return self._module.decode(self._ranged(latents), *arguments, **keywords)
+
+    def _ranged(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same in bfloat16 for an autoencoder of that beside a denoiser in float16."""
+        narrow = tensor.dtype == torch.float16 and self._module.dtype == torch.bfloat16
+        return tensor.to(torch.bfloat16) if narrow else tensor
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
@@ -115,9 +127,8 @@ class _Autoencoder:
 
 def decode_by(pipeline: Any, decode: Callable[..., Any]) -> None:
     """Has a row's pipeline decode with a function that takes the autoencoder's own one first."""
-    vae = pipeline.vae
     # Past the registration of parts, whose place it takes.
-    pipeline.__dict__["vae"] = _Autoencoder(vae, functools.partial(decode, vae.decode))
+    pipeline.__dict__["vae"] = _Autoencoder(pipeline.vae, decode)
 
 
 def decoding_bytes(*, pixels: int, dtype: torch.dtype) -> int:
