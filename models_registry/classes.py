@@ -26,6 +26,7 @@ _MODELS: Final = frozenset(
         *("Lumina2Transformer2DModel", "SanaTransformer2DModel", "CogView3PlusTransformer2DModel"),
         *("CogView4Transformer2DModel", "QwenImageTransformer2DModel", "ZImageTransformer2DModel"),
         *("OvisImageTransformer2DModel", "PRXTransformer2DModel", "PriorTransformer", "StableCascadeUNet"),
+        "HiDreamImageTransformer2DModel",
         # Autoencoders
         *("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "ConsistencyDecoderVAE", "VQModel"),
         *("AutoencoderDC", "AutoencoderKLQwenImage", "AutoencoderKLFlux2"),
@@ -78,6 +79,11 @@ _NAMING: Final[Mapping[str, frozenset[str]]] = {
     "image_processor_type": _PROCESSORS,
     "feature_extractor_type": _PROCESSORS,
 }
+# What an index has to name where some leave it for their users to bring: HiDream's fourth text encoder is a Llama,
+# whose own repository asks for its licence to be accepted.
+_EXPECTED: Final[Mapping[str, tuple[str, ...]]] = {
+    "HiDreamImagePipeline": ("text_encoder_4", "tokenizer_4"),
+}
 # Settings that have code beside the weights imported.
 _CODE: Final = ("auto_map", "custom_pipelines")
 
@@ -113,6 +119,14 @@ def pipeline_check(class_name: Any) -> None:
         raise ClassRefusedError(f"its pipeline is of a class that is not supported ({class_name})")
 
 
+def whole_check(index: Mapping[str, Any]) -> None:
+    """Whether an index names all that its pipeline cannot do without. Raises ClassRefusedError."""
+    for name in _EXPECTED.get(str(index.get("_class_name")), ()):
+        named = index.get(name)
+        if not isinstance(named, list) or None in named:
+            raise ClassRefusedError(f"it lacks its {name}; a repository that has it as well can be used")
+
+
 def folder_check(folder: Path) -> None:
     """Whether a checkpoint's folder names nothing but listed classes. Raises ClassRefusedError, OSError."""
     try:
@@ -122,6 +136,7 @@ def folder_check(folder: Path) -> None:
     if not isinstance(index, dict):
         raise ClassRefusedError("its model_index.json is not a JSON object")
     pipeline_check(index.get("_class_name"))
+    whole_check(index)
     for name, value in index.items():
         if isinstance(value, list) and len(value) == PAIR and None not in value:
             component_check(name[:80], *value)

@@ -101,6 +101,7 @@ PIPELINES: Final[dict[str, PipelineFacts]] = {
     "PixArtSigmaPipeline": replace(_TEXT_ONLY, family="pixart", max_prompt_tokens=300, loras=False),
     "PixArtAlphaPipeline": replace(_TEXT_ONLY, family="pixart", max_prompt_tokens=120, loras=False),
     "Lumina2Pipeline": replace(_TEXT_ONLY, family="lumina2"),
+    "HiDreamImagePipeline": replace(_TEXT_ONLY, max_prompt_tokens=128),
     "AuraFlowPipeline": _TEXT_ONLY,
     "CogView4Pipeline": replace(_TEXT_ONLY, max_prompt_tokens=1024),
     "HunyuanDiTPipeline": replace(_TEXT_ONLY, guidance_rescale=True, loras=False),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from models_registry.choices import DownloadProblem
-from models_registry.classes import ClassRefusedError, component_check, pipeline_check
+from models_registry.classes import ClassRefusedError, component_check, pipeline_check, whole_check
 from models_registry.errors import DownloadFailedError
 from models_registry.pipeline_facts import EMBEDDED, pipeline_facts
 
@@ -71,6 +71,7 @@ def index_read(text: str) -> dict[str, tuple[str, str]]:
     components = {name: tuple(value) for name, value in index.items() if _is_component(name, value)}
     try:
         pipeline_check(index.get("_class_name"))
+        whole_check(index)
         for name, (library, class_name) in components.items():
             if library not in LIBRARIES:
                 raise _unsupported(f"its {name} is code of its own ({str(library)[:80]}), which is never run")

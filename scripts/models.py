@@ -15,7 +15,7 @@ from models_registry.pipeline_facts import PACKED, PIPELINES, PipelineFacts, pip
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 DOCUMENT: Final = REPOSITORY / "docs" / "models.md"
-SEEDS: Final = ("0002_seed_checkpoints", "0011_seed_families")
+SEEDS: Final = ("0002_seed_checkpoints", "0011_seed_families", "0014_seed_more_families")
 # The denoisers whose steps are shared by requests; the test holds it against the engine's own list.
 DRAWN_TOGETHER: Final = ("sd1", "sd2", "sdxl", "sd3", "flux", "builtin")
 # The classes of which a tiny checkpoint is drawn with in tests, pixel by pixel beside the stock pipeline.
@@ -24,6 +24,7 @@ TRIED_TINY: Final = (
     *("StableDiffusion3Pipeline", "FluxPipeline", "FluxKontextPipeline", "Flux2KleinPipeline"),
     *("QwenImagePipeline", "QwenImageEditPipeline", "QwenImageEditPlusPipeline", "ZImagePipeline"),
     *("ChromaPipeline", "SanaPipeline", "PixArtSigmaPipeline", "Lumina2Pipeline"),
+    "HiDreamImagePipeline",
 )
 _GUIDANCE: Final = {
     "classifier_free": "two predictions, off at 1",

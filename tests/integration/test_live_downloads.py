@@ -29,7 +29,7 @@ def test_a_model_is_added_by_its_address_and_fetched_with_percent(
     hubbed: Hubbed, live_hub: HubDouble, pages: Visits
 ) -> None:
     """The page that waits for the picture and the admin's page both say how much has come; a LoRA comes by a form."""
-    repository = HubRepository(live_hub, "tiny/shown", hubbed.repositories["sd1"].folder)
+    repository = HubRepository(live_hub, "tiny/shown", hubbed.repository("sd1").folder)
     first, *others = [path for path in repository.paths if path.endswith(".safetensors")]
     repository.faults = {first: "late"} | dict.fromkeys(others, "held")
     with pages.opened("/admin/models_registry/checkpoint/add/") as staff, pages.opened() as page:

@@ -29,7 +29,7 @@ def test_a_family_is_downloaded_on_first_use_and_draws(hubbed: Hubbed, family: s
         assert image.size == (SIDE, SIDE)
     wait_for(lambda: hubbed.model(family)["workers"][0]["tier"] == "resident", "the worker's next heartbeat")
     model = hubbed.model(family)
-    assert (model["state"], model["revision"]) == ("present", hubbed.repositories[family].commit)
+    assert (model["state"], model["revision"]) == ("present", hubbed.repository(family).commit)
     request = {"prompt": "a red circle", "model": f"tiny-{family}", "steps": 4, "image": picture()}
     changed = hubbed.http.post("/api/v1/generate/img2img", json=request | {"strength": 0.5}).json()
     assert (changed["status"], changed["kind"], changed["total_steps"]) == ("succeeded", "img2img", 2)

@@ -1,11 +1,12 @@
 """Running services for all tests that only need one: a plain one, and one with a Hub of its own."""
 
+import functools
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP, SIGTERM
@@ -27,12 +28,29 @@ from tests.support.service import REPOSITORY, SAFETY_S, Service, environment, po
 # The tiny checkpoints' author imports torch; the service itself runs in processes of its own.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 FAMILIES = ("sd1", "sd2", "sdxl", "sd3")
+# The other tiny checkpoints, and their families.
+OTHER_FAMILIES = {
+    "sdxl-inpaint": "sdxl",
+    "flux": "flux",
+    "flux-schnell": "flux",
+    "flux-kontext": "flux",
+    "flux2-klein": "flux2",
+    "qwen-image": "qwen-image",
+    "qwen-image-edit": "qwen-image",
+    "qwen-image-edit-plus": "qwen-image",
+    "z-image": "z-image",
+    "chroma": "chroma",
+    "sana": "sana",
+    "pixart": "pixart",
+    "lumina2": "lumina2",
+    "hidream": "other",
+}
 SIDE = 64
 REGISTER = """
 from models_registry.models import Checkpoint
-for family in {families!r}:
+for name, family in {families!r}.items():
     Checkpoint.objects.create(
-        id=f"tiny-{{family}}", name=family, repository=f"tiny/{{family}}", family=family, licence="mit",
+        id=f"tiny-{{name}}", name=name, repository=f"tiny/{{name}}", family=family, licence="mit",
         default_width={side}, default_height={side}, min_size={side}, max_size=256,
     )
 """
@@ -209,9 +227,10 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 class Hubbed(Live):
     """A running service and the Hub it downloads from."""
 
-    def __init__(self, service: Service, repositories: dict[str, HubRepository]) -> None:
+    def __init__(self, service: Service, repository: Callable[[str], HubRepository]) -> None:
         super().__init__(service)
-        self.repositories = repositories
+        # That of a tiny checkpoint; those of other families are made when they are first asked for.
+        self.repository = repository
 
     def model(self, family: str) -> dict[str, Any]:
         """What the list says about a tiny checkpoint."""
@@ -241,16 +260,20 @@ def hubbed(live_hub: HubDouble, tmp_path_factory: pytest.TempPathFactory) -> Ite
     from tests.support.tiny_checkpoints import make_tiny_checkpoint
 
     root: Path = tmp_path_factory.mktemp("hubbed")
-    repositories = {
-        family: HubRepository(live_hub, f"tiny/{family}", make_tiny_checkpoint(family, root / "hub" / family))
-        for family in FAMILIES
-    }
+    families = {family: family for family in FAMILIES} | OTHER_FAMILIES
+
+    @functools.cache
+    def repository(name: str) -> HubRepository:
+        return HubRepository(live_hub, f"tiny/{name}", make_tiny_checkpoint(name, root / "hub" / name))
+
+    for family in FAMILIES:
+        repository(family)
     (root / "adapters").mkdir()
     shutil.copy(builtin.ADAPTERS / "outline.safetensors", root / "adapters")
     HubRepository(live_hub, "org/outline", root / "adapters")
     data_dir = root / "service" / "data"
     with _started(data_dir, HF_ENDPOINT=live_hub.url, WAIT_LIMIT_S="120") as service:
-        client = Hubbed(service, repositories)
-        client.shell(REGISTER.format(families=FAMILIES, side=SIDE))
+        client = Hubbed(service, repository)
+        client.shell(REGISTER.format(families=families, side=SIDE))
         with client.http:
             yield client

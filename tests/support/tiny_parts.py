@@ -22,7 +22,7 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def text_encoder(
-    reader: CLIPTokenizer, *, width: int = 32, layers: int = 3, projected: bool = False
+    reader: CLIPTokenizer, *, width: int = 32, layers: int = 3, projected: bool = False, positions: int = 77
 ) -> CLIPTextModel | CLIPTextModelWithProjection:
     config = CLIPTextConfig(
         vocab_size=len(reader),
@@ -31,7 +31,7 @@ def text_encoder(
         projection_dim=width,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        max_position_embeddings=77,
+        max_position_embeddings=positions,
         hidden_act="quick_gelu",
         bos_token_id=reader.convert_tokens_to_ids(BOS),
         eos_token_id=reader.convert_tokens_to_ids(EOS),

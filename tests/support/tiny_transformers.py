@@ -3,6 +3,7 @@
 Their parts are the real classes, with few and narrow layers; texts are read byte by byte.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from diffusers import (
     FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
+    HiDreamImagePipeline,
+    HiDreamImageTransformer2DModel,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
     PixArtSigmaPipeline,
@@ -38,6 +41,8 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     GemmaTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
@@ -227,6 +232,12 @@ def _z_image() -> ZImagePipeline:
 
 
 def _chroma() -> ChromaPipeline:
+    with warnings.catch_warnings():  # of its own import, in diffusers
+        warnings.filterwarnings("ignore", message=".*FluxPosEmbed. is deprecated", category=FutureWarning)
+        return _chroma_made()
+
+
+def _chroma_made() -> ChromaPipeline:
     reader = t5_tokenizer()
     return ChromaPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
@@ -326,6 +337,42 @@ def _lumina2() -> Lumina2Pipeline:
     )
 
 
+def _hidream() -> HiDreamImagePipeline:
+    readers = tokenizer(), tokenizer(), t5_tokenizer(), _qwen_tokenizer()
+    encoders = [
+        *(text_encoder(reader, width=WIDTH, projected=True, positions=128) for reader in readers[:2]),
+        t5_encoder(readers[2]),
+        LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(readers[3]),
+                intermediate_size=WIDTH,
+                num_hidden_layers=2,
+                attn_implementation="eager",  # its weights of attention are asked for
+                **HEADS,
+            )
+        ),
+    ]
+    return HiDreamImagePipeline(
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae(scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
+        *(part for pair in zip(encoders, readers, strict=True) for part in pair),
+        HiDreamImageTransformer2DModel(
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            caption_channels=[64, WIDTH],
+            text_emb_dim=2 * WIDTH,
+            axes_dims_rope=(8, 4, 4),
+            max_resolution=(16, 16),
+            llama_layers=[0, 1],
+        ),
+    )
+
+
 BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "flux": lambda: FluxPipeline(**_flux_parts(guided=True)),
     "flux-schnell": lambda: FluxPipeline(**_flux_parts(guided=False)),
@@ -339,4 +386,5 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "sana": _sana,
     "pixart": _pixart,
     "lumina2": _lumina2,
+    "hidream": _hidream,
 }

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from models_registry.classes import ClassRefusedError, component_check, configs_check, pipeline_check
+from models_registry.classes import (
+    ClassRefusedError,
+    component_check,
+    configs_check,
+    folder_check,
+    pipeline_check,
+)
 from models_registry.errors import DownloadFailedError
 from models_registry.models import Checkpoint
 from models_registry.selection import index_read
@@ -127,3 +133,17 @@ def test_quantized_weights_are_refused_before_they_are_fetched(
     with pytest.raises(DownloadFailedError, match=r"quantized \(bitsandbytes\).*16-bit weights"):
         prefetch(row)
     assert not any(request.path.endswith(".safetensors") for request in repository.requests())
+
+
+def test_an_index_that_leaves_a_part_to_its_users_is_refused(tmp_path: Path) -> None:
+    """HiDream's authors do so with the fourth text encoder; a repository that has it can be used."""
+    index: dict[str, Any] = {"_class_name": "HiDreamImagePipeline"}
+    whole = {"text_encoder_4": ["transformers", "LlamaForCausalLM"]}
+    whole |= {"tokenizer_4": ["transformers", "PreTrainedTokenizerFast"]}
+    for lacking in (index, index | {"text_encoder_4": [None, None]}, index | {"text_encoder_4": 4}):
+        with pytest.raises(DownloadFailedError, match="lacks its text_encoder_4"):
+            index_read(json.dumps(lacking))
+        (tmp_path / "model_index.json").write_text(json.dumps(lacking))
+        with pytest.raises(ClassRefusedError, match="lacks its text_encoder_4"):
+            folder_check(tmp_path)
+    assert set(index_read(json.dumps(index | whole))) == set(whole)

@@ -41,7 +41,14 @@ def test_the_seeded_checkpoints() -> None:
 def test_rows_that_wait_for_an_operator_can_be_enabled() -> None:
     """Their defaults are what their pipelines take; their commits are those that come with the first download."""
     rows = list(Checkpoint.objects.filter(enabled=False))
-    assert {"flux-1-schnell", "qwen-image-edit-2509", "z-image-turbo"} < {row.id for row in rows}
+    assert {
+        "flux-1-schnell",
+        "qwen-image-edit-2509",
+        "z-image-turbo",
+        "flux-2-dev",
+        "z-image",
+        "sana-1600m",
+    } < {row.id for row in rows}
     for row in rows:
         assert (row.state, row.revision) == ("absent", "")
         assert row.pipeline in PIPELINES

@@ -62,6 +62,7 @@ CLASSES = {
     "sana": "SanaPipeline",
     "pixart": "PixArtSigmaPipeline",
     "lumina2": "Lumina2Pipeline",
+    "hidream": "HiDreamImagePipeline",
 }
 # What somebody writes who calls diffusers by hand, beside prompt, size, steps and generator.
 BY_HAND: dict[str, dict[str, Any]] = {
@@ -97,6 +98,8 @@ def stock(tiny: TinyModel) -> Stock:
             parts["processor"] = PictureProcessor.from_pretrained(folder / "processor")
         loaded = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **parts)
         loaded.set_progress_bar_config(disable=True)
+        if name == "hidream":  # by hand, too, it draws a million pixels unless this is said
+            loaded.default_sample_size = SIDE // 8
         return loaded
 
     return pipeline
