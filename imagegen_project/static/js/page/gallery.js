@@ -4,6 +4,8 @@ import { html, Icon, thumbnail, useApp, useEffect, useRef, useState, useStore } 
 import { gettext } from "./words.js";
 
 const PAUSE_MS = 250;
+// How far below the window the end is when the next page is asked for.
+const AHEAD = "1600px";
 
 /** @param {{row: any, selected: boolean, selecting: boolean}} props */
 function Tile({ row, selected, selecting }) {
@@ -74,7 +76,8 @@ export function Gallery() {
     gallery.start();
   }, []);
   useEffect(() => {
-    const watch = new IntersectionObserver(([entry]) => entry.isIntersecting && gallery.more(), { rootMargin: "800px" });
+    // The last entry says how it is now: a busy browser hands over several.
+    const watch = new IntersectionObserver((entries) => entries.at(-1)?.isIntersecting && gallery.more(), { rootMargin: AHEAD });
     if (end.current) watch.observe(end.current);
     return () => watch.disconnect();
   }, [next]);
@@ -84,7 +87,7 @@ export function Gallery() {
     timer.current = setTimeout(() => gallery.search({}), PAUSE_MS);
   };
   const empty = started && !loading && !rows.length && !trouble;
-  return html`<section class="gallery">
+  return html`<section class=${selected.length ? "gallery selecting" : "gallery"}>
     <div class="tools">
       <h1>${gettext("Gallery")}</h1>
       <input id="search" type="search" placeholder=${gettext("Search prompts")} aria-label=${gettext("Search prompts")} value=${q} onInput=${search} />
