@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rq.results import Result
 
 from models_registry import builtin
+from tests.browser.test_pages import entry_that_failed
 from tests.browser.visits import DESKTOP, PHONE, Visits, too_wide, until, violations
 from tests.support.live import Live
 
@@ -18,6 +20,7 @@ ADMIN_LISTS = (
     *("generation/generation", "generation/generatedimage", "generation/worker", "generation/workercommand"),
     *("models_registry/checkpoint", "loras/lora", "auth/user", "accounts/localtoken", "admin/logentry"),
 )
+QUEUES = "/admin/django_rq/dashboard/"
 # The hour that the dashboard begins with.
 IN_THE_HOUR = "finished_at >= date_trunc('minute', now()) - interval '1 hour'"
 
@@ -205,6 +208,31 @@ def test_the_admins_lists_fit(visits: Visits, job: dict[str, Any]) -> None:
         for name in ADMIN_LISTS:
             page.goto(f"/admin/{name}/")
             clean(page, name)
+
+
+def test_the_admin_can_be_read_in_the_dark(visits: Visits, job: dict[str, Any]) -> None:
+    one = f"/admin/generation/generation/{job['id']}"
+    with visits.opened(color_scheme="dark") as page:
+        for path in (
+            *("/admin/", "/admin/generation/generation/", "/admin/generation/worker/", f"{one}/change/"),
+            *(f"{one}/history/", f"{one}/delete/", "/admin/models_registry/checkpoint/builtin/change/"),
+            *("/admin/loras/lora/add/", "/admin/auth/user/add/", "/admin/password_change/"),
+        ):
+            page.goto(path)
+            page.wait_for_selector("body:not(:has(#dashboard[aria-busy=true]))")
+            assert violations(page) == [], path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_queues_pages_can_be_read(visits: Visits, live: Live, scheme: str) -> None:
+    """RQ's own: its queues, their entries, one of these, and what came of it each time."""
+    with entry_that_failed(live) as entry, visits.opened(QUEUES, color_scheme=scheme) as page:
+        for end in (Result.Type.SUCCESSFUL, Result.Type.RETRIED):
+            Result.create(entry, end, ttl=3600)
+        assert violations(page) == [], "queues"
+        for link in ("a[href*='/failed/']:has-text('1')", f"a[href*='{entry.id}']", "a[href*='/results/']"):
+            page.goto(page.locator(link).first.get_attribute("href") or "")
+            assert violations(page) == [], link
 
 
 def test_the_dashboards_numbers_are_the_rows(visits: Visits, live: Live, job: dict[str, Any]) -> None:
