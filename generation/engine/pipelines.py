@@ -16,7 +16,7 @@ from generation.engine.errors import EngineError
 from generation.engine.framing import opened
 from generation.engine.specs import Batch
 
-# By name: each imports every pipeline that diffusers has, which would double what a worker's start takes.
+# By name: each imports every pipeline that diffusers has, a second of a start that draws without them.
 _KINDS: Final = {"img2img": "AutoPipelineForImage2Image", "inpaint": "AutoPipelineForInpainting"}
 _TILE_SIZES: Final = ("tile_sample_min_size", "tile_latent_min_size")
 _LEAST_TILE_PIXELS: Final = 256
