@@ -17,6 +17,8 @@ import torch
 STEP: Final = 1.1
 # So much of a weight is no emphasis any more.
 MAX_WEIGHT: Final = 10.0
+# Deeper brackets than anybody writes: more would not be a number.
+_FINITE: Final = 1e300
 _STATED: Final = re.compile(r":\s*(\d{1,4}(?:\.\d{1,8})?|\.\d{1,8})\s*\Z")
 _BREAK: Final = re.compile(r"\s*\bBREAK\b\s*")
 _ESCAPABLE: Final = "()[]\\"
@@ -29,37 +31,42 @@ Chunk = list[tuple[int, float]]
 
 def weights_read(prompt: str) -> Weighted:
     """The parts of a prompt and how much each counts; brackets that are left open close at the end."""
-    parts: list[list[Any]] = [["", 1.0]]
-    opened: list[tuple[str, int]] = []
+    # Each part with its bracket; each bracket with the one around it, and its factor. The first is none.
+    parts: list[tuple[list[str], int]] = [([], 0)]
+    brackets: list[tuple[int, str]] = [(0, "")]
+    factors = [1.0]
+    inside = 0
 
-    def close(factor: float) -> None:
-        _, start = opened.pop()
-        for part in parts[start:]:
-            part[1] *= factor
-        parts.append(["", 1.0])
+    def enter(bracket: int) -> None:
+        nonlocal inside
+        inside = bracket
+        parts.append(([], bracket))
 
     index = 0
     while index < len(prompt):
         letter = prompt[index]
         if letter == "\\" and prompt[index + 1 : index + 2] in tuple(_ESCAPABLE):
             index += 1
-            parts[-1][0] += prompt[index]
+            parts[-1][0].append(prompt[index])
         elif letter in "([":
-            parts.append(["", 1.0])
-            opened.append((letter, len(parts) - 1))
-        elif letter == ")" and opened and opened[-1][0] == "(":
-            stated = _STATED.search(parts[-1][0])
-            if stated:
-                parts[-1][0] = parts[-1][0][: stated.start()]
-            close(float(stated[1]) if stated else STEP)
-        elif letter == "]" and opened and opened[-1][0] == "[":
-            close(1 / STEP)
+            brackets.append((inside, letter))
+            factors.append(STEP if letter == "(" else 1 / STEP)
+            enter(len(brackets) - 1)
+        elif letter == ")" and brackets[inside][1] == "(":
+            text = "".join(parts[-1][0])
+            if stated := _STATED.search(text):
+                parts[-1][0][:] = text[: stated.start()]
+                factors[inside] = float(stated[1])
+            enter(brackets[inside][0])
+        elif letter == "]" and brackets[inside][1] == "[":
+            enter(brackets[inside][0])
         else:
-            parts[-1][0] += letter
+            parts[-1][0].append(letter)
         index += 1
-    while opened:
-        close(STEP if opened[-1][0] == "(" else 1 / STEP)
-    return [(text, min(weight, MAX_WEIGHT)) for text, weight in parts if text] or [("", 1.0)]
+    for bracket, (outer, _) in enumerate(brackets[1:], start=1):
+        factors[bracket] = min(factors[bracket] * factors[outer], _FINITE)
+    weighed = [("".join(text), min(factors[bracket], MAX_WEIGHT)) for text, bracket in parts if text]
+    return weighed or [("", 1.0)]
 
 
 def chunks_of(tokenizer: Any, weighted: Weighted) -> list[Chunk]:

@@ -42,6 +42,8 @@ def test_deep_brackets_end() -> None:
     """However many there are."""
     assert weights_read("(" * 32_000) == [("", 1.0)]
     assert weights_read("(" * 500 + "red")[0] == ("red", MAX_WEIGHT)
+    deep = weights_read("(a" * 16_000 + "(b:0)")
+    assert (len(deep), deep[-1]) == (16_001, ("b", 0.0))
 
 
 def test_a_long_prompt_is_read_chunk_by_chunk() -> None:
