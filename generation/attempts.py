@@ -69,12 +69,11 @@ def _best_queued(worker: Worker, resident: Sequence[str], warm: Sequence[str]) -
     # The first one's turn, also when another is preferred: those behind it have not had theirs yet.
     turn_reached(priority=first.priority, turn=first.turn)
     waited = timezone.now() - first.created_at
-    if first.checkpoint_id in resident or waited > RESIDENT_FIRST:
+    # Who has nothing loaded loads it: then there are two that have it.
+    if not resident or first.checkpoint_id in resident or waited > RESIDENT_FIRST:
         return first
     elsewhere = {} if first.checkpoint_id in warm else _seconds_to_load(beside=worker)
     is_left = waited.total_seconds() < elsewhere.get(first.checkpoint_id, 0)
-    if not resident and not is_left:
-        return first
     equals = mine.filter(priority=first.priority).order_by(*QUEUE_ORDER)
     window = list(equals.values_list("id", flat=True)[:LOOK_AHEAD])
     here = rows.filter(checkpoint_id__in=resident, id__in=window).first()
@@ -108,7 +107,7 @@ def generation_claim(
     That is the first of the highest priority whose files are on this host, and which asks for no other class of
     devices, owners taking turns. As long as it has not waited for long, one of the next few of that priority comes
     before it whose model is `resident` already; and where its own model is on another worker, and not even `warm` here,
-    it is left to that one for as long as loading took there.
+    it is left to that one for as long as loading took there, unless this worker has nothing loaded.
     """
     with transaction.atomic():
         queued = _best_queued(worker, resident, warm)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 import redis
 
+from generation.pictures.availability import LOOK_EVERY_S
 from imagegen_project.standalone import paths
 from models_registry import builtin
 from tests.support.clocks import SEARCH_PATH, clock_replace, clock_set
@@ -137,6 +139,7 @@ def test_what_is_asked_for_while_the_disk_is_read_only_waits_in_the_queue(faulty
     disk.read_only()
     try:
         wait_for(lambda: faulty.ready()["checks"]["storage"] == "read_only", "readiness")
+        time.sleep(LOOK_EVERY_S)  # what the worker saw before is out of date then
         job = faulty.create()["id"]
         assert faulty.picture(done)
         assert faulty.http.delete(f"/api/v1/generations/{done}").status_code == 204

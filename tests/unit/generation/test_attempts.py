@@ -133,7 +133,7 @@ def test_a_job_is_left_to_the_worker_that_has_its_model(
         Worker.objects.filter(pk=other.pk).update(**{"cached_models": [model], "status": "busy"} | fields)
 
     def claim(**held: list[str]) -> Generation | None:
-        claimed = generation_claim(worker=worker, **held)
+        claimed = generation_claim(worker=worker, **{"resident": ["sdxl"]} | held)
         if claimed is not None:
             attempt_hand_back(generation=claimed)
         return claimed
@@ -141,10 +141,10 @@ def test_a_job_is_left_to_the_worker_that_has_its_model(
     first = make(checkpoint=far)
     has(6.0)
     assert claim() is None
-    assert claim(resident=["builtin"]) is None
     behind = make()
     assert claim() == behind
     assert claim(resident=["builtin"]) == behind
+    assert claim(resident=[]) == first, "it has room"
     assert claim(warm=[far.id]) == first, "it is in this host's memory"
     has(WORTH_WAITING_S / 2)
     assert claim() == first, "it loads in no time"
