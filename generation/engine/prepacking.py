@@ -13,7 +13,7 @@ from torch import nn
 # Of larger modules the copies would take memory, and the order takes little of a step's time.
 LARGEST_BYTES: Final = 256 << 20
 
-# They have no other names.
+# They have no public names; the lock pins the version, and the tests compare the numbers.
 _PACK: Final = torch.ops.mkldnn._reorder_convolution_weight.default  # noqa: SLF001
 _CONVOLVE: Final = torch.ops.mkldnn._convolution_pointwise.default  # noqa: SLF001
 _LINEAR_PACK: Final = torch.ops.mkldnn._reorder_linear_weight.default  # noqa: SLF001

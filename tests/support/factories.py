@@ -11,7 +11,9 @@ from rest_framework.test import APIClient
 from generation.models import Generation, GenerationRequest, Worker
 from generation.services import generation_create
 from loras.models import Lora
+from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
+from models_registry.selectors import checkpoint_folder
 
 GenerationMaker = Callable[..., Generation]
 LoraMaker = Callable[..., Lora]
@@ -50,6 +52,15 @@ def client_of(user: User) -> APIClient:
 def make_worker(name: str, **values: Any) -> Worker:
     """A live GPU worker's row."""
     return Worker.objects.create(name=name, hostname="host", pid=1, heartbeat_at=timezone.now(), **values)
+
+
+def checkpoint_fetch(checkpoint_id: str) -> Checkpoint:
+    """A model of the registry, as it is once its files have come to the folder that the settings name."""
+    checkpoint = Checkpoint.objects.get(id=checkpoint_id)
+    checkpoint.state, checkpoint.revision = DiskState.PRESENT, "0" * 40
+    checkpoint.save()
+    checkpoint_folder(checkpoint).mkdir(parents=True)
+    return checkpoint
 
 
 def upload(client: APIClient, data: bytes, **fields: Any) -> Any:

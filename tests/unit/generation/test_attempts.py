@@ -21,9 +21,7 @@ from generation.attempts import (
 from generation.choices import Phase, Status, WorkerStatus
 from generation.models import Generation, Worker
 from generation.upkeep.sweep import leases_take_back
-from models_registry.models import Checkpoint
-from models_registry.selectors import checkpoint_folder
-from tests.support.factories import GenerationMaker, make_worker
+from tests.support.factories import GenerationMaker, checkpoint_fetch, make_worker
 
 
 def expire(**changes: object) -> None:
@@ -123,9 +121,7 @@ def test_a_job_is_left_to_the_worker_that_has_its_model(
 ) -> None:
     """For as long as loading it took there, where that is worth it; whoever comes behind it is drawn meanwhile."""
     settings.MODEL_CACHE_DIR = tmp_path
-    Checkpoint.objects.filter(id="sd-2-1").update(state="present", revision="0" * 40)
-    far = Checkpoint.objects.get(id="sd-2-1")
-    checkpoint_folder(far).mkdir(parents=True)
+    far = checkpoint_fetch("sd-2-1")
     other = make_worker("other", status=WorkerStatus.BUSY)
 
     def has(load_s: float, **fields: object) -> None:

@@ -19,10 +19,8 @@ from generation.models import Generation, Worker
 from generation.queue.precedence import QUEUE_ORDER, generation_next, generations_claimable
 from generation.queue.standing import queue_standing
 from generation.services import generation_cancel
-from models_registry.models import Checkpoint
-from models_registry.selectors import checkpoint_folder
 from tests.support.endings import succeed
-from tests.support.factories import GenerationMaker, make_worker
+from tests.support.factories import GenerationMaker, checkpoint_fetch, make_worker
 
 BASE = "/api/v1/generations"
 COPIED = (
@@ -119,9 +117,7 @@ def test_a_resident_model_overtakes_no_higher_priority_and_nobody_for_long(
 ) -> None:
     """Only inside a priority, only while the first has just come."""
     settings.MODEL_CACHE_DIR = tmp_path
-    Checkpoint.objects.filter(id="sd-2-1").update(state="present", revision="0" * 40)
-    other = Checkpoint.objects.get(id="sd-2-1")
-    checkpoint_folder(other).mkdir(parents=True)
+    other = checkpoint_fetch("sd-2-1")
     make(priority=1)
     make(checkpoint=other)
     first = generation_claim(worker=worker, resident=["sd-2-1"])
