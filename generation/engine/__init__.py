@@ -1,5 +1,6 @@
 """The torch room: everything that touches a pipeline. Imports neither Django nor RQ."""
 
+from generation.engine import libraries  # noqa: F401 - before any other of these imports one
 from generation.engine.drawing import Drawn, Listeners
 from generation.engine.engine import Engine, Sheet, SheetRow
 from generation.engine.errors import (

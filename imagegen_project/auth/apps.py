@@ -4,7 +4,7 @@ from django.apps import AppConfig
 
 
 class AuthConfig(AppConfig):
-    """Registers the checks and the OpenAPI description of the authenticator."""
+    """Registers the checks, and listens."""
 
     name = "imagegen_project.auth"
     label = "accounts"  # `auth` is Django's own
@@ -16,5 +16,4 @@ class AuthConfig(AppConfig):
         from imagegen_project.auth import (  # noqa: PLC0415 - they need loaded apps
             checks,  # noqa: F401
             receivers,  # noqa: F401
-            schema,  # noqa: F401
         )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Final
 
+import imagegen_project.auth.schema  # noqa: F401 - registers itself
 from generation.choices import ErrorCode
 from generation.errors import FailedError
 from imagegen_project.common.errors import DomainError
