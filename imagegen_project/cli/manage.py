@@ -21,6 +21,11 @@ def manage(arguments: Sequence[str]) -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", SETTINGS)
     if list(arguments[1:2]) == ["standalone"]:
         _prepare_standalone(arguments[2:])
+        from imagegen_project.management.commands.standalone import Command
+
+        # It sets Django up itself, while its workers load.
+        Command().run_from_argv(list(arguments))
+        return
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(list(arguments))

@@ -1,4 +1,4 @@
-"""What `manage.py standalone` is made of: its processes, its local account, and the checks before it starts."""
+"""What `manage.py standalone` is made of: its processes, and what it looks for and says."""
 
 import errno
 import os
@@ -12,23 +12,11 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-import psycopg
-import redis
-from django.contrib.auth.models import User
-from django.db import connections
-from knox.crypto import hash_token
-from knox.models import AuthToken
-
 from imagegen_project import env
-from imagegen_project.auth.services import local_user_ensure, token_create
-from imagegen_project.auth.tickets import link_create
-from imagegen_project.standalone import paths
 from imagegen_project.standalone.addresses import own_host, reachable_host
 from imagegen_project.standalone.folders import lock_holder
-from imagegen_project.standalone.supervisor import Child
+from imagegen_project.standalone.supervisor import Child, Gate
 
-LOCAL_USER = "local"
-_SERVER_TIMEOUT_S = 5
 _STOP_TIMEOUT_S = 90.0
 _STOP_POLL_S = 0.1
 # What a socket may send at once; what it receives may be larger (pictures).
@@ -61,26 +49,6 @@ def port_claim(host: str, port: int) -> int:
                 f"Cannot listen on {host}, port {port} ({error.strerror}): choose others with --host and --port."
             ) from error
         return int(probe.getsockname()[1])
-
-
-def check_database(url: str) -> None:
-    """Raises StandaloneError where the PostgreSQL of DATABASE_URL cannot be used."""
-    try:
-        psycopg.connect(url, connect_timeout=_SERVER_TIMEOUT_S).close()
-    except psycopg.Error as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StandaloneError(f"The database of DATABASE_URL cannot be used: {reason}") from error
-
-
-def check_redis(url: str) -> None:
-    """Raises StandaloneError where the Redis of REDIS_URL cannot be used."""
-    try:
-        with redis.Redis.from_url(
-            url, socket_timeout=_SERVER_TIMEOUT_S, socket_connect_timeout=_SERVER_TIMEOUT_S
-        ) as client:
-            client.ping()
-    except (redis.RedisError, ValueError) as error:
-        raise StandaloneError(f"The Redis of REDIS_URL cannot be used: {error}") from error
 
 
 def make_folders(data_dir: Path) -> Path:
@@ -122,9 +90,9 @@ def web_environment() -> dict[str, str]:
     return env.child_environment(ASGI_THREADS="4", MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="262144")
 
 
-def service_children(*, host: str, port: int, workers: int, logs: Path) -> Iterator[Child]:
-    """The web server and the GPU workers."""
-    yield Child(
+def web_child(*, host: str, port: int, logs: Path) -> Child:
+    """The web server."""
+    return Child(
         name="web",
         command=web_command(host=host, port=port),
         log_file=logs / "web.log",
@@ -132,6 +100,10 @@ def service_children(*, host: str, port: int, workers: int, logs: Path) -> Itera
         grace_s=env.WEB_GRACE_S + 5.0,
         popen_options={"env": web_environment()},
     )
+
+
+def worker_children(*, workers: int, gate: Gate, logs: Path) -> Iterator[Child]:
+    """The GPU workers, which take seconds to import what they need, and only then the servers behind the gate."""
     devices = [device for device in env.CUDA_VISIBLE_DEVICES.split(",") if device.strip()]
     for index in range(workers):
         changes = {"TORCH_THREADS": str(env.TORCH_THREADS or max(1, _cores() // workers))}
@@ -140,10 +112,11 @@ def service_children(*, host: str, port: int, workers: int, logs: Path) -> Itera
         name = "gpu-worker" if workers == 1 else f"gpu-worker-{index + 1}"
         yield Child(
             name=name,
-            command=[*_MANAGE, "gpu_worker"],
+            command=[*_MANAGE, "gpu_worker", "--after-input"],
             log_file=logs / f"{name}.log",
             stage=_SERVICE_STAGE,
             grace_s=env.WORKER_GRACE_S + 10.0,
+            stdin=gate.closed,
             popen_options={"env": env.worker_environment(**changes)},
         )
 
@@ -179,35 +152,6 @@ def is_ready(host: str, port: int) -> bool:
         connection.close()
 
 
-def local_account(data_dir: Path) -> str:
-    """Makes the local user and a token without expiry, kept in `<data-dir>/token`; a token that works is kept.
-
-    The password (for the admin pages) is made with the user and kept among the secrets.
-    """
-    # The password of a user that exists may have been changed in the admin pages: leave it.
-    known = User.objects.filter(username=LOCAL_USER).exists()
-    password = None if known else paths.ensure_secret(data_dir, "admin_password")
-    user = local_user_ensure(username=LOCAL_USER, password=password)
-    token_file = data_dir / "token"
-    token = token_file.read_text(encoding="ascii").strip() if token_file.is_file() else ""
-    if token and AuthToken.objects.filter(digest=hash_token(token), user=user, expiry=None).exists():
-        return token
-    token = token_create(user=user, expires_in=None)
-    token_file.unlink(missing_ok=True)
-    token_file.touch(mode=0o600)
-    token_file.write_text(token, encoding="ascii")
-    return token
-
-
-def sign_in_path() -> str:
-    """The path of a link that signs in as the local user: once, within LINK_TTL_S, in a browser on this machine."""
-    try:
-        nonce = link_create(user=User.objects.get(username=LOCAL_USER))
-    finally:
-        close_database()
-    return f"/sign-in/once/{nonce}/"
-
-
 def stop_other(data_dir: Path) -> str:
     """Stops the service that uses a data folder, waits for its end, and says what was done. Raises StandaloneError."""
     holder = lock_holder(data_dir)
@@ -221,13 +165,6 @@ def stop_other(data_dir: Path) -> str:
             raise StandaloneError(f"Process {holder}, which uses {data_dir}, did not end when asked to.")
         time.sleep(_STOP_POLL_S)
     return f"Stopped process {holder}."
-
-
-def close_database() -> None:
-    """Ends this process's connections and the pool's threads; from here on it only watches its children."""
-    for connection in connections.all(initialized_only=True):
-        connection.close()
-        connection.close_pool()  # type: ignore[attr-defined]
 
 
 def curl_example(base_url: str, data_dir: Path) -> str:

@@ -46,7 +46,8 @@ class Child:
     """One process to keep running.
 
     Stages start in the order in which they are given and stop in reverse: all children of the highest stage first.
-    `orphan_signal` is what the kernel sends when the supervisor itself was killed (Linux).
+    `orphan_signal` is what the kernel sends when the supervisor itself was killed (Linux). `stdin` is a file
+    descriptor.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Child:
     stop_signal: signal.Signals = signal.SIGTERM
     orphan_signal: signal.Signals = signal.SIGKILL
     grace_s: float = 10.0
+    stdin: int = subprocess.DEVNULL
     popen_options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -67,6 +69,17 @@ class _Running:
     log_offset: int
     quick_deaths: int = 0
     restart_at: float | None = None
+
+
+class Gate:
+    """What children wait at until it opens: a standard input for them, `closed`, which ends then."""
+
+    def __init__(self) -> None:
+        self.closed, self._holding = os.pipe()
+
+    def open(self) -> None:
+        """Lets everybody through, from now on."""
+        os.close(self._holding)
 
 
 class Supervisor:
@@ -167,7 +180,7 @@ class Supervisor:
             offset = log.tell()
             process = subprocess.Popen(  # noqa: S603 - the caller's own commands
                 child.command,
-                stdin=subprocess.DEVNULL,
+                stdin=child.stdin,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # A session of its own: Ctrl-C in the terminal reaches only the supervisor.

@@ -185,6 +185,26 @@ def test_taken_port_is_said(second_service: Service, tmp_path: Path) -> None:
     )
 
 
+def test_workers_load_before_their_servers_start(second_service: Service) -> None:
+    """Since they take the longest."""
+
+    def began(word: str) -> float:
+        named = (
+            process for process in second_service.family() if any(word in part for part in process.cmdline())
+        )
+        return min(process.create_time() for process in named)
+
+    assert began("gpu_worker") < min(began("bin/postgres"), began("redis-server"))
+    assert max(began("bin/postgres"), began("redis")) < began("daphne")
+
+
+def test_a_setting_that_cannot_be_is_said_in_one_line(tmp_path: Path) -> None:
+    """Also where it shows only once workers have begun."""
+    done = run(tmp_path / "data", variables={"SECRET_KEY": "too short"})
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("CommandError: SECRET_KEY is guessable")
+
+
 def test_dead_child_is_started_again(second_service: Service) -> None:
     """A killed task worker comes back (one child stands for all)."""
 

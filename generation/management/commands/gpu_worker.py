@@ -1,6 +1,7 @@
 """`manage.py gpu_worker`."""
 
 import gc
+import sys
 from argparse import ArgumentParser
 from typing import Any
 
@@ -25,8 +26,13 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """The command's options."""
         parser.add_argument("--name", default="", help="Name of this worker; by default host and process id.")
+        parser.add_argument(
+            "--after-input",
+            action="store_true",
+            help="Import everything, and begin once standard input has ended: for what starts servers meanwhile.",
+        )
 
-    def handle(self, *args: Any, name: str, **options: Any) -> None:
+    def handle(self, *args: Any, name: str, after_input: bool, **options: Any) -> None:
         """Runs until it is told to stop."""
         env.worker_process_ensure()
         env.configure_torch_process()  # before torch is imported
@@ -36,6 +42,8 @@ class Command(BaseCommand):
 
         gc.freeze()
         gc.enable()
+        if after_input:
+            sys.stdin.buffer.read()
         # In a thread of its own: a sweep that has much to do delays neither a cancel nor a lease.
         with periodic_threads(("sweep", sweep, SWEEP_EVERY_S)):
             gpu_worker_run(name=name)

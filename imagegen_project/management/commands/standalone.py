@@ -3,25 +3,22 @@
 import time
 from argparse import ArgumentTypeError
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from django.core.management import call_command
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
 
 from imagegen_project import __version__, env
-from imagegen_project.auth.tickets import LINK_TTL_S
-from imagegen_project.cli.client import ServiceClient
-from imagegen_project.cli.drawing import picture_draw
 from imagegen_project.cli.exits import CliError
 from imagegen_project.standalone import addresses, paths
 from imagegen_project.standalone import service as standalone
 from imagegen_project.standalone.folders import EmbeddedError, FolderLock, lock_holder
-from imagegen_project.standalone.servers import EmbeddedPostgres, EmbeddedRedis, server_child
 from imagegen_project.standalone.service import StandaloneError
-from imagegen_project.standalone.supervisor import StopRequestedError, Supervisor
+from imagegen_project.standalone.supervisor import Gate, StopRequestedError, Supervisor
+
+if TYPE_CHECKING:
+    from imagegen_project.cli.client import ServiceClient
 
 _READY_TIMEOUT_S = 300.0
 _READY_POLL_S = 0.25
@@ -36,7 +33,11 @@ def _positive(text: str) -> int:
 
 
 class Command(BaseCommand):
-    """Starts PostgreSQL, Redis, the web server and the workers, and stops them together."""
+    """Starts PostgreSQL, Redis, the web server and the workers, and stops them together.
+
+    The workers come first, since they import for seconds; what this process needs is imported meanwhile, and Django set
+    up.
+    """
 
     help = (
         "Runs the whole service on this machine: embedded PostgreSQL and Redis (unless DATABASE_URL and REDIS_URL "
@@ -91,7 +92,7 @@ class Command(BaseCommand):
                 raise CommandError(
                     "stopped before the picture was made", returncode=_INTERRUPTED_EXIT_STATUS
                 ) from stopped
-        except (EmbeddedError, StandaloneError, CliError) as error:
+        except (EmbeddedError, StandaloneError, CliError, ImproperlyConfigured) as error:
             raise CommandError(str(error)) from error
 
     def _say(self, text: str) -> None:
@@ -124,11 +125,14 @@ class Command(BaseCommand):
         self._say(f"imagegen {__version__}, data in {env.DATA_DIR}")
         addresses.address_file(env.DATA_DIR).unlink(missing_ok=True)  # one that a crash left behind
         logs = standalone.make_folders(env.DATA_DIR)
+        gate = Gate()
+        for child in standalone.worker_children(workers=options["workers"], gate=gate, logs=logs):
+            supervisor.start(child)
         self._start_servers(supervisor, logs)
         token = self._prepare_database()
         host, port = options["host"], options["port"]
-        for child in standalone.service_children(host=host, port=port, workers=options["workers"], logs=logs):
-            supervisor.start(child)
+        supervisor.start(standalone.web_child(host=host, port=port, logs=logs))
+        gate.open()
         self._say(f"  web server and workers started; first answers take a few seconds (logs: {logs})")
         self._await_ready(supervisor, host, port)
         for child in standalone.background_children(logs=logs):
@@ -142,6 +146,8 @@ class Command(BaseCommand):
             note.unlink(missing_ok=True)
             self._say("Stopping ...")
         else:
+            from imagegen_project.cli.client import ServiceClient
+
             client = ServiceClient(
                 url=addresses.base_url(host, port),
                 token=token,
@@ -151,19 +157,25 @@ class Command(BaseCommand):
             self._once(client, options)
 
     def _start_servers(self, supervisor: Supervisor, logs: Path) -> None:
+        from imagegen_project.cli.manage import django_setup
+        from imagegen_project.standalone import outside
+        from imagegen_project.standalone.servers import EmbeddedPostgres, EmbeddedRedis, server_child
+
         servers: list[EmbeddedPostgres | EmbeddedRedis] = []
         if env.DATABASE_URL:
-            standalone.check_database(env.DATABASE_URL)
+            outside.check_database(env.DATABASE_URL)
         else:
             servers.append(EmbeddedPostgres(env.DATA_DIR))
         if env.REDIS_URL:
-            standalone.check_redis(env.REDIS_URL)
+            outside.check_redis(env.REDIS_URL)
         else:
             servers.append(EmbeddedRedis(env.DATA_DIR))
+        began = time.monotonic()
         for server in servers:
-            began = time.monotonic()
             server.prepare()
             supervisor.start(server_child(server, logs))
+        django_setup()
+        for server in servers:
             try:
                 server.wait_ready(pause=supervisor.pause)
             except EmbeddedError as error:
@@ -174,16 +186,22 @@ class Command(BaseCommand):
 
     def _prepare_database(self) -> str:
         """Migrates (which seeds the registry) and makes the local account; returns its token."""
+        from django.core.management import call_command
+        from django.db import connection
+        from django.db.migrations.executor import MigrationExecutor
+
+        from imagegen_project.standalone.account import close_database, local_account
+
         began = time.monotonic()
         try:
             executor = MigrationExecutor(connection)
             # Where all are applied, what `migrate` does beside (permissions, content types) is done, too.
             if executor.migration_plan(executor.loader.graph.leaf_nodes()):
                 call_command("migrate", interactive=False, verbosity=0)
-            token = standalone.local_account(env.DATA_DIR)
+            token = local_account(env.DATA_DIR)
         finally:
             # From here on this process only watches its children.
-            standalone.close_database()
+            close_database()
         self._say(f"  database up to date ({time.monotonic() - began:.1f} s)")
         return token
 
@@ -198,13 +216,16 @@ class Command(BaseCommand):
             supervisor.pause(_READY_POLL_S)
 
     def _welcome(self, host: str, port: int) -> None:
+        from imagegen_project.auth.tickets import LINK_TTL_S
+        from imagegen_project.standalone.account import LOCAL_USER, sign_in_path
+
         base_url = addresses.base_url(host, port)
         password_file = paths.secret_file(env.DATA_DIR, "admin_password")
         self._say("")
         self._say(f"Open this page, which signs you in (once, within {LINK_TTL_S // 60} minutes):")
-        self._say(f"    {base_url}{standalone.sign_in_path()}")
+        self._say(f"    {base_url}{sign_in_path()}")
         self._say("")
-        self._say(f"Later sign in as {standalone.LOCAL_USER}, with the password in {password_file}.")
+        self._say(f"Later sign in as {LOCAL_USER}, with the password in {password_file}.")
         self._say("Or make a picture (circle.png) from another terminal:")
         self._say("")
         self._say(standalone.curl_example(base_url, env.DATA_DIR))
@@ -227,8 +248,10 @@ class Command(BaseCommand):
         except (CliError, StandaloneError) as error:
             raise CommandError(str(error)) from error
 
-    def _running_client(self) -> ServiceClient:
+    def _running_client(self) -> "ServiceClient":
         """A client of the service that uses the data folder. Raises StandaloneError while it is not ready."""
+        from imagegen_project.cli.client import ServiceClient
+
         url = addresses.address_read(env.DATA_DIR)
         if not url:
             raise StandaloneError(
@@ -239,7 +262,9 @@ class Command(BaseCommand):
         host = addresses.own_host(urlsplit(url).port or 80)
         return ServiceClient(url=url, token=addresses.token_read(env.DATA_DIR), host=host)
 
-    def _once(self, client: ServiceClient, options: dict[str, Any]) -> None:
+    def _once(self, client: "ServiceClient", options: dict[str, Any]) -> None:
+        from imagegen_project.cli.drawing import picture_draw
+
         request = {"prompt": options["once"], "seed": options["seed"]}
         if options["model"]:
             request["model"] = options["model"]

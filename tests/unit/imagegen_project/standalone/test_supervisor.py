@@ -15,6 +15,7 @@ import pytest
 from imagegen_project.standalone import supervisor as module
 from imagegen_project.standalone.supervisor import (
     Child,
+    Gate,
     StopRequestedError,
     Supervisor,
     last_line,
@@ -64,6 +65,22 @@ def test_dead_child_is_started_again(
     assert (ended.message, ended.child, ended.ended_by) == ("process ended", "one", "exit status 3")
     assert ended.last_lines == ["no card"]
     assert (started.message, started.child) == ("process started again", "one")
+
+
+def test_children_wait_until_the_gate_opens_and_later_ones_do_not(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    """Nor does one that is started again."""
+    gate = Gate()
+    script = "echo loaded; cat; echo begun; test -e born && exec sleep 100; touch born; exit 3"
+    supervisor.start(shell(tmp_path, "one", script, stdin=gate.closed, popen_options={"cwd": tmp_path}))
+    log = tmp_path / "one.log"
+    wait_for(lambda: log.read_text() == "loaded\n", supervisor)
+    process = psutil.Process(supervisor._all[0].process.pid)
+    wait_for(lambda: [child.name() for child in process.children()] == ["cat"], supervisor)
+    gate.open()
+    wait_for(lambda: log.read_text() == "loaded\nbegun\n" * 2, supervisor)
+    assert supervisor.is_running("one")
 
 
 def test_a_killed_childs_end_names_the_signal(
