@@ -18,9 +18,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from generation.engine.adapters import AdapterRack, AroundAttach
+from generation.engine.building import host_build
 from generation.engine.cache_entry import CacheEntry
 from generation.engine.errors import EngineError, EngineModelUnavailable, EngineOutOfMemory
-from generation.engine.loader import FolderCheck, HostModel, host_build, host_read
+from generation.engine.loader import FolderCheck, HostModel, host_read
 from generation.engine.memory import memory_look
 from generation.engine.planner import TOO_LARGE, Memory, Plan, Weights, plan_make
 from generation.engine.residency import Residency

@@ -1,8 +1,7 @@
-"""From a folder of safetensors to a pipeline on the device, in two halves.
+"""From a folder of safetensors to tensors in host memory: the first half of the way to a pipeline on the device.
 
-Reading (`host_read`) touches only files and plain tensors, so a thread of its own can do it while a pipeline runs.
-Building (`host_build`) makes modules around those tensors without copying them. It must run in the pipeline thread:
-what keeps modules from allocating weights, and the default number format, are switches of the whole process.
+It touches only files and plain tensors, so a thread of its own can do it while a pipeline runs. The second half is
+`building.py`.
 """
 
 import errno
@@ -10,7 +9,7 @@ import hashlib
 import importlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any, Final
 import diffusers
 import torch
 import transformers
-from accelerate import init_empty_weights
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -27,9 +25,8 @@ from transformers.utils import logging as transformers_logging
 
 from generation.engine.cpu import channels_last, has_amx
 from generation.engine.errors import EngineModelBroken, EngineModelUnavailable
-from generation.engine.float8 import FLOAT8, float8_store, storable
+from generation.engine.float8 import FLOAT8, storable
 from generation.engine.planner import FLOAT8_PART
-from generation.engine.prepacking import prepack
 from generation.engine.specs import ModelRef
 
 # A worker's standard error is its log: bars of the libraries do not belong there.
@@ -37,7 +34,7 @@ diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
 
 # What a broken or hostile folder makes the libraries raise.
-_BROKEN: Final = (
+BROKEN: Final = (
     OSError,
     ValueError,
     KeyError,
@@ -149,13 +146,13 @@ def host_read(
         return _host_read(model, device, with_checker=with_checker, float8=float8)
     except EngineModelBroken:
         raise
-    except _BROKEN as error:
-        raise _failed(
+    except BROKEN as error:
+        raise load_error(
             error, model, f"The files of {model.id} are not a pipeline that can be loaded"
         ) from error
 
 
-def _failed(error: Exception, model: ModelRef, sentence: str) -> EngineModelUnavailable:
+def load_error(error: Exception, model: ModelRef, sentence: str) -> EngineModelUnavailable:
     """What an error means: only broken files may take a checkpoint out of service, for every worker there is."""
     of_the_host = (
         isinstance(error, _OF_THE_HOST)
@@ -321,62 +318,3 @@ def weights_files(folder: Path, *, variant: str) -> list[Path]:
     if not by_variant:
         raise EngineModelBroken(f"{folder.name} has no safetensors file; pickled weights are not loaded.")
     return by_variant.get(variant) or by_variant.get("") or next(iter(by_variant.values()))
-
-
-def host_build(host: HostModel, device: torch.device, *, left_on_host: Collection[str] = ()) -> Iterator[Any]:
-    """Builds the pipeline a piece at a time, so that a running one waits only for a piece; the last item is it.
-
-    The parts of these names stay in host memory. To be driven by the pipeline thread alone. Raises EngineModelBroken.
-    """
-    modules: dict[str, Any] = {}
-    for name, part in host.modules.items():
-        try:
-            place = torch.device("cpu") if name in left_on_host else device
-            modules[name] = _module_build(part, host.dtype, place)
-            if host.float8 and name == FLOAT8_PART:
-                float8_store(modules[name], host.dtype)
-            elif name not in left_on_host and has_amx() and channels_last(device, host.dtype):
-                prepack(modules[name])
-        except torch.OutOfMemoryError:
-            raise
-        except _BROKEN as error:
-            raise _failed(error, host.model, f"{name} of {host.model.id} cannot be built") from error
-        yield None
-    try:
-        pipeline = host.pipeline_type(**{**host.parts, **modules, **host.options})
-    except _BROKEN as error:
-        raise EngineModelBroken(f"{host.model.id} is not a whole pipeline: {error}") from error
-    pipeline.set_progress_bar_config(disable=True)
-    # The engine looks at pictures once they are drawn; the pipeline would black out what it finds, and tell nobody.
-    pipeline.picture_checker = getattr(pipeline, "safety_checker", None)
-    if pipeline.picture_checker is not None:
-        pipeline.safety_checker = None
-    yield pipeline
-
-
-def _module_build(part: HostModule, dtype: torch.dtype, device: torch.device) -> Any:
-    # A step's callback runs in inference mode; modules made in it could never take an adapter.
-    with torch.inference_mode(mode=False):
-        if issubclass(part.type, diffusers.ModelMixin):
-            module = _diffusers_build(part)
-        else:
-            module, found = part.type.from_pretrained(
-                None, config=part.config, state_dict=dict(part.tensors), dtype=dtype, output_loading_info=True
-            )
-            _refuse_missing(found["missing_keys"])
-        return module.requires_grad_(requires_grad=False).eval().to(device, non_blocking=True)
-
-
-def _diffusers_build(part: HostModule) -> Any:
-    with init_empty_weights(include_buffers=False):
-        module = part.type.from_config(part.config)
-    tensors = dict(part.tensors)
-    module._fix_state_dict_keys_on_load(tensors)  # noqa: SLF001 - names of attention weights in older files
-    missing, _ = module.load_state_dict(tensors, strict=False, assign=True)
-    _refuse_missing(missing)
-    return module
-
-
-def _refuse_missing(names: Any) -> None:
-    if names:
-        raise EngineModelBroken(f"The weights lack {len(names)} tensors, such as {min(names)}.")

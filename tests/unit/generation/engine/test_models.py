@@ -30,7 +30,7 @@ from generation.engine import (
     EngineStopped,
     ModelRef,
 )
-from generation.engine.loader import _failed, _kept_single, _type_of, dtype_for
+from generation.engine.loader import _kept_single, _type_of, dtype_for, load_error
 from generation.engine.memory import allocations_told
 from generation.engine.planner import Memory
 from generation.engine.processors import PictureProcessor
@@ -454,7 +454,7 @@ def test_a_missing_library_is_the_hosts_fault(tiny: TinyModel) -> None:
     said = ValueError(
         "`tiktoken` is required to read a `tiktoken` file. Install it with `pip install tiktoken`."
     )
-    error = _failed(said, tiny("chroma"), "Its files cannot be loaded")
+    error = load_error(said, tiny("chroma"), "Its files cannot be loaded")
     assert type(error) is EngineModelUnavailable
 
 

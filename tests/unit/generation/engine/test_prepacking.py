@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from generation.engine import ModelRef
+from generation.engine.building import host_build
 from generation.engine.cpu import has_amx
-from generation.engine.loader import host_build, host_read
+from generation.engine.loader import host_read
 from generation.engine.prepacking import LARGEST_BYTES, PackedConv2d, PackedLinear, prepack
 from models_registry.builtin import WEIGHTS
 

@@ -1,0 +1,78 @@
+"""From tensors in host memory to a pipeline on the device, without copying them where the device is the host.
+
+It must run in the pipeline thread: what keeps modules from allocating weights, and the default number format, are
+switches of the whole process. What comes before is `loader.py`.
+"""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import diffusers
+import torch
+from accelerate import init_empty_weights
+
+from generation.engine.cpu import channels_last, has_amx
+from generation.engine.errors import EngineModelBroken
+from generation.engine.float8 import float8_store
+from generation.engine.loader import BROKEN, HostModel, HostModule, load_error
+from generation.engine.planner import FLOAT8_PART
+from generation.engine.prepacking import prepack
+
+
+def host_build(host: HostModel, device: torch.device, *, left_on_host: Collection[str] = ()) -> Iterator[Any]:
+    """Builds the pipeline a piece at a time, so that a running one waits only for a piece; the last item is it.
+
+    The parts of these names stay in host memory. To be driven by the pipeline thread alone. Raises EngineModelBroken.
+    """
+    modules: dict[str, Any] = {}
+    for name, part in host.modules.items():
+        try:
+            place = torch.device("cpu") if name in left_on_host else device
+            modules[name] = _module_build(part, host.dtype, place)
+            if host.float8 and name == FLOAT8_PART:
+                float8_store(modules[name], host.dtype)
+            elif name not in left_on_host and has_amx() and channels_last(device, host.dtype):
+                prepack(modules[name])
+        except torch.OutOfMemoryError:
+            raise
+        except BROKEN as error:
+            raise load_error(error, host.model, f"{name} of {host.model.id} cannot be built") from error
+        yield None
+    try:
+        pipeline = host.pipeline_type(**{**host.parts, **modules, **host.options})
+    except BROKEN as error:
+        raise EngineModelBroken(f"{host.model.id} is not a whole pipeline: {error}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    # The engine looks at pictures once they are drawn; the pipeline would black out what it finds, and tell nobody.
+    pipeline.picture_checker = getattr(pipeline, "safety_checker", None)
+    if pipeline.picture_checker is not None:
+        pipeline.safety_checker = None
+    yield pipeline
+
+
+def _module_build(part: HostModule, dtype: torch.dtype, device: torch.device) -> Any:
+    # A step's callback runs in inference mode; modules made in it could never take an adapter.
+    with torch.inference_mode(mode=False):
+        if issubclass(part.type, diffusers.ModelMixin):
+            module = _diffusers_build(part)
+        else:
+            module, found = part.type.from_pretrained(
+                None, config=part.config, state_dict=dict(part.tensors), dtype=dtype, output_loading_info=True
+            )
+            _refuse_missing(found["missing_keys"])
+        return module.requires_grad_(requires_grad=False).eval().to(device, non_blocking=True)
+
+
+def _diffusers_build(part: HostModule) -> Any:
+    with init_empty_weights(include_buffers=False):
+        module = part.type.from_config(part.config)
+    tensors = dict(part.tensors)
+    module._fix_state_dict_keys_on_load(tensors)  # noqa: SLF001 - names of attention weights in older files
+    missing, _ = module.load_state_dict(tensors, strict=False, assign=True)
+    _refuse_missing(missing)
+    return module
+
+
+def _refuse_missing(names: Any) -> None:
+    if names:
+        raise EngineModelBroken(f"The weights lack {len(names)} tensors, such as {min(names)}.")
