@@ -37,6 +37,11 @@ class Fit(models.TextChoices):
     IN_FLOAT8 = "fits_in_float8", "with the denoiser's weights in eight bits"
     IN_BLOCKS = "fits_in_blocks", "block by block, at each step anew"
     TOO_LARGE = "too_large", "not at all"
+    NEEDS_LIBRARY = "needs_library", "not before a library is installed that reads its weights"
+
+
+# Models that a worker cannot run as it is.
+UNFIT: Final = (Fit.TOO_LARGE, Fit.NEEDS_LIBRARY)
 
 
 class Status(models.TextChoices):

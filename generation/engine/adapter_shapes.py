@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import torch
 
+from generation.engine.quantized import weight_shape
+
 _COMPONENTS: Final = ("unet", "transformer", "text_encoder", "text_encoder_2")
 # What stands behind a module's name in diffusers' two ways of naming, which the pipeline's own converter leaves.
 _HALF: Final = re.compile(
@@ -37,7 +39,7 @@ def adapter_check(pipeline: Any, tensors: dict[str, torch.Tensor]) -> None:
         module = modules[component].get(path) or modules[component].get(path.removeprefix("text_model."))
         if module is not None:
             is_down = "A" in (match["peft"] or "") or match["old"] == "down"
-            _check(key, tensor, module.weight.shape, is_down=is_down)
+            _check(key, tensor, weight_shape(module), is_down=is_down)
         elif path in ends[component]:
             raise ValueError(f"{key} would be put on every module of that name")
 

@@ -181,10 +181,12 @@ def _interruptible(stop_if_asked: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_meant() -> Iterator[None]:
-    """Without peft's warnings of what is meant here: several adapters on one model, and one of them going."""
+    """Without peft's warnings of what is meant here: several adapters on one model, one of them going, none fused."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         warnings.filterwarnings("ignore", message="Adapter .* was active which is now deleted")
+        # Of weights that torchao quantized, on which an adapter cannot be fused.
+        warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated without")
         yield
 
 

@@ -4,7 +4,8 @@ It must run in the pipeline thread: what keeps modules from allocating weights, 
 switches of the whole process. What comes before is `loader.py`.
 """
 
-from collections.abc import Collection, Iterator
+import copy
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import diffusers
@@ -17,6 +18,7 @@ from generation.engine.float8 import float8_store
 from generation.engine.loader import BROKEN, HostModel, HostModule, load_error
 from generation.engine.planner import FLOAT8_PART
 from generation.engine.prepacking import prepack
+from generation.engine.quantized import BITSANDBYTES, TORCHAO, layers_build, torchao_join
 
 
 def host_build(host: HostModel, device: torch.device, *, left_on_host: Collection[str] = ()) -> Iterator[Any]:
@@ -31,7 +33,12 @@ def host_build(host: HostModel, device: torch.device, *, left_on_host: Collectio
             modules[name] = _module_build(part, host.dtype, place)
             if host.float8 and name == FLOAT8_PART:
                 float8_store(modules[name], host.dtype)
-            elif name not in left_on_host and has_amx() and channels_last(device, host.dtype):
+            elif (
+                not part.quantized
+                and name not in left_on_host
+                and has_amx()
+                and channels_last(device, host.dtype)
+            ):
                 prepack(modules[name])
         except torch.OutOfMemoryError:
             raise
@@ -53,26 +60,40 @@ def host_build(host: HostModel, device: torch.device, *, left_on_host: Collectio
 def _module_build(part: HostModule, dtype: torch.dtype, device: torch.device) -> Any:
     # A step's callback runs in inference mode; modules made in it could never take an adapter.
     with torch.inference_mode(mode=False):
+        tensors, config = dict(part.tensors), part.config
+        if part.quantized == TORCHAO:
+            tensors, config = torchao_join(tensors, part.metadata), _without_quantization(config)
         if issubclass(part.type, diffusers.ModelMixin):
-            module = _diffusers_build(part)
+            if part.quantized == BITSANDBYTES:
+                module, missing = layers_build(part.type, config, tensors, device)
+            else:
+                module, missing = _diffusers_build(part.type, config, tensors)
         else:
+            # bitsandbytes' layers are made where they stay.
+            place = {"device_map": {"": device}} if part.quantized == BITSANDBYTES else {}
             module, found = part.type.from_pretrained(
-                None, config=part.config, state_dict=dict(part.tensors), dtype=dtype, output_loading_info=True
+                None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True, **place
             )
-            _refuse_missing(found["missing_keys"])
-        return module.requires_grad_(requires_grad=False).eval().to(device, non_blocking=True)
+            missing = found["missing_keys"]
+        if missing:
+            raise EngineModelBroken(f"The weights lack {len(missing)} tensors, such as {min(missing)}.")
+        # Libraries' own `to` may refuse what is quantized, whose weights know how.
+        module = module.requires_grad_(requires_grad=False).eval()
+        return torch.nn.Module.to(module, device, non_blocking=True)
 
 
-def _diffusers_build(part: HostModule) -> Any:
+def _without_quantization(config: Any) -> Any:
+    """The same configuration of a part whose weights are whole already."""
+    if isinstance(config, Mapping):
+        return {name: value for name, value in config.items() if name != "quantization_config"}
+    config = copy.copy(config)
+    del config.quantization_config
+    return config
+
+
+def _diffusers_build(kind: Any, config: Any, tensors: dict[str, torch.Tensor]) -> tuple[Any, Collection[str]]:
     with init_empty_weights(include_buffers=False):
-        module = part.type.from_config(part.config)
-    tensors = dict(part.tensors)
+        module = kind.from_config(config)
     module._fix_state_dict_keys_on_load(tensors)  # noqa: SLF001 - names of attention weights in older files
     missing, _ = module.load_state_dict(tensors, strict=False, assign=True)
-    _refuse_missing(missing)
-    return module
-
-
-def _refuse_missing(names: Any) -> None:
-    if names:
-        raise EngineModelBroken(f"The weights lack {len(names)} tensors, such as {min(names)}.")
+    return module, missing

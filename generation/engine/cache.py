@@ -7,6 +7,7 @@ Weights are never copied back from a GPU: what leaves it is still warm, or is re
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import itertools
 import sys
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
@@ -23,7 +25,7 @@ from generation.engine.cache_entry import CacheEntry
 from generation.engine.errors import EngineError, EngineModelUnavailable, EngineOutOfMemory
 from generation.engine.loader import FolderCheck, HostModel, host_read
 from generation.engine.memory import memory_look
-from generation.engine.planner import TOO_LARGE, Memory, Plan, Weights, plan_make
+from generation.engine.planner import NEEDS_LIBRARY, TOO_LARGE, Memory, Plan, Weights, plan_make
 from generation.engine.residency import Residency
 from generation.engine.sizes import UNREADABLE, weights_look
 from generation.engine.specs import CachedModel, ModelRef
@@ -60,6 +62,8 @@ class ModelCache:
         self.on_resident: Callable[[str, str, float], None] = lambda model_id, source, seconds: None
         # Called in any thread with a folder that is about to be read.
         self.folder_check: FolderCheck = lambda folder: None
+        # Says what has to be installed before a folder's weights can be read; "" where nothing is missing.
+        self.lacks: Callable[[Path], str] = lambda folder: ""
         # Entered in the pipeline thread around the attaching of one adapter's file.
         self.around_attach: AroundAttach = lambda use: contextlib.nullcontext()
         self._entries: dict[str, CacheEntry] = {}
@@ -93,7 +97,8 @@ class ModelCache:
         """How a model fits into what memory there is; None where its files do not say. May be called in any thread."""
         with contextlib.suppress(*UNREADABLE):  # what is wrong with the files, their reading says
             if model not in self._weights:
-                self._weights[model] = weights_look(model, self.device)
+                weights = weights_look(model, self.device)
+                self._weights[model] = dataclasses.replace(weights, lacks=self.lacks(model.folder))
             return plan_make(self._weights[model], self.memory(), dtype=model.dtype)
         return None
 
@@ -115,6 +120,8 @@ class ModelCache:
         plan = entry.plan = self.plan(entry.model)
         if plan and plan.verdict == TOO_LARGE:
             raise EngineOutOfMemory(f"{entry.model.id} does not fit. {plan.reason}")
+        if plan and plan.verdict == NEEDS_LIBRARY:
+            raise EngineModelUnavailable(f"{entry.model.id} cannot be loaded. {plan.reason}")
         return host_read(
             entry.model,
             self.device,

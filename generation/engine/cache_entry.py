@@ -34,6 +34,7 @@ class CacheEntry:
     weights_sha256: str = ""
     dtype: str = ""
     vae_dtype: Any = None
+    quantized: dict[str, str] = field(default_factory=dict)
     broken: bool = False
     plan: Plan | None = None
     residency: Residency | None = None
@@ -54,6 +55,7 @@ class CacheEntry:
         self.weights_sha256 = host.weights_sha256
         self.dtype = str(host.dtype).removeprefix("torch.")
         self.vae_dtype = host.vae_dtype
+        self.quantized = host.quantized
         self.scheduler = host.parts["scheduler"]
 
     def serves(self, model: ModelRef) -> bool:

@@ -314,6 +314,7 @@ class Drawing:
             "device": memory.device_name(device),
             "dtype": entry.dtype,
             "stored_dtype": entry.stored_dtype,
+            "quantized": entry.quantized or None,
             "vae_dtype": str(entry.vae_dtype).removeprefix("torch."),
             "decoded_in_tiles": self.tiled or self.sparing,
             "memory_format": (
@@ -332,5 +333,5 @@ class Drawing:
             "weights_sha256": entry.weights_sha256,
             "python": platform.python_version(),
             "torch": torch.__version__,  # with the build, such as +cpu, which the package's metadata leaves out
-            **{name: version(name) for name in _VERSIONED},
+            **{name: version(name) for name in (*_VERSIONED, *sorted({*entry.quantized.values()}))},
         }

@@ -19,7 +19,7 @@ import diffusers
 import torch
 import transformers
 from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
@@ -27,6 +27,7 @@ from generation.engine.cpu import channels_last, has_amx
 from generation.engine.errors import EngineModelBroken, EngineModelUnavailable
 from generation.engine.float8 import FLOAT8, storable
 from generation.engine.planner import FLOAT8_PART
+from generation.engine.quantized import TORCHAO, TORCHAO_DTYPE, library_import, method_of, quantized_names
 from generation.engine.specs import ModelRef
 
 # A worker's standard error is its log: bars of the libraries do not belong there.
@@ -69,16 +70,20 @@ def device_of_choice() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def dtype_for(name: str, device: torch.device, *, components: Collection[str] = ()) -> torch.dtype:
-    """The number format that a pipeline of these components runs in.
+def dtype_for(
+    name: str, device: torch.device, *, components: Collection[str] = (), quantized: Collection[str] = ()
+) -> torch.dtype:
+    """The number format that a pipeline of these components runs in, where these libraries have `quantized` some.
 
     `auto` is what such weights were made for: float16 with a U-Net, else bfloat16, which they need for its range. A
     card that only emulates that gets float16, and a picture that comes out as no number then fails its job. On a CPU it
     is bfloat16 where the processor has tiles for that (AMX), else single precision, also where `float16` is asked for:
-    nothing there is fast at it.
+    nothing there is fast at it. What torchao quantized is for bfloat16 everywhere.
     """
     formats = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
     name = "auto" if name == "float8" else name  # which is how weights are stored, and not what they run in
+    if name == "auto" and TORCHAO in quantized:
+        return TORCHAO_DTYPE
     if device.type == "cpu":
         if name == "auto":
             return torch.bfloat16 if has_amx() else torch.float32
@@ -91,11 +96,16 @@ def dtype_for(name: str, device: torch.device, *, components: Collection[str] = 
 
 @dataclass
 class HostModule:
-    """One part of a pipeline that holds weights, as tensors in host memory."""
+    """One part of a pipeline that holds weights, as tensors in host memory.
+
+    Where a library has `quantized` them, they are as they lie in its files, and `metadata` is what these say of them.
+    """
 
     type: Any
     config: Any
     tensors: dict[str, torch.Tensor]
+    quantized: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -111,6 +121,11 @@ class HostModel:
     options: dict[str, Any]
     weights_sha256: str
     bytes: int = field(init=False)
+
+    @property
+    def quantized(self) -> dict[str, str]:
+        """The libraries that quantized its parts."""
+        return {name: module.quantized for name, module in self.modules.items() if module.quantized}
 
     @property
     def vae_dtype(self) -> torch.dtype:
@@ -168,7 +183,10 @@ def load_error(error: Exception, model: ModelRef, sentence: str) -> EngineModelU
 def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool, float8: bool) -> HostModel:
     index: dict[str, Any] = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
     pipeline_type = _pipeline_type(index["_class_name"])
-    dtype = dtype_for(model.dtype, device, components=index.keys())
+    quantized = quantized_parts(model.folder, index.keys())
+    for library in {*quantized.values()}:
+        library_import(library)
+    dtype = dtype_for(model.dtype, device, components=index.keys(), quantized=quantized.values())
     signature = pipeline_type._get_signature_keys  # noqa: SLF001 - diffusers' own way to ask for the parts
     expected, optional = signature(pipeline_type)
     modules: dict[str, HostModule] = {}
@@ -203,6 +221,16 @@ def _host_read(model: ModelRef, device: torch.device, *, with_checker: bool, flo
     if "requires_safety_checker" in optional:
         options["requires_safety_checker"] = False
     return HostModel(model, dtype, float8, pipeline_type, modules, parts, options, digest.hexdigest())
+
+
+def quantized_parts(folder: Path, names: Collection[str]) -> dict[str, str]:
+    """Which of a checkpoint's parts are quantized, and by which library. Raises OSError, ValueError."""
+    found = {}
+    for name in names:
+        path = folder / name / "config.json"
+        if path.is_file() and (method := method_of(json.loads(path.read_text(encoding="utf-8")))):
+            found[name] = method
+    return found
 
 
 def _needs_range(pipeline_type: Any, kind: Any, folder: Path, dtype: torch.dtype) -> bool:
@@ -269,15 +297,20 @@ def _module_read(
     diffusers_model = issubclass(kind, diffusers.ModelMixin)
     config = kind.load_config(folder) if diffusers_model else kind.config_class.from_pretrained(folder)
     kept = _kept_single(kind, dtype)
+    paths = weights_files(folder, variant=variant)
+    quantized = method_of(config)
+    untouched, metadata = _quantized_read(quantized, paths)
     tensors: dict[str, torch.Tensor] = {}
     with ThreadPoolExecutor(1, thread_name_prefix="weights-hasher") as beside:
-        for path in weights_files(folder, variant=variant):
+        for path in paths:
             # While it is copied, so that the disk is read once and the host's memory passed through once.
             digest = beside.submit(_digest, path)
             for key, mapped in load_file(path).items():
                 wanted = torch.float32 if any(part in key.split(".") for part in kept) else dtype
                 if stored and storable(kind, key, mapped):
                     wanted = stored
+                if key in untouched:
+                    wanted = mapped.dtype
                 # A copy, so that the file is really read here and not, page by page, in the middle of a step.
                 tensors[key] = torch.empty_like(
                     mapped,
@@ -287,7 +320,20 @@ def _module_read(
                 ).copy_(mapped)
             hash_more(f"{folder.name}/{path.name}".encode())
             hash_more(digest.result())
-    return HostModule(kind, config, tensors)
+    return HostModule(kind, config, tensors, quantized, metadata)
+
+
+def _quantized_read(method: str, paths: list[Path]) -> tuple[set[str], dict[str, str]]:
+    """Which tensors of these files are quantized weights, and what the files say of them."""
+    if not method:
+        return set(), {}
+    names: set[str] = set()
+    metadata: dict[str, str] = {}
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            names.update(file.keys())
+            metadata.update(file.metadata() or {})
+    return quantized_names(names), metadata
 
 
 def _digest(path: Path) -> bytes:

@@ -12,6 +12,7 @@ from typing import Final
 
 FITS, WITH_OFFLOAD, IN_FLOAT8 = "fits", "fits_with_offload", "fits_in_float8"
 IN_BLOCKS, TOO_LARGE = "fits_in_blocks", "too_large"
+NEEDS_LIBRARY = "needs_library"
 
 DENOISERS: Final = ("unet", "transformer")
 ENCODERS: Final = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
@@ -33,12 +34,15 @@ class Weights:
     """How many numbers each part of a model has, and the bytes of one in the format that it runs in.
 
     `least` is how many of a part's have to be there at once where its blocks come one after another; without it they do
-    not.
+    not. Of `quantized` parts both are the bytes that their files have, since these stay as they are. `lacks` says what
+    has to be installed before they can be read.
     """
 
     numbers: Mapping[str, int]
     item_bytes: int
     least: Mapping[str, int] = field(default_factory=dict)
+    quantized: frozenset[str] = frozenset()
+    lacks: str = ""
 
     def sizes(self, *, float8: bool = False) -> dict[str, int]:
         """The bytes of each part, with the denoiser's weights in eight bits or not."""
@@ -49,7 +53,10 @@ class Weights:
         return self._bytes({**self.numbers, **self.least}, float8=float8)
 
     def _bytes(self, numbers: Mapping[str, int], *, float8: bool) -> dict[str, int]:
-        sizes = {name: count * self.item_bytes for name, count in numbers.items()}
+        sizes = {
+            name: count if name in self.quantized else count * self.item_bytes
+            for name, count in numbers.items()
+        }
         return sizes | {FLOAT8_PART: numbers[FLOAT8_PART]} if float8 else sizes
 
 
@@ -64,7 +71,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a model fits: one of the five words above, and why.
+    """How a model fits: one of the six words above, and why.
 
     `in_turns` says that its parts are on the device in turns, `in_blocks` that their blocks do so as well, `float8`
     that the denoiser's weights are stored in eight bits. `stages` are the bytes of weights that are there while it
@@ -96,11 +103,13 @@ def plan_make(weights: Weights, memory: Memory, *, dtype: str = "auto") -> Plan:
     """How a model of these weights fits into this memory.
 
     `dtype` is the row's: `auto` takes eight bits for the denoiser where sixteen do not fit, `float8` always does,
-    another name never. A U-Net has no such choice, since it would be slower by far. Block by block comes last, with the
-    fewest bits of these, since all of it is copied at each step.
+    another name never. A U-Net has no such choice, since it would be slower by far, nor has what is quantized. Block by
+    block comes last, with the fewest bits of these, since all of it is copied at each step.
     """
+    if weights.lacks:
+        return Plan(NEEDS_LIBRARY, weights.lacks, (0, 0, 0), 0, 0)
     formats = {"float8": (True,), "auto": (False, True)}.get(dtype, (False,))
-    if FLOAT8_PART not in weights.numbers:
+    if FLOAT8_PART not in weights.numbers or FLOAT8_PART in weights.quantized:
         formats = (False,)
     plans = [_plan(weights, memory, float8=float8) for float8 in formats]
     in_blocks = _in_blocks(weights, memory, float8=formats[-1])

@@ -11,6 +11,7 @@ import torch
 
 from generation.engine.blocks import blocks_of
 from generation.engine.planner import DENOISERS, ENCODERS, Plan
+from generation.engine.quantized import Held, bytes_of, is_quantized
 
 
 class _Weights:
@@ -20,9 +21,16 @@ class _Weights:
         self.module = module
         self.is_here = False
         others = {known for each in without for known in each.known}
-        self._host = [(tensor, tensor.data) for tensor in module.parameters() if id(tensor) not in others]
-        self.known: set[int] = {id(tensor) for tensor, _ in self._host} | others
-        self.bytes: int = sum(data.nbytes for _, data in self._host)
+        own = {
+            id(tensor): (layer, tensor)
+            for layer in module.modules()
+            for tensor in layer.parameters(recurse=False)
+            if id(tensor) not in others
+        }
+        self._host = [(tensor, tensor.data) for _, tensor in own.values() if not is_quantized(tensor)]
+        self._quantized = [Held(layer, tensor) for layer, tensor in own.values() if is_quantized(tensor)]
+        self.known: set[int] = own.keys() | others
+        self.bytes: int = sum(bytes_of(tensor) for _, tensor in own.values())
 
     def bring(self, device: torch.device) -> None:
         """To the device, where they are copies; nothing of them stays there where memory does not suffice."""
@@ -30,6 +38,8 @@ class _Weights:
             with torch.inference_mode(mode=False):
                 for tensor, data in self._host:
                     tensor.data = data.to(device, non_blocking=True, copy=True)
+                for held in self._quantized:
+                    held.put([each.to(device, non_blocking=True, copy=True) for each in held.tensors])
                 for tensor in self.module.parameters():  # of adapters, which came later
                     if id(tensor) not in self.known:
                         tensor.data = tensor.data.to(device)
@@ -46,6 +56,8 @@ class _Weights:
         with torch.inference_mode(mode=False):
             for tensor, data in self._host:
                 tensor.data = data
+            for held in self._quantized:
+                held.put(held.tensors)
         self.is_here = False
 
 
@@ -54,7 +66,7 @@ class _Part:
 
     def __init__(self, module: Any, device: torch.device, *, in_blocks: bool) -> None:
         self._device = device
-        sizes = {name: tensor.nbytes for name, tensor in module.named_parameters()} if in_blocks else {}
+        sizes = {name: bytes_of(tensor) for name, tensor in module.named_parameters()} if in_blocks else {}
         self._blocks = [_Weights(module.get_submodule(name)) for name in blocks_of(sizes)]
         self._outside = _Weights(module, without=self._blocks)
         self._largest = max((block.bytes for block in self._blocks), default=0)

@@ -8,6 +8,7 @@ from generation.engine.planner import (
     FITS,
     IN_BLOCKS,
     IN_FLOAT8,
+    NEEDS_LIBRARY,
     TOO_LARGE,
     WITH_OFFLOAD,
     Memory,
@@ -92,7 +93,32 @@ def test_the_rows_number_format_decides(name: str, dtype: str, card: int, verdic
 
 
 def test_workers_and_clients_have_the_same_words() -> None:
-    assert Fit.values == [FITS, WITH_OFFLOAD, IN_FLOAT8, IN_BLOCKS, TOO_LARGE]
+    assert Fit.values == [FITS, WITH_OFFLOAD, IN_FLOAT8, IN_BLOCKS, TOO_LARGE, NEEDS_LIBRARY]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "card", "verdict"),
+    [("auto", 12, FITS), ("auto", 10, T), ("float8", 10, T), ("auto", 8, B), ("float32", 12, FITS)],
+)
+def test_what_is_quantized_counts_by_its_files(dtype: str, card: int, verdict: str) -> None:
+    """FLUX.1 with denoiser and T5 in four bits: no format of the row makes them larger, and none smaller."""
+    sizes = {"transformer": 6.7e9, "text_encoder_2": 3.2e9}
+    numbers = {name: int(size) for name, size in sizes.items()} | {
+        "text_encoder": 123_000_000,
+        "vae": 84_000_000,
+    }
+    least = {"transformer": 300_000_000, "text_encoder_2": 400_000_000}
+    quantized = Weights(numbers, 2, least, frozenset(sizes))
+    plan = plan_make(quantized, Memory(card * GIB, HOST), dtype=dtype)
+    assert (plan.verdict, plan.float8) == (verdict, False)
+    assert quantized.sizes()["transformer"] == 6.7e9
+
+
+def test_what_lacks_a_library_is_not_planned() -> None:
+    """Whatever memory there is."""
+    lacking = Weights({"transformer": 1}, 2, lacks="Its transformer is quantized by torchao.")
+    plan = plan_make(lacking, Memory(80 * GIB, HOST))
+    assert (plan.verdict, plan.reason) == (NEEDS_LIBRARY, "Its transformer is quantized by torchao.")
 
 
 def test_the_host_has_to_hold_what_is_read() -> None:
