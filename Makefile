@@ -24,7 +24,7 @@ STAMP := $(VENV)/.installed-$(TORCH)
 DEV_STAMP := $(VENV)/.installed-dev-$(TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo run stop logs test test-fast test-long lint lint-js format typecheck \
+.PHONY: help install dev demo run stop logs test test-fast test-long test-quantized lint lint-js format typecheck \
         gpu gpu-wheels screenshots audit check check-locks lock vendor pin-images sbom schema bench clients chaos attack soak fidelity build \
         image-size secrets clean
 
@@ -69,6 +69,11 @@ test-long: dev  ## Runs what takes a minute or more each: the documents' command
 
 test-fast: dev  ## Runs the unit tests, on all cores, without the slowest; options in ARGS
 	$(BIN)/python -m pytest tests/unit -m "not slow and not long and not gpu" --numprocesses auto $(ARGS)
+
+# They stay beside the environment, since every process that imports diffusers would import them, too.
+test-quantized: dev  ## Fetches the libraries that read quantized weights into .quantized/, and tests with them
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --upgrade --target .quantized -r locks/quantized.lock
+	PYTHONPATH=.quantized $(BIN)/python -m pytest tests/integration/test_quantized.py $(ARGS)
 
 lint: check-locks dev  ## Checks locks, style, formatting, types, import rules and migrations
 	$(BIN)/ruff check .

@@ -16,5 +16,5 @@ def pins(file: str) -> list[str]:
 
 setup(
     install_requires=[pin for file in FILES for pin in pins(file)],
-    extras_require={"otel": pins("requirements-otel.txt")},
+    extras_require={"otel": pins("requirements-otel.txt"), "quantized": pins("requirements-quantized.txt")},
 )

@@ -61,7 +61,7 @@ def lease_end() -> Any:
 
 
 def _best_queued(worker: Worker, resident: Sequence[str], warm: Sequence[str]) -> Generation | None:
-    mine = generations_for(device_class=worker.device_class, too_large=worker.too_large)
+    mine = generations_for(device_class=worker.device_class, unfit=worker.unfit)
     rows = mine.select_for_update(skip_locked=True, of=("self",)).order_by(*QUEUE_ORDER)
     first = rows.first()
     if first is None:
@@ -126,7 +126,7 @@ def mates_claim(
     it would keep it waiting.
     """
     with transaction.atomic():
-        mine = generations_for(device_class=worker.device_class, too_large=worker.too_large)
+        mine = generations_for(device_class=worker.device_class, unfit=worker.unfit)
         first = mine.order_by(*QUEUE_ORDER).first()
         if first is None:
             return []

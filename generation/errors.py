@@ -109,6 +109,14 @@ class ModelTooLargeError(DomainError):
     title = "The model does not fit into any worker's memory"
 
 
+class ModelNeedsLibraryError(DomainError):
+    """No live worker has the library that reads the model's quantized weights."""
+
+    code = "model_needs_library"
+    http_status = 422
+    title = "The model needs a library that no worker has"
+
+
 class NoWorkerError(DomainError):
     """The order needs a live GPU worker."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from models_registry.pipeline_facts import PIPELINES
+from models_registry.quantization import QuantizationError, quantization_check
 
 MAX_CONFIG_BYTES: Final = 8 << 20
 PAIR: Final = 2  # a component's library and class
@@ -161,11 +162,10 @@ def _config_check(shown: str, config: Mapping[str, Any]) -> None:
         if config.get(setting):
             raise ClassRefusedError(f"its {shown} asks for code of its own ({setting}), which is never run")
     if quantized := config.get("quantization_config"):
-        how = quantized.get("quant_method", "") if isinstance(quantized, dict) else ""
-        raise ClassRefusedError(
-            f"its {shown} says that its weights are quantized ({_short(how)}), by a library that is not part of this "
-            "service: take the repository with 16-bit weights, which the number format float8 stores in eight bits"
-        )
+        try:
+            quantization_check(shown, quantized)
+        except QuantizationError as error:
+            raise ClassRefusedError(str(error)) from error
     for setting, known in _NAMING.items():
         if (named := config.get(setting)) is not None and not (isinstance(named, str) and named in known):
             raise ClassRefusedError(f"its {shown} names a {setting} that is not supported ({_short(named)})")

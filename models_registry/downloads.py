@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from models_registry.errors import (
 from models_registry.hub import Repository, file_fetch, file_verify, repository_read
 from models_registry.models import Checkpoint
 from models_registry.pipeline_facts import pipeline_facts
+from models_registry.quantization import library_lacks
 from models_registry.selection import (
     CHECKER,
     INDEX,
@@ -276,13 +278,16 @@ def _alone(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 def _check_configs(staging: Path) -> None:
-    """Raises DownloadFailedError where the JSON files name what is not used here."""
+    """Raises DownloadFailedError where the JSON files name what is not used here, or take what is not installed."""
     try:
         configs_check(staging)
     except ClassRefusedError as error:
         raise DownloadFailedError(
             DownloadProblem.UNSUPPORTED, f"The repository cannot be used: {error}."
         ) from error
+    # Where torch is, this is the Python that would draw with it; elsewhere the GPU workers say what they lack.
+    if find_spec("torch") and (reason := library_lacks(staging)):
+        raise DownloadFailedError(DownloadProblem.UNUSABLE, reason)
 
 
 class _Download:

@@ -22,7 +22,10 @@ SOURCES = {
     "all": "requirements.txt",
     "dev": "requirements-dev.txt",
     "sbom": "requirements-sbom.txt",
+    "quantized": "requirements-quantized.txt",
 }
+# Locks of what comes beside an environment that has all that it needs: without that.
+BESIDE = ("quantized",)
 # A lock includes the one that is named here and holds only what comes on top of it.
 BASES = {"worker": "web", "all": "worker", "dev": "all"}
 TORCH_LOCKS = ("torch-cuda", "torch-cpu")
@@ -184,6 +187,9 @@ def lock(*, uv: str, options: Sequence[str] = (), root: Path = REPOSITORY) -> No
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text(whole, encoding="utf-8")
         for name, source in SOURCES.items():
+            if name in BESIDE:
+                write(name, resolve(root / source, uv=uv, options=["--no-deps"]), origin=source, root=root)
+                continue
             part = resolve(root / source, uv=uv, constraints=constraints)
             held[name] = {package.name for package in packages(part)}
             new = held[name] - held.get(BASES.get(name, ""), set())

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.pipeline_facts import PACKED, PIPELINES, PipelineFacts, pipeline_facts
+from models_registry.quantization import INSTEAD, LIBRARIES, OTHERS, REFUSED
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 DOCUMENT: Final = REPOSITORY / "docs" / "models.md"
@@ -55,12 +56,32 @@ U-Nets can be stored in eight bits. Classes that are not listed are refused befo
 A LoRA that was distilled for few steps brings its scheduler where its model's family has that: LCM, TCD, Hyper-SD and
 Lightning, told by their names ([LoRA](../API_REFERENCE.md#lora)).
 
+## Quantized weights
+
+{quantized}
 ## Rows that are there from the start
 
 Those of newer families are disabled until an operator enables them.
 
 | model | repository | family | licence |
 | --- | --- | --- | --- |
+"""
+
+_QUANTIZED: Final = """\
+A part whose `config.json` has a `quantization_config` of bitsandbytes (four or eight bits) or torchao is read by that
+library, where it is installed: {pins} (`requirements-quantized.txt`).
+Tiny checkpoints of FLUX.1, whose denoiser and T5 were quantized by bitsandbytes (`nf4`, eight bits) and torchao (eight
+bits), draw what the stock pipeline draws, pixel by pixel, on a CPU: whole, in turns, block by block and with a LoRA
+(`make test-quantized`). On a GPU none was tried. torchao's come as safetensors only; its pickled ones are refused like
+all pickles. What torchao quantized runs in bfloat16 unless its row names another format. bitsandbytes' four bits run on
+CPUs with AVX-512 BF16 only where each quantized layer has a multiple of 64 inputs and of 32 outputs. Other methods are
+refused, with the reason:
+
+| method | why |
+| --- | --- |
+{reasons}| any other | {others} |
+
+Instead, {instead}.
 """
 
 
@@ -93,6 +114,13 @@ def _row(name: str, facts: PipelineFacts) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
+def _quantized() -> str:
+    """Which quantized weights are read, and why others are not."""
+    pins = " and ".join(f"`{pin}`" for pin in LIBRARIES.values())
+    reasons = "".join(f"| `{method}` | {reason} |\n" for method, reason in REFUSED.items())
+    return _QUANTIZED.format(pins=pins, reasons=reasons, others=OTHERS, instead=INSTEAD)
+
+
 def document() -> str:
     """The page."""
     heads = (
@@ -108,7 +136,8 @@ def document() -> str:
         f"{', gated' if row.get('gated') else ''} |\n"
         for row in rows
     )
-    return f"{_HEAD}\n| {' | '.join(heads)} |\n{'| --- ' * len(heads)}|\n{table}{_REST}{seeded}"
+    rest = _REST.format(quantized=_quantized())
+    return f"{_HEAD}\n| {' | '.join(heads)} |\n{'| --- ' * len(heads)}|\n{table}{rest}{seeded}"
 
 
 def main(arguments: list[str]) -> int:

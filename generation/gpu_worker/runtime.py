@@ -47,6 +47,7 @@ from generation.queue.precedence import generation_next
 from imagegen_project import __version__
 from models_registry.classes import folder_check
 from models_registry.errors import ModelNotFoundError
+from models_registry.quantization import library_lacks
 from models_registry.selectors import checkpoint_default, checkpoints_on_host, safety_classifier_folder
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class GpuRuntime:
             MODEL_SWAP_SECONDS.observe, seconds, model_id, source
         )
         self.engine.cache.folder_check = folder_check
+        self.engine.cache.lacks = library_lacks
         self.engine.cache.around_attach = partial(attach_on_trial, worker=self.worker.name)
         self._orders = OrderCarrier(
             self.engine,
@@ -277,7 +279,7 @@ class GpuRuntime:
         """
         if self.draining.is_set():
             return
-        upcoming = generation_next(device_class=self.worker.device_class, too_large=self.worker.too_large)
+        upcoming = generation_next(device_class=self.worker.device_class, unfit=self.worker.unfit)
         if upcoming is not None or self.status() is not WorkerStatus.IDLE:
             self._worked_at = time.monotonic()
         elif self._is_idle() and self.engine.models():

@@ -9,7 +9,7 @@ from django.db.models import F, Q, Value
 from django.db.models.functions import Greatest, Now
 from uuid_utils.compat import uuid7
 
-from generation.choices import CommandKind, CommandStatus, ErrorCode, Fit, WorkerStatus
+from generation.choices import UNFIT, CommandKind, CommandStatus, ErrorCode, WorkerStatus
 from loras.models import Lora
 from models_registry.models import Checkpoint
 
@@ -92,9 +92,9 @@ class Worker(models.Model):
         return self.silence <= WORKER_ALIVE
 
     @property
-    def too_large(self) -> list[str]:
-        """The models on its host that do not fit into its memory."""
-        return [model for model, plan in self.model_plans.items() if plan["verdict"] == Fit.TOO_LARGE]
+    def unfit(self) -> list[str]:
+        """The models on its host that it cannot run: for its memory, or for a library that it lacks."""
+        return [model for model, plan in self.model_plans.items() if plan["verdict"] in UNFIT]
 
 
 class WorkerCommand(models.Model):

@@ -6,8 +6,8 @@ from typing import Any, cast
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import Exists, F, Func, JSONField, OuterRef, QuerySet
 
-from generation.choices import Fit, Status
-from generation.errors import ModelTooLargeError
+from generation.choices import UNFIT, Fit, Status
+from generation.errors import ModelNeedsLibraryError, ModelTooLargeError
 from generation.models import Generation, GenerationLora, Worker
 from loras.choices import LoraState
 from models_registry.choices import DiskState
@@ -36,24 +36,24 @@ def generations_claimable(*, device_class: str | None = None) -> QuerySet[Genera
     return queued.exclude(Exists(missing))
 
 
-def generations_for(
-    *, device_class: str | None = None, too_large: Collection[str] = ()
-) -> QuerySet[Generation]:
-    """Of these, the ones whose model is on this host, less the models that are `too_large` for the worker."""
-    here = set(checkpoints_here()) - set(too_large)
+def generations_for(*, device_class: str | None = None, unfit: Collection[str] = ()) -> QuerySet[Generation]:
+    """Of these, the ones whose model is on this host, less the `unfit` ones, which the worker cannot run."""
+    here = set(checkpoints_here()) - set(unfit)
     return generations_claimable(device_class=device_class).filter(checkpoint__in=here)
 
 
-def generation_next(*, device_class: str | None = None, too_large: Collection[str] = ()) -> Generation | None:
+def generation_next(*, device_class: str | None = None, unfit: Collection[str] = ()) -> Generation | None:
     """The generation that would be claimed next, without claiming it."""
-    rows = generations_for(device_class=device_class, too_large=too_large)
+    rows = generations_for(device_class=device_class, unfit=unfit)
     return rows.select_related("checkpoint").order_by(*QUEUE_ORDER).first()
 
 
-def too_large_everywhere(*, checkpoint: Checkpoint, device_class: str = "") -> str:
-    """Why no live worker (of a class) can run a checkpoint; "" where one can, or cannot say yet, or none lives."""
+def unfit_everywhere(
+    *, checkpoint: Checkpoint, device_class: str = ""
+) -> ModelTooLargeError | ModelNeedsLibraryError | None:
+    """Why no live worker (of a class) can run a checkpoint; None where one can, or cannot say yet, or none lives."""
     workers = Worker.objects.live().order_by("-memory_total_mb")
-    return _too_large(
+    return _unfit(
         checkpoint,
         [
             worker.model_plans.get(checkpoint.pk)
@@ -62,18 +62,27 @@ def too_large_everywhere(*, checkpoint: Checkpoint, device_class: str = "") -> s
     )
 
 
-def _too_large(checkpoint: Checkpoint, plans: Sequence[dict[str, str] | None]) -> str:
+def _unfit(
+    checkpoint: Checkpoint, plans: Sequence[dict[str, str] | None]
+) -> ModelTooLargeError | ModelNeedsLibraryError | None:
     """The same, by what the workers say of it, the one with the most memory first."""
-    if not plans or not all(plan and plan["verdict"] == Fit.TOO_LARGE for plan in plans):
-        return ""
-    reason = (plans[0] or {})["reason"]
-    return f"{checkpoint.pk} does not fit into the memory of any worker. {reason}"
+    said = [plan for plan in plans if plan and plan["verdict"] in UNFIT]
+    if not said or len(said) < len(plans):
+        return None
+    for plan in said:
+        if plan["verdict"] == Fit.NEEDS_LIBRARY:  # which can be helped
+            return ModelNeedsLibraryError(
+                f"{checkpoint.pk} cannot be loaded by any worker. {plan['reason']}", param="model"
+            )
+    reason = f"{checkpoint.pk} does not fit into the memory of any worker. {said[0]['reason']}"
+    return ModelTooLargeError(reason, param="model")
 
 
 def checkpoint_for(*, name: str | None) -> Checkpoint:
     """The checkpoint that a request means by a name, or by none; in one query with what the workers say of it.
 
-    Raises ModelNotFoundError, ModelUnsupportedError, and ModelTooLargeError where no live worker has the memory for it.
+    Raises ModelNotFoundError, ModelUnsupportedError, and where no live worker has the memory for it or the library that
+    reads it ModelTooLargeError or ModelNeedsLibraryError.
     """
     plan = Func(
         F("model_plans"),
@@ -88,6 +97,6 @@ def checkpoint_for(*, name: str | None) -> Checkpoint:
         checkpoint_default(among=rows) if name is None else checkpoint_get(name=name, among=rows)
     )
     checkpoint_check_supported(checkpoint)
-    if reason := _too_large(checkpoint, checkpoint.plans):
-        raise ModelTooLargeError(reason, param="model")
+    if unfit := _unfit(checkpoint, checkpoint.plans):
+        raise unfit
     return cast(Checkpoint, checkpoint)

@@ -11,7 +11,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from generation.choices import Kind, OutputFormat, PromptSyntax
-from generation.errors import ModelTooLargeError
+from generation.errors import ModelNeedsLibraryError, ModelTooLargeError
 from generation.models import (
     DEFAULT_OUTPUT_QUALITY,
     MAX_EDIT_IMAGES,
@@ -343,7 +343,12 @@ class GenerationCreateIn(StrictSerializer):
     def _checkpoint(self, name: str | None) -> Checkpoint:
         try:
             return checkpoint_for(name=name)
-        except (ModelNotFoundError, ModelUnsupportedError, ModelTooLargeError) as error:
+        except (
+            ModelNotFoundError,
+            ModelUnsupportedError,
+            ModelTooLargeError,
+            ModelNeedsLibraryError,
+        ) as error:
             field = (
                 "model_id"
                 if "model_id" in self.initial_data and "model" not in self.initial_data

@@ -17,11 +17,12 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from generation.choices import CommandStatus, ErrorCode, Status
+from generation.errors import ModelTooLargeError
 from generation.metrics.counters import LEASES_EXPIRED, SWEEP_ACTIONS
 from generation.models import Generation, Worker, WorkerCommand
 from generation.orders import command_finish
 from generation.queue.entries import device_classes, queue_length, queue_shorten, workers_wake
-from generation.queue.precedence import generations_claimable, too_large_everywhere
+from generation.queue.precedence import generations_claimable, unfit_everywhere
 from generation.transitions import attempt_log_with, generation_end, generation_requeue
 from generation.upkeep.clock import database_clock, times_restamp
 from generation.webhooks.outbox import webhooks_restore
@@ -46,7 +47,7 @@ def sweep() -> dict[str, int]:
     """One pass over everything; returns what was put right, and how often."""
     done = _lost_take_back() if database_clock.is_steady() else {}
     done |= {
-        "generations ended that fit nowhere": too_large_end(),
+        "generations ended that fit nowhere": unfit_end(),
         "downloads asked for again": downloads_request(),
         "wake-ups for downloads restored": downloads_restore(),
         "LoRA asked for again": loras_resume() + adapters_restore(),
@@ -76,23 +77,24 @@ def _workers_forget() -> int:
     return forgotten
 
 
-def too_large_end() -> int:
-    """Ends queued generations whose model fits into no live worker's memory, since nobody claims them."""
+def unfit_end() -> int:
+    """Ends queued generations whose model no live worker can run, since nobody claims them."""
     ended = 0
     queued = Generation.objects.filter(status=Status.QUEUED, checkpoint__state=DiskState.PRESENT)
     pairs = queued.order_by().values_list("checkpoint", "device_class").distinct()
     for checkpoint_id, device_class in pairs:
-        reason = too_large_everywhere(
+        unfit = unfit_everywhere(
             checkpoint=Checkpoint.objects.get(pk=checkpoint_id), device_class=device_class
         )
-        if reason:
+        if unfit:
+            too_large = isinstance(unfit, ModelTooLargeError)
             for generation in queued.filter(checkpoint=checkpoint_id, device_class=device_class):
                 ended += generation_end(
                     generation=generation,
                     to=Status.FAILED,
                     origins=(Status.QUEUED,),
-                    error_code=ErrorCode.OUT_OF_MEMORY,
-                    error_detail=reason,
+                    error_code=ErrorCode.OUT_OF_MEMORY if too_large else ErrorCode.MODEL_UNAVAILABLE,
+                    error_detail=unfit.detail,
                 )
     return ended
 

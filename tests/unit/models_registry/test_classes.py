@@ -89,7 +89,8 @@ HOSTILE: list[tuple[str, Any]] = [
     ("unet/config.json", {"auto_map": "evil"}),
     ("feature_extractor/preprocessor_config.json", {"image_processor_type": "EvilProcessor"}),
     ("feature_extractor/preprocessor_config.json", {"feature_extractor_type": 7}),
-    ("transformer/config.json", {"quantization_config": {"quant_method": "bitsandbytes"}}),
+    ("transformer/config.json", {"quantization_config": {"quant_method": "sdnq"}}),
+    ("transformer/config.json", {"quantization_config": {"load_in_4bit": True, "bnb_4bit_quant_type": "x"}}),
     ("text_encoder/config.json", {"quantization_config": "torchao"}),
 ]
 
@@ -120,19 +121,6 @@ def test_such_a_repository_is_never_put_in_place(
     row.refresh_from_db()
     assert (row.state, row.error_code) == ("broken", "unsupported")
     assert on_disk(row, settings) == set()
-
-
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
-def test_quantized_weights_are_refused_before_they_are_fetched(
-    row: Checkpoint, repository: HubRepository, settings: Any
-) -> None:
-    """In words that say what to do instead."""
-    config = json.loads((repository.folder / "unet/config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    write_files(repository.folder, {"unet/config.json": json.dumps(config).encode()})
-    with pytest.raises(DownloadFailedError, match=r"quantized \(bitsandbytes\).*16-bit weights"):
-        prefetch(row)
-    assert not any(request.path.endswith(".safetensors") for request in repository.requests())
 
 
 def test_an_index_that_leaves_a_part_to_its_users_is_refused(tmp_path: Path) -> None:

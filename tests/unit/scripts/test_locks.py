@@ -129,6 +129,7 @@ REQUIREMENTS = {
     "requirements-worker.txt": "-r requirements-web.txt\ndraws==1.0  # draws\ntorch==2.0  # tensors\n",
     "requirements.txt": '-r requirements-worker.txt\nkeeps==1.0 ; sys_platform == "linux"  # keeps\n',
     "requirements-sbom.txt": "lists==1.0  # lists\n",
+    "requirements-quantized.txt": "eighths==1.0  # reads\n",
     "requirements-dev.txt": "-r requirements.txt\n-r requirements-sbom.txt\nchecks==1.0  # checks\n",
 }
 PACKAGES = [
@@ -139,6 +140,7 @@ PACKAGES = [
     ("keeps-1.0", []),
     ("lists-1.0", ["shared<2"]),
     ("checks-1.0", []),
+    ("eighths-1.0", ["torch", "shared<2"]),
     ("shared-1.0", []),
     ("shared-1.1", []),
     ("shared-2.0", []),
@@ -198,6 +200,7 @@ def test_each_lock_holds_what_comes_on_top(small: Path) -> None:
         "all": ["keeps==1.0"],
         "dev": ["checks==1.0", "lists==1.0"],
         "sbom": ["lists==1.0", "shared==1.1"],
+        "quantized": ["eighths==1.0"],
         "torch-cuda": ["nvidia-thing==3.0", "torch==2.0"],
         "torch-cpu": ["torch==2.0+cpu"],
     }
