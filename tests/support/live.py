@@ -1,4 +1,4 @@
-"""Running services for all tests that only need one: a plain one, and one with a Hub of its own."""
+"""A running service, and the Hub it downloads from, for all tests that only need one."""
 
 import functools
 import os
@@ -191,37 +191,38 @@ class Live:
 _running: list[Service] = []
 
 
-@contextmanager
-def _started(data_dir: Path, **variables: str) -> Iterator[Service]:
-    """A service, ready, on the suite's database."""
-    cluster_copy(data_dir)
-    service = Service(data_dir, **variables)
-    _running.append(service)
-    try:
-        service.wait_ready()
-        yield service
-    finally:
-        service.end(SIGTERM)
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    """Ends the services behind the last test of who shares them: idle ones would cost the rest a quarter of a core."""
+    """Ends the service behind the last test of who shares it: an idle one would cost the rest a tenth of a core."""
     if nextitem and group_of(nextitem.nodeid) not in SHARING_SERVICES:
         while _running:
             _running.pop().end(SIGTERM)
 
 
 @pytest.fixture(scope="session")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def live_hub() -> Iterator[HubDouble]:
+    """The Hub of the running service."""
+    double = HubDouble()
+    yield double
+    double.stop()
+
+
+@pytest.fixture(scope="session")
+def live(live_hub: HubDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """The whole service on embedded servers; small limits, so that tests reach them quickly."""
     data_dir: Path = tmp_path_factory.mktemp("live") / "data"
     site = f"http://localhost:{port_free()}"
     variables = {"LEASE_S": "5", "MAX_BODY_MB": "1", "WORKER_GRACE_S": "1", "WAIT_LIMIT_S": "240"}
-    with _started(data_dir, CORS_ALLOWED_ORIGINS=site, **variables) as service:
+    cluster_copy(data_dir)
+    service = Service(data_dir, CORS_ALLOWED_ORIGINS=site, HF_ENDPOINT=live_hub.url, **variables)
+    _running.append(service)
+    try:
+        service.wait_ready()
         client = Live(service, site=site)
         with client.http:
             yield client
+    finally:
+        service.end(SIGTERM)
 
 
 class Hubbed(Live):
@@ -247,16 +248,8 @@ class Hubbed(Live):
 
 
 @pytest.fixture(scope="session")
-def live_hub() -> Iterator[HubDouble]:
-    """The Hub of the service that downloads."""
-    double = HubDouble()
-    yield double
-    double.stop()
-
-
-@pytest.fixture(scope="session")
-def hubbed(live_hub: HubDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubbed]:
-    """The whole service, with tiny checkpoints of every family registered and none of them on disk."""
+def hubbed(live: Live, live_hub: HubDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubbed]:
+    """The same service, with tiny checkpoints of every family registered and none of them on disk."""
     from tests.support.tiny_checkpoints import make_tiny_checkpoint
 
     root: Path = tmp_path_factory.mktemp("hubbed")
@@ -271,9 +264,7 @@ def hubbed(live_hub: HubDouble, tmp_path_factory: pytest.TempPathFactory) -> Ite
     (root / "adapters").mkdir()
     shutil.copy(builtin.ADAPTERS / "outline.safetensors", root / "adapters")
     HubRepository(live_hub, "org/outline", root / "adapters")
-    data_dir = root / "service" / "data"
-    with _started(data_dir, HF_ENDPOINT=live_hub.url, WAIT_LIMIT_S="120") as service:
-        client = Hubbed(service, repository)
-        client.shell(REGISTER.format(families=families, side=SIDE))
-        with client.http:
-            yield client
+    client = Hubbed(live.service, repository)
+    client.shell(REGISTER.format(families=families, side=SIDE))
+    with client.http:
+        yield client
