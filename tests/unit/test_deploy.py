@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 from django.core.management import get_commands
@@ -65,6 +63,8 @@ def own(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_compose_is_valid(compose: dict[str, Any]) -> None:
     """By the Compose specification's schema."""
+    import jsonschema  # it reads grammars for seconds, in each process of a run
+
     schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
     jsonschema.validate(compose, schema)
 
@@ -215,14 +215,21 @@ WORKLOADS = [document for _, document in DOCUMENTS if "template" in document.get
 SETTINGS = dict(line.split("=", 1) for line in (KUBERNETES / "imagegen.env").read_text().split())
 
 
+def kubernetes_check(document: dict[str, Any]) -> None:
+    """Raises what Kubernetes's own schemas say against a document; unknown fields count as errors."""
+    import kubernetes_validate  # it reads grammars for seconds, in each process of a run
+
+    kubernetes_validate.validate(document, "1.31", strict=True)
+
+
 @pytest.mark.parametrize(
     "document",
     [document for _, document in DOCUMENTS if "keda" not in document["apiVersion"]],
     ids=lambda document: f"{document['kind']}-{document['metadata']['name']}",
 )
 def test_manifests_are_valid(document: dict[str, Any]) -> None:
-    """By Kubernetes's own schemas; unknown fields count as errors."""
-    kubernetes_validate.validate(document, "1.31", strict=True)
+    """As they stand in the repository."""
+    kubernetes_check(document)
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
@@ -255,7 +262,7 @@ def test_models_can_lie_on_the_nodes(tmp_path: Path) -> None:
         for document in built
         if (document["kind"], document["metadata"]["name"]) == ("Deployment", "worker")
     ]
-    kubernetes_validate.validate(worker, "1.31", strict=True)
+    kubernetes_check(worker)
     pod = worker["spec"]["template"]["spec"]
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert volumes["models"] == {
@@ -341,7 +348,7 @@ def test_workers_are_scaled_by_the_queue() -> None:
     behavior = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     [web] = [document for _, document in DOCUMENTS if document["kind"] == "HorizontalPodAutoscaler"]
     for rules in (behavior, web["spec"]["behavior"]):
-        kubernetes_validate.validate(web | {"spec": web["spec"] | {"behavior": rules}}, "1.31", strict=True)
+        kubernetes_check(web | {"spec": web["spec"] | {"behavior": rules}})
         assert (
             rules["scaleDown"]["stabilizationWindowSeconds"]
             >= 300
