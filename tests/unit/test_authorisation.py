@@ -5,6 +5,7 @@ A new route fails here until it has a row.
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -12,9 +13,11 @@ import pytest
 import redis
 from django.conf import settings
 from django.contrib.auth.models import Permission, User
+from django.db import transaction
 from django.test import Client
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern, URLResolver
+from knox.models import AuthToken
 
 from generation.attempts import generation_claim
 from generation.choices import CommandKind
@@ -210,25 +213,21 @@ class World:
         self.worker: Worker = make_worker("w1")
 
     def address(self, template: str) -> str:
-        """A template with the ids of fresh objects."""
-        share = (
-            Share.objects.create(generation=self.generation(), show_prompt=True)
-            if {"{share_id}", "{token}"} & set(template.split("/"))
-            else None
-        )
+        """A template with the ids of what belongs to the owner, and a nonce that nobody has used."""
         values = {
-            "generation_id": lambda: (share.generation_id if share else self.generation().id),
-            "share_id": lambda: share and share.id,
-            "token": lambda: share and share.token,
-            "order_id": lambda: self.order().order_id,
-            "lora_id": lambda: self.lora().id,
+            "generation_id": lambda: self.generation.id,
+            "share_id": lambda: self.share.id,
+            "token": lambda: self.share.token,
+            "order_id": lambda: self.order.order_id,
+            "lora_id": lambda: self.lora.id,
             "index": lambda: 0,
             "name": lambda: "builtin",
-            "token_id": lambda: token_issue(user=self.owner, expires_in=None, name="")[0].id,
+            "token_id": lambda: self.token.id,
             "nonce": lambda: link_create(user=self.owner),
         }
         return "/" + re.sub(r"\{(\w+)\}", lambda found: str(values[found[1]]()), template)
 
+    @cached_property
     def generation(self) -> Generation:
         """One that has ended, with a picture."""
         create_generation(owner=self.owner)
@@ -237,6 +236,17 @@ class World:
         assert succeed(claimed)
         return claimed
 
+    @cached_property
+    def share(self) -> Share:
+        """A public page of that one."""
+        return Share.objects.create(generation=self.generation, show_prompt=True)
+
+    @cached_property
+    def token(self) -> AuthToken:
+        """One of the owner's own."""
+        return token_issue(user=self.owner, expires_in=None, name="")[0]
+
+    @cached_property
     def order(self) -> WorkerCommand:
         """A load that its worker has not begun."""
         builtin = Checkpoint.objects.get(id="builtin")
@@ -244,6 +254,7 @@ class World:
             worker=self.worker, kind=CommandKind.LOAD, checkpoint=builtin, requested_by=self.owner
         )
 
+    @cached_property
     def lora(self) -> Lora:
         """A private adapter."""
         return Lora.objects.create(
@@ -267,7 +278,13 @@ def call(world: World, endpoint: str, identity: Identity) -> Any:
     """An empty request: whoever may call gets an answer about what it lacks."""
     method, template = endpoint.split(" ", 1)
     body = {} if method == "GET" else {"data": "{}", "content_type": "application/json"}
-    return getattr(Client(), method.lower())(world.address(template), headers=world.headers[identity], **body)
+    address, headers = world.address(template), world.headers[identity]
+    # What one may delete is there again for the next.
+    before = transaction.savepoint()
+    try:
+        return getattr(Client(), method.lower())(address, headers=headers, **body)
+    finally:
+        transaction.savepoint_rollback(before)
 
 
 @pytest.mark.parametrize("endpoint", sorted(MATRIX))
