@@ -1,13 +1,14 @@
 """Who is next: priorities, owners that take turns, and what a queued generation is told about its place."""
 
 import json
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
@@ -222,7 +223,7 @@ QUEUED_ROWS = 100_000
 
 
 @pytest.fixture
-def long_queue(make: GenerationMaker, owner: User) -> Generation:
+def long_queue(make: GenerationMaker, owner: User) -> Iterator[Generation]:
     """A queue of a hundred thousand: copies of one row, by a thousand owners."""
     User.objects.bulk_create(User(username=f"user-{number}") for number in range(1000))
     first = make()
@@ -235,14 +236,16 @@ def long_queue(make: GenerationMaker, owner: User) -> Generation:
     }
     chosen = ", ".join(changed.get(column, f'"{column}"') for column in columns)
     named = ", ".join(f'"{column}"' for column in columns)
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             f"INSERT INTO generation_generation ({named}) SELECT {chosen} "
             "FROM generation_generation, generate_series(1, %s) n WHERE id = %s",
             [QUEUED_ROWS, first.id],
         )
         cursor.execute("ANALYZE generation_generation")
-    return first
+        yield first
+        # Else what each row refers to would be looked up when the test ends.
+        transaction.set_rollback(True)
 
 
 def plan_nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
