@@ -7,6 +7,7 @@ import ast
 import re
 import sys
 from collections import defaultdict
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -16,6 +17,7 @@ APP = REPOSITORY / "generation"
 Graph = dict[str, set[str]]
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """The syntax tree of each module of the app, migrations left out."""
     found = {}
@@ -89,14 +91,20 @@ def test_the_root_is_the_life_of_a_generation() -> None:
     assert len(root) <= 12, sorted(root)
 
 
-def users(*calls: str) -> set[str]:
-    """The modules in which one of these is called."""
-    found = set()
+@cache
+def calls() -> Graph:
+    """The modules in which each function is called, by the name that stands there."""
+    found: Graph = defaultdict(set)
     for module, tree in modules().items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in calls:
-                found.add(module)
+            if isinstance(node, ast.Call):
+                found[ast.unparse(node.func)].add(module)
     return found
+
+
+def users(*names: str) -> set[str]:
+    """The modules in which one of these is called."""
+    return set().union(*(calls()[name] for name in names))
 
 
 def test_each_thing_has_one_place() -> None:
