@@ -18,14 +18,15 @@ REPOSITORY: Final = Path(__file__).resolve().parent.parent
 WHEELS: Final = REPOSITORY / "gpu-wheels"
 MAX_WHEELS_MB: Final = 64
 MINUTES: Final = 8.0
-LOCKS: Final = ("worker", "web")
-# What the engine imports, and what that needs, beside torch and its own requirements.
+LOCKS: Final = ("worker", "web", "quantized")
+# What the engine imports, and what that needs, beside torch and its own requirements. Of the libraries that read
+# quantized weights the small one: the other would take two thirds of the room.
 PACKAGES: Final = (
     *("diffusers", "transformers", "peft", "accelerate", "safetensors", "huggingface-hub", "tokenizers"),
     *("greenlet", "psutil", "pillow", "numpy", "regex", "pyyaml", "packaging", "filelock", "tqdm"),
     *("requests", "urllib3", "httpx2", "httpcore2", "anyio", "h11", "certifi", "idna", "truststore"),
     *("charset-normalizer", "importlib-metadata", "lazy-importer", "zipp", "typing-extensions", "fsspec"),
-    *("hf-xet", "sentencepiece", "protobuf", "environs", "python-dotenv", "marshmallow"),
+    *("torchao", "hf-xet", "sentencepiece", "protobuf", "environs", "python-dotenv", "marshmallow"),
     *("typer", "click", "shellingham", "rich", "annotated-doc", "pygments", "markdown-it-py", "mdurl"),
 )
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,6 +25,7 @@ from generation.engine.memory import MIB
 from generation.engine.planner import IN_BLOCKS, IN_FLOAT8, WITH_OFFLOAD, Memory
 from models_registry import builtin
 from tests.support.batches import memory_least, memory_tight, quick
+from tests.support.quantized import LIBRARY_OF, quantized_make
 from tests.support.tiny_checkpoints import TINY_FAMILIES, make_tiny_checkpoint
 from tests.support.tiny_transformers import BUILDERS
 from tests.support.two_parts import checkpoint_make
@@ -161,6 +163,29 @@ def float8(bench: Bench) -> str:
     return "layers are stored as float8_e4m3fn"
 
 
+def quantized(bench: Bench) -> str:
+    """What libraries have quantized draws the same whole, in turns and block by block."""
+    here = [how for how, library in LIBRARY_OF.items() if find_spec(library)]
+    if not bench.has_card:  # bitsandbytes has kernels of its own there, for wider layers
+        here = [how for how in here if LIBRARY_OF[how] != "bitsandbytes"]
+    for how in here:
+        folder = bench.folder / how
+        if not folder.exists():
+            quantized_make(bench.model("flux", dtype="bfloat16").folder, folder, how)
+        model = ModelRef(how, f"tiny/{how}", "", folder, dtype="bfloat16")
+        with bench.engine() as engine:
+            whole = _numbers(drawn(engine, quick(model)))
+        for memory_of, verdict in ((memory_tight, WITH_OFFLOAD), (memory_least, IN_BLOCKS)):
+            with bench.engine() as engine:
+                memory = memory_of(model, engine.device)
+                engine.cache.memory = lambda memory=memory: memory  # type: ignore[misc]
+                plan = engine.plan(model)
+                assert plan is not None
+                assert plan.verdict == verdict, plan.reason
+                assert np.array_equal(_numbers(drawn(engine, quick(model))), whole), f"{how}, {verdict}"
+    return f"{', '.join(here)}: the same pixels" if here else "no library for it is installed"
+
+
 def second_chance(bench: Bench) -> str:
     """Where memory ends while decoding, only that is done again, in tiles."""
     steps: list[int] = []
@@ -276,5 +301,5 @@ def speed(bench: Bench) -> str:
 def parts(bench: Bench) -> dict[str, Callable[[], str]]:
     """All of them, by name, in order: what says most comes first."""
     families = {f"family {name}": functools.partial(family, bench, name) for name in bench.families}
-    others = (in_turns, in_blocks, float8, second_chance, swaps, cancel, lost_device, speed)
+    others = (in_turns, in_blocks, float8, quantized, second_chance, swaps, cancel, lost_device, speed)
     return families | {part.__name__.replace("_", " "): functools.partial(part, bench) for part in others}

@@ -21,6 +21,7 @@ HERE = (
     "in turns",
     "in blocks",
     "float8",
+    "quantized",
     "second chance",
     "swaps",
     "cancel",
