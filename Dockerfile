@@ -20,15 +20,18 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /build/pip/bin/pip --python /opt/venv install --require-hashes --no-deps --only-binary :all: -r /build/web.lock
 
 FROM build-web AS build-worker
-COPY locks/worker.lock locks/torch-cuda.lock locks/torch-cpu.lock /build/
+COPY locks/worker.lock locks/quantized.lock locks/torch-cuda.lock locks/torch-cpu.lock /build/
 # TORCH: cuda (PyPI's build) or cpu. TORCH_INDEX names another index for another build of the same version; that one is
 # not locked: the index is trusted, for torch and all that is missing then.
 ARG TORCH=cuda
 ARG TORCH_INDEX=
+# QUANTIZED: anything, for the libraries that read quantized weights.
+ARG QUANTIZED=
 # Static libraries and headers are for building against torch, which nobody does here.
 RUN --mount=type=cache,target=/root/.cache/pip \
     install() { /build/pip/bin/pip --python /opt/venv install --only-binary :all: "$@"; } \
     && install --require-hashes --no-deps -r /build/worker.lock \
+    && { [ -z "$QUANTIZED" ] || install --require-hashes --no-deps -r /build/quantized.lock; } \
     && if [ -n "$TORCH_INDEX" ]; then \
         install --index-url "$TORCH_INDEX" "$(grep -o '^torch==[^ ;]*' /build/torch-cuda.lock)"; \
     elif [ "$TORCH" = cpu ]; then \

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from scripts.locks import REPOSITORY, lock_path
 
-AUDITED = ("dev", "torch-cuda")
+AUDITED = ("dev", "torch-cuda", "quantized")
 # What requests and urllib3 say where there is no way to PyPI.
 NO_NETWORK = (
     "ConnectionError",

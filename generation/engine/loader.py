@@ -131,6 +131,8 @@ class HostModel:
     def vae_dtype(self) -> torch.dtype:
         """What the autoencoder runs in, as far as its pipeline does not widen it."""
         vae = self.modules.get("vae")
+        if vae and vae.quantized:
+            return self.dtype
         return next((tensor.dtype for tensor in vae.tensors.values()), self.dtype) if vae else self.dtype
 
     def __post_init__(self) -> None:
