@@ -147,8 +147,10 @@ def folder_check(folder: Path) -> None:
 def configs_check(folder: Path) -> None:
     """Whether the JSON files of a checkpoint's components name nothing but listed classes. Raises ClassRefusedError."""
     for path in sorted(folder.glob("*/*.json")):
-        if path.stat().st_size > MAX_CONFIG_BYTES or path.name in {"tokenizer.json", "vocab.json"}:
+        if path.name in {"tokenizer.json", "vocab.json"}:
             continue  # tables of words, which name no classes
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ClassRefusedError(f"its {path.parent.name}/{path.name} is larger than any configuration")
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:

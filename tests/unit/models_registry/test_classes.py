@@ -1,5 +1,6 @@
 """Which classes a repository may name: a list of ours, looked at before the libraries act on a name."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from models_registry.classes import (
+    MAX_CONFIG_BYTES,
     ClassRefusedError,
     component_check,
     configs_check,
@@ -100,6 +102,16 @@ def test_files_that_name_other_classes_are_refused(tmp_path: Path, path: str, co
     write_files(tmp_path, {path: json.dumps(config).encode()})
     with pytest.raises(ClassRefusedError, match=path):
         configs_check(tmp_path)
+
+
+def test_a_file_that_is_too_large_to_be_looked_at_is_refused(tmp_path: Path) -> None:
+    """It could name anything; tables of words may be larger."""
+    write_files(tmp_path, {"unet/config.json": b"{}", "tokenizer/vocab.json": b"{}"})
+    for path, refused in (("tokenizer/vocab.json", False), ("unet/config.json", True)):
+        with (tmp_path / path).open("ab") as file:
+            file.truncate(MAX_CONFIG_BYTES + 1)
+        with pytest.raises(ClassRefusedError, match="larger") if refused else contextlib.nullcontext():
+            configs_check(tmp_path)
 
 
 @pytest.mark.parametrize("data", [b"{", b"[" * 100_000, b"\xff"])
