@@ -125,6 +125,7 @@ COPY --from=sbom-web /build/sbom.cdx.json /app/
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+# Several containers are better than --processes wherever something in front shares requests out (docs/operations.md).
 CMD ["python", "manage.py", "web", "--host", "0.0.0.0"]
 ARG REVISION=unknown
 LABEL org.opencontainers.image.revision="${REVISION}"

@@ -136,6 +136,8 @@ WEB_GRACE_S: float = _env.float("WEB_GRACE_S", 10.0, validate=_AT_LEAST_ZERO)
 BEHIND_TLS: bool = _env.bool("BEHIND_TLS", False)
 #: Bearer token with which Prometheus may read /metrics; empty: staff only.
 METRICS_TOKEN: str = _secret("METRICS_TOKEN")
+#: Folder where web processes that share a port count together; `manage.py web --processes` makes and sets it.
+PROMETHEUS_MULTIPROC_DIR: str = _env.str("PROMETHEUS_MULTIPROC_DIR", "")
 #: Tries with a bad token or password, per minute and address, before further ones are refused (429); 0: no limit.
 AUTH_FAILURES: int = _env.int("AUTH_FAILURES", 30, validate=_AT_LEAST_ZERO)
 #: Largest request body where pictures may come, in MiB; elsewhere 256 KiB or less are taken.

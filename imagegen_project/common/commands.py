@@ -1,9 +1,18 @@
 """Commands that end, and say what they did: in words, or as one JSON document."""
 
 import json
+from argparse import ArgumentTypeError
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+
+def positive(text: str) -> int:
+    """A number of things, at least one, from a command line. Raises ArgumentTypeError."""
+    if not text.isdigit() or int(text) < 1:
+        reason = "must be 1 or more"
+        raise ArgumentTypeError(reason)
+    return int(text)
 
 
 class ReportingCommand(BaseCommand):

@@ -23,7 +23,7 @@ _STOP_POLL_S = 0.1
 _WEB_FRAME_LIMIT_BYTES = 16 * 1024 * 1024
 _WEB_MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 # Connections that may wait to be accepted: with the server's own 50, clients that come at once are dropped.
-_BACKLOG = 1024
+BACKLOG = 1024
 # Stages of the supervisor: the servers (0) go last.
 _SERVICE_STAGE = 1
 _MANAGE = (sys.executable, "-m", "imagegen_project", "manage")
@@ -35,20 +35,30 @@ class StandaloneError(Exception):
 
 def port_claim(host: str, port: int) -> int:
     """The port if it is free, a free one for 0. Raises StandaloneError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise StandaloneError(
-                    f"Port {port} on {host} is taken: choose another with --port."
-                ) from error
-            raise StandaloneError(
-                f"Cannot listen on {host}, port {port} ({error.strerror}): choose others with --host and --port."
-            ) from error
+    with _bound(host, port) as probe:
         return int(probe.getsockname()[1])
+
+
+def port_listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises StandaloneError."""
+    listener = _bound(host, port)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host.strip("[]"), port))
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise StandaloneError(f"Port {port} on {host} is taken: choose another with --port.") from error
+        raise StandaloneError(
+            f"Cannot listen on {host}, port {port} ({error.strerror}): choose others with --host and --port."
+        ) from error
+    return bound
 
 
 def make_folders(data_dir: Path) -> Path:
@@ -61,16 +71,24 @@ def make_folders(data_dir: Path) -> Path:
 
 
 def web_command(*, host: str, port: int) -> list[str]:
-    """The command line of a web process."""
+    """The command line of a web process that listens by itself."""
     interface = host.strip("[]").replace(":", r"\:")
+    return _web_command(f"tcp:port={port}:interface={interface}:backlog={BACKLOG}")
+
+
+def web_command_shared(*, ipv6: bool) -> list[str]:
+    """The command line of a web process whose standard input is a socket that listens: it takes connections from it.
+
+    It is told in systemd's way, which wants the process's own number and the descriptor 3.
+    """
+    family = "INET6" if ipv6 else "INET"
+    told = 'LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=web exec "$@" 3<&0 </dev/null'
+    return ["/bin/sh", "-c", told, "sh", *_web_command(f"systemd:domain={family}:name=web")]
+
+
+def _web_command(endpoint: str) -> list[str]:
     return [
-        *(
-            sys.executable,
-            "-m",
-            "daphne",
-            "--endpoint",
-            f"tcp:port={port}:interface={interface}:backlog={_BACKLOG}",
-        ),
+        *(sys.executable, "-m", "daphne", "--endpoint", endpoint),
         *("--application-close-timeout", "2"),
         # No access log: it would show tickets, and each request has its own line.
         *("--verbosity", "0"),
@@ -80,14 +98,16 @@ def web_command(*, host: str, port: int) -> list[str]:
     ]
 
 
-def web_environment() -> dict[str, str]:
-    """The environment of a web process.
+def web_environment(**changes: str) -> dict[str, str]:
+    """The environment of a web process, with `changes` on top.
 
     One arena for all threads: with one each, as glibc does by itself, the process keeps growing for hours as each of
     them fills with holes, and threads that hold the GIL in turn gain nothing from it. Large blocks (bodies, pictures)
     get pages of their own, which go back when they are freed: by itself glibc stops doing that after the first ones.
     """
-    return env.child_environment(ASGI_THREADS="4", MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="262144")
+    return env.child_environment(
+        ASGI_THREADS="4", MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="262144", **changes
+    )
 
 
 def web_child(*, host: str, port: int, logs: Path) -> Child:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -46,13 +46,13 @@ class Child:
     """One process to keep running.
 
     Stages start in the order in which they are given and stop in reverse: all children of the highest stage first.
-    `orphan_signal` is what the kernel sends when the supervisor itself was killed (Linux). `stdin` is a file
-    descriptor.
+    Without a `log_file` a child writes where we do. `orphan_signal` is what the kernel sends when the supervisor itself
+    was killed (Linux). `stdin` is a file descriptor.
     """
 
     name: str
     command: Sequence[str]
-    log_file: Path
+    log_file: Path | None = None
     stage: int = 0
     stop_signal: signal.Signals = signal.SIGTERM
     orphan_signal: signal.Signals = signal.SIGKILL
@@ -176,13 +176,13 @@ class Supervisor:
                 time.sleep(0.02)
 
     def _spawn(self, child: Child) -> _Running:
-        with child.log_file.open("ab") as log:
-            offset = log.tell()
+        with child.log_file.open("ab") if child.log_file else nullcontext() as log:
+            offset = log.tell() if log else 0
             process = subprocess.Popen(  # noqa: S603 - the caller's own commands
                 child.command,
                 stdin=child.stdin,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if log else None,
                 # A session of its own: Ctrl-C in the terminal reaches only the supervisor.
                 start_new_session=True,
                 # Only this can tie a child's life to ours; it calls nothing that could wait for a lock.
@@ -192,7 +192,9 @@ class Supervisor:
         return _Running(child, process, time.monotonic(), offset)
 
     def _keep_running(self, one: _Running) -> None:
-        if log_rotate(one.child.log_file, max_bytes=self._log_max_bytes, keep=self._log_keep):
+        if one.child.log_file and log_rotate(
+            one.child.log_file, max_bytes=self._log_max_bytes, keep=self._log_keep
+        ):
             one.log_offset = 0
         code = one.process.poll()
         if code is None:
@@ -217,6 +219,8 @@ class Supervisor:
                 said = last_line(one.child.log_file, one.log_offset) or "nothing in its log"
                 self._report(
                     f"{one.child.name} keeps ending ({_ending(code)}): {said} [{one.child.log_file}]"
+                    if one.child.log_file
+                    else f"{one.child.name} keeps ending ({_ending(code)})"
                 )
         elif now >= one.restart_at:
             fresh = self._spawn(one.child)
@@ -257,8 +261,10 @@ def log_rotate(log: Path, *, max_bytes: int, keep: int) -> bool:
     return True
 
 
-def last_lines(log_file: Path, offset: int = 0) -> list[str]:
+def last_lines(log_file: Path | None, offset: int = 0) -> list[str]:
     """The last few lines of a log beyond `offset` that are not empty."""
+    if log_file is None:
+        return []
     with suppress(OSError), log_file.open("rb") as log:
         log.seek(max(offset, log_file.stat().st_size - 16_384))
         lines = log.read().decode(errors="replace").split("\n")
@@ -266,7 +272,7 @@ def last_lines(log_file: Path, offset: int = 0) -> list[str]:
     return []
 
 
-def last_line(log_file: Path, offset: int = 0) -> str:
+def last_line(log_file: Path | None, offset: int = 0) -> str:
     """The last line of a log beyond `offset`; of a line in JSON, its message."""
     line = next(reversed(last_lines(log_file, offset)), "")
     with suppress(ValueError):

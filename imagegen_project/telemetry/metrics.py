@@ -1,6 +1,7 @@
 """`/metrics` for Prometheus, and what a web process measures of its own requests and sockets."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -22,6 +23,7 @@ from imagegen_project.auth.authentication import BearerAuthentication
 from imagegen_project.common.asgi import Application, Message, Receive, Scope, Send
 from imagegen_project.common.counters import PROCESS_REGISTRY
 from imagegen_project.server.middleware import ROUTE_KEY
+from imagegen_project.telemetry.shared_port import SharedPortCollector
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # Nginx's number for a client that hung up before its answer.
@@ -37,9 +39,17 @@ REQUEST_SECONDS = Histogram(
     registry=PROCESS_REGISTRY,
 )
 REQUESTS_OPEN = Gauge(
-    "imagegen_http_requests_open", "Requests without an answer yet.", registry=PROCESS_REGISTRY
+    "imagegen_http_requests_open",
+    "Requests without an answer yet.",
+    registry=PROCESS_REGISTRY,
+    multiprocess_mode="livesum",
 )
-SOCKETS_OPEN = Gauge("imagegen_sockets_open", "WebSockets that are open.", registry=PROCESS_REGISTRY)
+SOCKETS_OPEN = Gauge(
+    "imagegen_sockets_open",
+    "WebSockets that are open.",
+    registry=PROCESS_REGISTRY,
+    multiprocess_mode="livesum",
+)
 SOCKETS_CLOSED = Counter(
     "imagegen_sockets_closed",
     "WebSockets that ended: refused, or closed with a code by this side.",
@@ -133,7 +143,7 @@ class MayReadMetrics(BasePermission):
 
 
 class MetricsView(APIView):
-    """The metrics of the service, and of the web process that answers."""
+    """The metrics of the service, and of the web process that answers, or of all that share its port."""
 
     authentication_classes = (MetricsTokenAuthentication, BearerAuthentication, SessionAuthentication)
     permission_classes = (MayReadMetrics,)
@@ -145,6 +155,9 @@ class MetricsView(APIView):
         """In the text format that the scraper prefers."""
         registry = CollectorRegistry()
         registry.register(ServiceCollector())
-        registry.register(PROCESS_REGISTRY)
+        of_port = (
+            SharedPortCollector(Path(settings.METRICS_DIR)) if settings.METRICS_DIR else PROCESS_REGISTRY
+        )
+        registry.register(of_port)
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return HttpResponse(encode(registry), content_type=content_type)

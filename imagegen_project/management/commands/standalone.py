@@ -1,7 +1,6 @@
 """`manage.py standalone`: the whole service on one machine, with nothing installed but this project."""
 
 import time
-from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -11,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from imagegen_project import __version__, env
 from imagegen_project.cli.exits import CliError
+from imagegen_project.common.commands import positive
 from imagegen_project.standalone import addresses, paths
 from imagegen_project.standalone import service as standalone
 from imagegen_project.standalone.folders import EmbeddedError, FolderLock, lock_holder
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 _READY_TIMEOUT_S = 300.0
 _READY_POLL_S = 0.25
 _INTERRUPTED_EXIT_STATUS = 130
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        reason = "must be 1 or more"
-        raise ArgumentTypeError(reason)
-    return int(text)
 
 
 class Command(BaseCommand):
@@ -53,7 +46,7 @@ class Command(BaseCommand):
             "--port", type=int, help="port to listen on (default 8000; with --once a free one)"
         )
         parser.add_argument("--data-dir", help="where everything is kept (default: the variable DATA_DIR)")
-        parser.add_argument("--workers", type=_positive, default=1, help="number of GPU workers (default 1)")
+        parser.add_argument("--workers", type=positive, default=1, help="number of GPU workers (default 1)")
         parser.add_argument("--stop", action="store_true", help="stop the service that uses the data folder")
         parser.add_argument("--once", metavar="PROMPT", help="make one picture, then end")
         parser.add_argument(
