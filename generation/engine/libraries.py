@@ -136,5 +136,6 @@ with _absent("boto3"):  # a dialogue about SageMaker
     import_module("accelerate")
 with _absent("scipy"), _one_process():  # losses of models that find objects; models spread over processes
     import_module("transformers.modeling_utils")
+    import_module("peft")  # whose adapters would ask whether a weight is spread
 _defer("scipy.stats")  # one way to space a scheduler's steps
 _defer("scipy.integrate")  # one scheduler

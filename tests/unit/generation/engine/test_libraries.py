@@ -7,7 +7,7 @@ PROGRAM = """
 import os, sys
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 from pathlib import Path
-from generation.engine import Engine, ModelRef
+from generation.engine import AdapterUse, Engine, ModelRef
 from models_registry import builtin
 from tests.support.batches import quick
 
@@ -17,7 +17,8 @@ UNUSED = {
 }
 engine = Engine(threads=1)
 model = ModelRef("builtin", "builtin", "", Path(builtin.WEIGHTS))
-engine.run(quick(model))
+pastel = Path(builtin.ADAPTERS) / "pastel.safetensors"
+engine.run(quick(model, adapters=(AdapterUse("pastel", "0" * 64, pastel, 1.0),)))
 assert not UNUSED & set(sys.modules), UNUSED & set(sys.modules)
 
 # One that spaces its steps by a distribution of scipy's, and one that integrates.
