@@ -82,25 +82,30 @@ class ControlThread:
     def _heartbeat(self) -> None:
         total, free = self.runtime.memory_mb()
         worker = self.runtime.worker
-        Worker.objects.update_or_create(
-            pk=worker.pk,  # the same again, should a sweep have forgotten it while this machine slept
-            defaults={
-                "name": worker.name,
-                "hostname": worker.hostname,
-                "pid": worker.pid,
-                "device": worker.device,
-                "instruction_set": worker.instruction_set,
-                "device_class": worker.device_class,
-                "version": worker.version,
-                "status": self.runtime.status(),
-                "memory_total_mb": total,
-                "memory_free_mb": free,
-                "heartbeat_at": Now(),
-                **self.runtime.cache_state(),
-            },
-        )
+        columns = {
+            "name": worker.name,
+            "hostname": worker.hostname,
+            "pid": worker.pid,
+            "device": worker.device,
+            "instruction_set": worker.instruction_set,
+            "device_class": worker.device_class,
+            "version": worker.version,
+            "status": self.runtime.status(),
+            "memory_total_mb": total,
+            "memory_free_mb": free,
+            "heartbeat_at": Now(),
+            **self.runtime.cache_state(),
+        }
+        if not Worker.objects.filter(pk=worker.pk).update(**columns):
+            # The same again: a sweep has forgotten it while this machine slept.
+            Worker.objects.create(pk=worker.pk, **columns)
 
     def _take_commands(self) -> None:
+        # Most looks find none, and which of them are due is four times as much to ask.
+        if not WorkerCommand.objects.filter(
+            worker=self.runtime.worker, status=CommandStatus.PENDING
+        ).exists():
+            return
         for command in commands_due(self.runtime.worker):
             if _waits_for_files(command):
                 continue
