@@ -60,8 +60,8 @@ def visits(live: Live) -> Iterator[Visits]:
 @pytest.fixture(scope="session")
 def editor(live: Live) -> str:
     """The id of a model that edits pictures by instruction, with tiny random weights."""
-    from tests.support.tiny_checkpoints import make_tiny_checkpoint
+    from tests.support.tiny_checkpoints import tiny_checkpoint_copy
 
-    make_tiny_checkpoint("flux2-klein", live.service.data_dir / "models" / EDITOR / COMMIT)
+    tiny_checkpoint_copy("flux2-klein", live.service.data_dir / "models" / EDITOR / COMMIT)
     live.shell(REGISTER)
     return EDITOR

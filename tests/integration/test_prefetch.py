@@ -28,7 +28,7 @@ from tests.support.hub import HubDouble
 from tests.support.hub_repository import HubRepository
 from tests.support.repositories import NEEDED, UNET, safetensors_bytes, write_files, write_repository
 from tests.support.service import REPOSITORY, environment, wait_for
-from tests.support.tiny_checkpoints import TINY_FAMILIES, make_tiny_checkpoint
+from tests.support.tiny_checkpoints import TINY_FAMILIES, tiny_checkpoint_copy
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -99,7 +99,7 @@ def visible(cache: Path) -> set[str]:
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 def test_each_family_arrives_loads_and_draws(double: HubDouble, tmp_path: Path, family: str) -> None:
     """With the Hub gone by then."""
-    HubRepository(double, f"tiny/{family}", make_tiny_checkpoint(family, tmp_path / family))
+    HubRepository(double, f"tiny/{family}", tiny_checkpoint_copy(family, tmp_path / family))
     row = Checkpoint.objects.create(
         id=f"tiny-{family}", name=family, repository=f"tiny/{family}", family=family, licence="mit"
     )

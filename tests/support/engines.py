@@ -37,14 +37,14 @@ def model() -> "ModelRef":
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> "TinyModel":
     """Tiny random checkpoints on disk, by family; made once."""
     from generation.engine import ModelRef
-    from tests.support.tiny_checkpoints import make_tiny_checkpoint
+    from tests.support.tiny_checkpoints import tiny_checkpoint_copy
 
     root: Path = tmp_path_factory.mktemp("tiny")
 
     def model(family: str) -> ModelRef:
         folder = root / family
         if not folder.exists():
-            make_tiny_checkpoint(family, folder)
+            tiny_checkpoint_copy(family, folder)
         return ModelRef(
             id=f"tiny-{family}",
             repository=f"tiny/{family}",

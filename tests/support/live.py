@@ -250,14 +250,14 @@ class Hubbed(Live):
 @pytest.fixture(scope="session")
 def hubbed(live: Live, live_hub: HubDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubbed]:
     """The same service, with tiny checkpoints of every family registered and none of them on disk."""
-    from tests.support.tiny_checkpoints import make_tiny_checkpoint
+    from tests.support.tiny_checkpoints import tiny_checkpoint_copy
 
     root: Path = tmp_path_factory.mktemp("hubbed")
     families = {family: family for family in FAMILIES} | OTHER_FAMILIES
 
     @functools.cache
     def repository(name: str) -> HubRepository:
-        return HubRepository(live_hub, f"tiny/{name}", make_tiny_checkpoint(name, root / "hub" / name))
+        return HubRepository(live_hub, f"tiny/{name}", tiny_checkpoint_copy(name, root / "hub" / name))
 
     for family in FAMILIES:
         repository(family)

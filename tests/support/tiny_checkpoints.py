@@ -4,6 +4,7 @@ They load and run like the real ones, at 64 to 128 pixels and milliseconds a ste
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from diffusers import (
 )
 
 from tests.support import tiny_transformers
+from tests.support.once import made_once, run_folder
 from tests.support.tiny_parts import t5_encoder, t5_tokenizer, text_encoder, tokenizer, vae
 
 TINY_FAMILIES = ("sd1", "sd2", "sdxl", "sd3")
@@ -45,6 +47,14 @@ def make_tiny_checkpoint(family: str, folder: Path, *, seed: int = 0) -> Path:
     if "processor" in index:  # as it is called in the repositories
         index["processor"] = ["transformers", "Qwen2VLProcessor"]
         (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def tiny_checkpoint_copy(family: str, folder: Path) -> Path:
+    """Puts a tiny checkpoint into a folder of one's own; the first of a run makes it."""
+    made = run_folder(f"tiny/{family}")
+    made_once(made, lambda: make_tiny_checkpoint(family, made))
+    shutil.copytree(made, folder)
     return folder
 
 
