@@ -17,7 +17,7 @@ SAVE = $(if $(findstring buildah,$(DOCKER)),$(DOCKER) push --quiet $(1) docker-a
 COMPOSE ?= $(DOCKER) compose
 # What checks the JSDoc types of the pages' modules; nothing of it runs.
 TYPESCRIPT := 5.9.3
-# Processes of `make test`.
+# Processes of the tests: one more than cores, since some always wait.
 JOBS ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))
 SOURCES := imagegen_project generation loras models_registry scripts
 STAMP := $(VENV)/.installed-$(TORCH)
@@ -68,7 +68,7 @@ test-long: dev  ## Runs what takes a minute or more each: the documents' command
 	$(BIN)/python -m tests.install_documents
 
 test-fast: dev  ## Runs the unit tests, on all cores, without the slowest; options in ARGS
-	$(BIN)/python -m pytest tests/unit -m "not slow and not long and not gpu" --numprocesses auto $(ARGS)
+	$(BIN)/python -m pytest tests/unit -m "not slow and not long and not gpu" --numprocesses $(JOBS) $(ARGS)
 
 # They stay beside the environment, since every process that imports diffusers would import them, too.
 test-quantized: dev  ## Fetches the libraries that read quantized weights into .quantized/, and tests with them
