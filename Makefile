@@ -73,7 +73,7 @@ test-fast: dev  ## Runs the unit tests, on all cores, without the slowest; optio
 # They stay beside the environment, since every process that imports diffusers would import them, too.
 test-quantized: dev  ## Fetches the libraries that read quantized weights into .quantized/, and tests with them
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --upgrade --target .quantized -r locks/quantized.lock
-	PYTHONPATH=.quantized $(BIN)/python -m pytest tests/integration/test_quantized.py \
+	PYTHONPATH=$(CURDIR)/.quantized $(BIN)/python -m pytest tests/integration/test_quantized.py \
 	    tests/integration/test_live_quantized.py $(ARGS)
 
 lint: check-locks dev  ## Checks locks, style, formatting, types, import rules and migrations

@@ -71,11 +71,11 @@ _QUANTIZED: Final = """\
 A part whose `config.json` has a `quantization_config` of bitsandbytes (four or eight bits) or torchao is read by that
 library, where it is installed: {pins} (`requirements-quantized.txt`).
 Tiny checkpoints of FLUX.1, whose denoiser and T5 were quantized by bitsandbytes (`nf4`, eight bits) and torchao (eight
-bits), draw what the stock pipeline draws, pixel by pixel, on a CPU: whole, in turns, block by block and with a LoRA
-(`make test-quantized`). On a GPU none was tried. torchao's come as safetensors only; its pickled ones are refused like
-all pickles. What torchao quantized runs in bfloat16 unless its row names another format. bitsandbytes' four bits run on
-CPUs with AVX-512 BF16 only where each quantized layer has a multiple of 64 inputs and of 32 outputs. Other methods are
-refused, with the reason:
+and four bits, float8), draw what the stock pipeline draws, pixel by pixel, on a CPU: whole, in turns, block by block
+and with a LoRA (`make test-quantized`). On a GPU none was tried, nor torchao's kinds that take one. torchao's come as
+safetensors only; its pickled ones are refused like all pickles. What torchao quantized runs in bfloat16 unless its row
+names another format. bitsandbytes' four bits run on CPUs with AVX-512 BF16 only where each quantized layer has a
+multiple of 64 inputs and of 32 outputs. Other methods are refused, with the reason:
 
 | method | why |
 | --- | --- |

@@ -23,7 +23,8 @@ TORCHAO_DTYPE: Final = torch.bfloat16
 _BEHIND: Final = re.compile(r"(?P<weight>.+\.weight)\.[a-z_0-9.]+")
 _BESIDE: Final = re.compile(r"(?P<layer>.+)\.(?:SCB|weight_format)")
 _WITHIN: Final = re.compile(
-    r"(?P<layer>.+)\._(?P<name>[a-z]\w*?)_(?:qdata|scale|zero_point|scale_and_zero|per_tensor_scale|act_pre_scale)"
+    r"(?P<layer>.+)\._(?P<name>[a-z]\w*?)_"
+    r"(?:qdata|scale|zero_point|scale_and_zero|per_tensor_scale|act_(?:pre|quant|per_tensor)_scale|act_quant_zero_point)"
 )
 
 
@@ -156,16 +157,23 @@ Put = Callable[[list[torch.Tensor]], None]
 
 def _taken_apart(layer: Any, parameter: Any) -> tuple[list[torch.Tensor], Put]:
     if hasattr(parameter, "__tensor_flatten__"):
-        return [parameter.detach()], lambda tensors: _swap(parameter, tensors[0])
+        return _of_torchao(parameter)
     plain = parameter.data.as_subclass(torch.Tensor)
     if type(parameter).__name__ == "Params4bit":
         return _of_four_bits(parameter, plain)
     return [plain, parameter.SCB], lambda tensors: _put_eight_bits(layer, parameter, tensors)
 
 
-def _swap(parameter: Any, tensor: torch.Tensor) -> None:
-    """Another tensor of torchao's in the place of a parameter, which stays the same object."""
-    torch.utils.swap_tensors(parameter, torch.nn.Parameter(tensor.detach(), requires_grad=False))
+def _of_torchao(parameter: Any) -> tuple[list[torch.Tensor], Put]:
+    """Its inner tensors, since not each of its kinds can be copied as a whole; the parameter stays the same object."""
+    kind, size, stride = type(parameter), parameter.size(), parameter.stride()
+    names, rest = parameter.__tensor_flatten__()
+
+    def put(tensors: list[torch.Tensor]) -> None:
+        whole = kind.__tensor_unflatten__(dict(zip(names, tensors, strict=True)), rest, size, stride)
+        torch.utils.swap_tensors(parameter, torch.nn.Parameter(whole, requires_grad=False))
+
+    return [getattr(parameter, name) for name in names], put
 
 
 def _of_four_bits(parameter: Any, plain: torch.Tensor) -> tuple[list[torch.Tensor], Put]:

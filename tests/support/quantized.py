@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,7 +21,12 @@ FOUR_BITS: dict[str, Any] = {
     "bnb_4bit_quant_type": "nf4",
     "bnb_4bit_compute_dtype": DTYPE,
 }
-LIBRARY_OF = {"int8-torchao": "torchao", "nf4": "bitsandbytes", "int8": "bitsandbytes"}
+TORCHAO: dict[str, tuple[str, dict[str, Any]]] = {
+    "int8-torchao": ("Int8WeightOnlyConfig", {}),
+    "int4-torchao": ("IntxWeightOnlyConfig", {"weight_dtype": torch.int4}),
+    "float8-torchao": ("Float8WeightOnlyConfig", {}),
+}
+LIBRARY_OF = dict.fromkeys(TORCHAO, "torchao") | dict.fromkeys(("nf4", "int8"), "bitsandbytes")
 
 
 @contextmanager
@@ -35,10 +41,9 @@ def without_gpu() -> Iterator[None]:
 
 def _asked(how: str, library: Any, *, nested: bool) -> Any:
     """A library's (diffusers' or transformers') words for it."""
-    if how == "int8-torchao":
-        from torchao.quantization import Int8WeightOnlyConfig
-
-        return library.TorchAoConfig(Int8WeightOnlyConfig())
+    if how in TORCHAO:
+        name, options = TORCHAO[how]
+        return library.TorchAoConfig(getattr(import_module("torchao.quantization"), name)(**options))
     if how == "nf4":
         return library.BitsAndBytesConfig(**FOUR_BITS, bnb_4bit_use_double_quant=nested)
     return library.BitsAndBytesConfig(load_in_8bit=True)

@@ -41,6 +41,7 @@ def marked(tiny: TinyModel, tmp_path: Path) -> ModelRef:
         ("blocks.0.to_out.0.weight_format", "blocks.0.to_out.0.weight"),
         ("blocks.0.to_q._weight_qdata", "blocks.0.to_q.weight"),
         ("blocks.0.to_q._weight_scale_and_zero", "blocks.0.to_q.weight"),
+        ("blocks.0.to_q._weight_act_per_tensor_scale", "blocks.0.to_q.weight"),
         ("blocks.0.experts._gate_up_proj_scale", "blocks.0.experts.gate_up_proj"),
     ],
 )
