@@ -89,6 +89,7 @@ async def test_every_page_runs_its_scripts(page: "Page", live: Live) -> None:
         starts = ["/admin/", "/api/v1/", "/api/v1/generations", "/api/docs/"]
         waiting = [*(live.url + path for path in starts)]
         visited: dict[str, str] = {}
+        policies: dict[str, str] = {}
         while waiting and len(visited) < MOST_PAGES:
             address = waiting.pop(0)
             kind = kind_of(address.removeprefix(live.url))
@@ -97,6 +98,7 @@ async def test_every_page_runs_its_scripts(page: "Page", live: Live) -> None:
             answer = await page.goto(address)
             assert answer is not None
             visited[kind] = address
+            policies[address] = answer.headers.get("content-security-policy", "")
             if "html" in answer.headers.get("content-type", ""):
                 waiting += await links(page)
         assert complaints.seen == []
@@ -119,9 +121,8 @@ async def test_every_page_runs_its_scripts(page: "Page", live: Live) -> None:
         # Styles in pages are RQ's alone.
         assert "'unsafe-inline'" in other.headers["content-security-policy"]
         for path in starts:
-            page_of_ours = await page.goto(live.url + path)
-            assert page_of_ours is not None
-            assert "unsafe" not in page_of_ours.headers["content-security-policy"]
+            assert "default-src" in policies[live.url + path]
+            assert "unsafe" not in policies[live.url + path]
 
 
 async def test_the_documentation_tries_requests_out(page: "Page", live: Live) -> None:
