@@ -51,6 +51,7 @@ PRODUCTION = {
 }
 
 
+@pytest.mark.slow
 def test_check_deploy_is_clean_in_production(tmp_path: Path) -> None:
     """No warning of Django's, of ours, or of a package's."""
     manage = str(REPOSITORY / "manage.py")
@@ -58,6 +59,7 @@ def test_check_deploy_is_clean_in_production(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "codes"),
     [

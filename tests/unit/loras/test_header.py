@@ -186,6 +186,7 @@ def refused_or_read(data: bytes) -> None:
         read_adapter(io.BytesIO(data), size=len(data))
 
 
+@pytest.mark.slow
 @given(header=HEADERS, data=st.binary(max_size=64), length=st.none() | st.integers(0, 2**64 - 1))
 @settings(max_examples=300, deadline=None)
 def test_no_header_breaks_the_reader(header: object, data: bytes, length: int | None) -> None:

@@ -222,6 +222,7 @@ def test_versions_stay_until_they_are_upgraded(small: Path) -> None:
     assert own(small)["web"] == ["shared==1.2", "web==1.0"]
 
 
+@pytest.mark.slow
 def test_an_index_that_cannot_be_reached_changes_nothing(
     small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,7 @@ def act(page: Client, address: str, action: str, *rows: Any, **more: str) -> str
     return page.post(address, body, follow=True).content.decode()
 
 
+@pytest.mark.slow
 def test_lists_cost_the_same_at_30000_generations(page: Client, drawn: Generation) -> None:
     """The lists, a job's page, and the dashboard."""
     paths = [JOBS, f"{JOBS}{drawn.pk}/change/", "/admin/dashboard.json", "/admin/auth/user/"]
@@ -152,6 +153,7 @@ def test_cancel_reads_only_what_has_not_ended(page: Client, make: GenerationMake
     assert all(str(drawn.pk) not in sql for sql in read)
 
 
+@pytest.mark.slow
 def test_many_are_deleted_without_being_loaded(page: Client, drawn: Generation) -> None:
     """Asked with numbers, in a small page; one line in the audit trail."""
     multiply(drawn, 300)

@@ -26,6 +26,7 @@ def stock(module: nn.Module) -> nn.Module:
     return own
 
 
+@pytest.mark.slow
 def test_the_built_in_model_is_packed_and_computes_the_same() -> None:
     """For whatever number of pictures and size comes after the one for which it was packed."""
     *_, pipeline = host_build(

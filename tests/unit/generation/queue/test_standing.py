@@ -253,6 +253,7 @@ def plan_nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return [plan, *(node for child in plan.get("Plans", []) for node in plan_nodes(child))]
 
 
+@pytest.mark.slow
 def test_a_claim_reads_a_few_rows_of_a_hundred_thousand(long_queue: Generation, worker: Worker) -> None:
     """The first entry of an index, whatever waits behind it."""
     queries = {
