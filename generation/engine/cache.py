@@ -378,7 +378,8 @@ def memory_release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-        torch.accelerator.empty_host_cache()  # what was pinned, which the line above leaves
+        if hasattr(torch.accelerator, "empty_host_cache"):  # torch 2.11 has none
+            torch.accelerator.empty_host_cache()  # what was pinned, which the line above leaves
     if sys.platform == "linux":
         # The C library keeps freed pieces; a worker that swaps models would look as if it leaked.
         with contextlib.suppress(OSError, AttributeError):
