@@ -102,21 +102,6 @@ def build_vae() -> AutoencoderTiny:
     )
 
 
-def build_half_vae() -> AutoencoderTiny:
-    """Return the autoencoder for pictures of half the size: one stage less, and a shallow decoder.
-
-    It is trained first and lends its weights; its latents of a picture at half size are the latents.
-    """
-    widths = (VAE_WIDTH,) * 4
-    return AutoencoderTiny(
-        encoder_block_out_channels=widths,
-        decoder_block_out_channels=widths,
-        latent_channels=LATENT_CHANNELS,
-        num_encoder_blocks=(0, 1, 1, 2),
-        num_decoder_blocks=(2, 2, 1, 1),
-    )
-
-
 def build_parts(*, seed: int = 0) -> Parts:
     """Return all parts with random weights that depend on `seed` alone; torch's own generator is left as it was."""
     with torch.random.fork_rng(devices=[]):

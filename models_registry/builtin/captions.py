@@ -4,7 +4,16 @@ import random
 from dataclasses import dataclass, replace
 from typing import Final
 
-from models_registry.builtin.scenes import PALETTE, POSITIONS, RADII, RELATIONS, SHAPES, Item, Scene
+from models_registry.builtin.scenes import (
+    PALETTE,
+    POSITIONS,
+    RADII,
+    RELATIONS,
+    SHAPES,
+    Item,
+    Omissions,
+    Scene,
+)
 
 # The first of each list is the word that a plain prompt uses; it is drawn more often than the others together.
 SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
@@ -53,8 +62,24 @@ GRAMMAR_WORDS: Final = tuple(
         }
     )
 )  # fmt: skip
-# How often a caption leaves a word out.
-DROP: Final[dict[str, float]] = {"size": 0.12, "place": 0.12, "ground": 0.08, "colour": 0.05, "shape": 0.03}
+NOTHING: Final = "nothing"
+# What can be asked of a caption, and the possible answers.
+QUESTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "shape 1": SHAPES,
+    "shape 2": (NOTHING, *SHAPES),
+    "colour 1": tuple(PALETTE),
+    "colour 2": (NOTHING, *PALETTE),
+    "size 1": tuple(RADII),
+    "size 2": (NOTHING, *RADII),
+    "ground 1": tuple(PALETTE),
+    "ground 2": (NOTHING, *PALETTE),
+    "split": ("plain", "columns", "rows"),
+    "place": (*POSITIONS, *RELATIONS),
+}
+# How often a caption leaves a word out, and all of them: then fillers are all that it says.
+DROP: Final[dict[str, float]] = {"size": 0.25, "place": 0.3, "ground": 0.25, "colour": 0.06, "shape": 0.04}
+DROP_ALL: Final = 0.015
+FILLED: Final = 0.08  # share of training captions that say something of no meaning besides
 
 
 @dataclass(frozen=True)
@@ -74,25 +99,62 @@ def plain_caption(scene: Scene) -> str:
     return f"{middle.join(subject)} {place} on {_ground(scene)}".replace("  ", " ")
 
 
-def sample_caption(scene: Scene, rng: random.Random, *, drop: bool = True) -> str:
-    """Return one of the many captions of `scene`; with `drop` false it leaves nothing out and adds no filler."""
-    words = [_words(item, rng, drop=drop) for item in scene.items]
-    place = "" if _dropped("place", rng, drop=drop) else scene.place
-    ground = "" if _dropped("ground", rng, drop=drop) else _ground(scene, rng)
+def answers(scene: Scene) -> list[int]:
+    """Return the right answer's index for every question."""
+    given = {"split": scene.split, "place": scene.place}
+    for number in (1, 2):
+        item = scene.items[number - 1] if number <= len(scene.items) else None
+        given[f"shape {number}"] = item.shape if item else NOTHING
+        given[f"colour {number}"] = item.colour if item else NOTHING
+        given[f"size {number}"] = item.size if item else NOTHING
+        given[f"ground {number}"] = (
+            scene.background[number - 1] if number <= len(scene.background) else NOTHING
+        )
+    return [choices.index(given[question]) for question, choices in QUESTIONS.items()]
+
+
+def sample_omissions(scene: Scene, rng: random.Random) -> Omissions:
+    """Decide what a training caption of `scene` leaves open; of each item at least a colour or a shape stays."""
+    if rng.random() < DROP_ALL:
+        return _omissions(scene, everything=True)
+    colours = _dropped("colour", rng, scene)
+    shapes = tuple(
+        left and not other for left, other in zip(_dropped("shape", rng, scene), colours, strict=True)
+    )
+    place, ground = (rng.random() < DROP[kind] for kind in ("place", "ground"))
+    return Omissions(_dropped("size", rng, scene), colours, shapes, place=place, ground=ground)
+
+
+def _dropped(kind: str, rng: random.Random, scene: Scene) -> tuple[bool, ...]:
+    return tuple(rng.random() < DROP[kind] for _ in scene.items)
+
+
+def _omissions(scene: Scene, *, everything: bool) -> Omissions:
+    """Return that a caption leaves everything open, or nothing."""
+    each = (everything,) * len(scene.items)
+    return Omissions(each, each, each, place=everything, ground=everything)
+
+
+def sample_caption(
+    scene: Scene, rng: random.Random, *, omitted: Omissions | None = None, fillers: float = 0.0
+) -> str:
+    """Return one of the many captions of `scene`, without what is `omitted`; a share of `fillers` says something else too."""
+    omitted = omitted or _omissions(scene, everything=False)
+    if omitted.ground and all((*omitted.colours, *omitted.shapes)):
+        return rng.choice(FILLERS)
+    words = [_words(item, rng, omitted, index) for index, item in enumerate(scene.items)]
+    place = "" if omitted.place else scene.place
+    ground = "" if omitted.ground else _ground(scene, rng)
     if len(words) == 1:
         text = _one(words[0], _pick(PLACES.get(place, ("",)), rng), ground, rng)
     else:
         text = _two(words, place, ground, rng)
     if rng.random() < 0.06:
         text = f"{rng.choice(PREFIXES)} {text}"
-    if drop and rng.random() < 0.08:
+    if fillers and rng.random() < fillers:
         filler = rng.choice(FILLERS)
         text = f"{text}, {filler}" if rng.random() < 0.7 else f"{filler}, {text}"
     return text
-
-
-def _dropped(kind: str, rng: random.Random, *, drop: bool) -> bool:
-    return drop and rng.random() < DROP[kind]
 
 
 def _pick(words: tuple[str, ...], rng: random.Random) -> str:
@@ -104,14 +166,14 @@ def _say(word: str, rng: random.Random) -> str:
     return _pick(SYNONYMS.get(word, (word,)), rng)
 
 
-def _words(item: Item, rng: random.Random, *, drop: bool) -> Words:
-    """Choose the words for one item; at least a colour or a shape stays."""
+def _words(item: Item, rng: random.Random, omitted: Omissions, index: int) -> Words:
+    """Choose the words for one item."""
     words = Words(_say(item.size, rng), _say(item.colour, rng), _say(item.shape, rng))
-    if _dropped("size", rng, drop=drop):
+    if omitted.sizes[index]:
         words = replace(words, size="")
-    if _dropped("colour", rng, drop=drop):
-        return replace(words, colour="")
-    return replace(words, shape="shape") if _dropped("shape", rng, drop=drop) else words
+    if omitted.colours[index]:
+        words = replace(words, colour="")
+    return replace(words, shape="shape") if omitted.shapes[index] else words
 
 
 def _article(text: str) -> str:

@@ -79,7 +79,7 @@ def draw_scene(
 ) -> Image.Image:
     """Return the RGB picture of `scene`, `size` pixels square; `rng` varies the colours a little."""
     side = size * SUPERSAMPLING
-    grounds = [_colour(name, style, rng) for name in scene.background]
+    grounds = [style_colour(name, style, rng) for name in scene.background]
     picture = Image.new("RGB", (side, side), grounds[0])
     pen = ImageDraw.Draw(picture)
     if scene.split == "columns":
@@ -90,11 +90,11 @@ def draw_scene(
         picture.copy() if style == "outline" or any(item.shape == "ring" for item in scene.items) else None
     )
     for item in scene.items:
-        _draw_item(picture, backdrop, item, _colour(item.colour, style, rng), style)
+        _draw_item(picture, backdrop, item, style_colour(item.colour, style, rng), style)
     return picture.reduce(SUPERSAMPLING)
 
 
-def _colour(name: str, style: Style, rng: random.Random | None) -> Colour:
+def style_colour(name: str, style: Style, rng: random.Random | None) -> Colour:
     """Return the RGB values of a colour in a style, with a small random deviation."""
     channels = []
     for value in PALETTE[name]:

@@ -68,7 +68,7 @@ def held_out_cases(count: int = PROMPTS) -> list[Case]:
     cases = []
     for index in range(count):
         scene = sample_scene(rng, held_out=True, pairs=float(index % 3 == 2), splits=0)
-        prompt = plain_caption(scene) if index % 2 == 0 else sample_caption(scene, rng, drop=False)
+        prompt = plain_caption(scene) if index % 2 == 0 else sample_caption(scene, rng)
         cases.append(Case(scene, prompt, seed=index))
     return cases
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 Split = Literal["plain", "columns", "rows"]
@@ -66,6 +66,25 @@ class Scene:
     place: str
 
 
+# What a picture shows where its caption leaves something open, the first choice that differs from all else in it.
+OPEN_COLOURS: Final = ("blue", "red", "yellow", "green")
+OPEN_GROUNDS: Final = ("white", "black", "gray")
+OPEN_SHAPES: Final = ("circle", "square")
+OPEN_SIZES: Final[dict[int, str]] = {1: "large", 2: "medium"}  # by the number of shapes
+OPEN_PLACES: Final[dict[int, str]] = {1: "centre", 2: "left of"}
+
+
+@dataclass(frozen=True)
+class Omissions:
+    """What a caption leaves open: of each item its size, colour and shape; its place, or their relation; the background."""
+
+    sizes: tuple[bool, ...]
+    colours: tuple[bool, ...]
+    shapes: tuple[bool, ...]
+    place: bool
+    ground: bool
+
+
 def is_held_out(scene: Scene) -> bool:
     """Tell whether a scene's combination is kept out of training; the same answer on every machine.
 
@@ -106,9 +125,9 @@ def _any_scene(rng: random.Random, *, pair: bool, split: bool) -> Scene:
     return Scene(_pair(rng, (colours[2], second), relation), background, kind, relation)
 
 
-def _single(rng: random.Random, colour: str, place: str) -> Item:
-    """Draw one item at a named position: large ones stay inside the picture."""
-    size = rng.choice(sorted(RADII))
+def _single(rng: random.Random, colour: str, place: str, *, size: str = "") -> Item:
+    """Draw one item at a named position: large ones stay inside the picture; without `size`, of any size."""
+    size = size or rng.choice(sorted(RADII))
     radius = rng.uniform(*RADII[size])
     offset = min(0.29, 0.47 - radius)
     across, down = POSITIONS[place]
@@ -117,9 +136,11 @@ def _single(rng: random.Random, colour: str, place: str) -> Item:
     return Item(rng.choice(SHAPES), colour, size, x, y, radius)
 
 
-def _pair(rng: random.Random, colours: tuple[str, str], relation: str) -> tuple[Item, Item]:
-    """Draw two items that do not touch, the first one in `relation` to the second."""
-    sizes = rng.choices(sorted(RADII), k=2)
+def _pair(
+    rng: random.Random, colours: tuple[str, str], relation: str, *, sizes: list[str] | None = None
+) -> tuple[Item, Item]:
+    """Draw two items that do not touch, the first one in `relation` to the second; without `sizes`, of any sizes."""
+    sizes = sizes or rng.choices(sorted(RADII), k=2)
     while sizes == ["large", "large"]:  # too wide for one picture
         sizes = rng.choices(sorted(RADII), k=2)
     radii = [rng.uniform(*RADII[size]) for size in sizes]
@@ -134,3 +155,37 @@ def _pair(rng: random.Random, colours: tuple[str, str], relation: str) -> tuple[
         x, y = (along, across) if relation in ("left of", "right of") else (across, along)
         items.append(Item(rng.choice(SHAPES), colour, size, x, y, radius))
     return items[0], items[1]
+
+
+def understood(scene: Scene, omitted: Omissions, rng: random.Random) -> Scene:
+    """Return the scene that a caption of `scene` asks for when what it leaves open is decided by convention.
+
+    A model that has learned from any background under "a red circle" draws a mixture of them; people expect a large one in
+    the middle of a white page.
+    """
+    count = len(scene.items)
+    taken = {item.colour for item, left in zip(scene.items, omitted.colours, strict=True) if not left}
+    background, split = scene.background, scene.split
+    if omitted.ground:
+        background, split = (next(name for name in OPEN_GROUNDS if name not in taken),), "plain"
+    taken |= set(background)
+    colours, shapes = [], []
+    for index, item in enumerate(scene.items):
+        colour = item.colour
+        if omitted.colours[index]:
+            colour = next(name for name in OPEN_COLOURS if name not in taken)
+            taken.add(colour)
+        colours.append(colour)
+        shapes.append(OPEN_SHAPES[index] if omitted.shapes[index] else item.shape)
+    sizes = [
+        OPEN_SIZES[count] if left else item.size
+        for item, left in zip(scene.items, omitted.sizes, strict=True)
+    ]
+    place = OPEN_PLACES[count] if omitted.place else scene.place
+    items = (
+        (_single(rng, colours[0], place, size=sizes[0]),)
+        if count == 1
+        else _pair(rng, (colours[0], colours[1]), place, sizes=sizes)
+    )
+    named = tuple(replace(item, shape=shape) for item, shape in zip(items, shapes, strict=True))
+    return Scene(named, background, split, place)
