@@ -20,7 +20,7 @@ RANK: Final = 6
 TARGETS: Final = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2")
 PEAK_RATE: Final = 2e-3
 AVERAGE: Final = 0.99
-SIZES: Final = (Size(512, 512, 0.8, 0.8, 256), Size(256, 256, 0.2, 0.2, 256))
+SIZES: Final = (Size(512, 512, 0.8, 0.8, 64), Size(256, 256, 0.2, 0.2, 64))
 
 
 def train_adapter(
