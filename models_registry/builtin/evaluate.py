@@ -27,6 +27,7 @@ from tqdm import tqdm
 from models_registry.builtin import DEFAULT_GUIDANCE, DEFAULT_STEPS, NATIVE_SIZE, WEIGHTS
 from models_registry.builtin.captions import plain_caption, sample_caption
 from models_registry.builtin.detector import Found, Reading, read_picture
+from models_registry.builtin.drawing import draw_scene
 from models_registry.builtin.fitting import item_mask
 from models_registry.builtin.measures import edge_width, overlaps, roundness
 from models_registry.builtin.scenes import Item, Scene, sample_scene
@@ -307,6 +308,11 @@ def parse_arguments(program: str, argv: list[str] | None) -> argparse.Namespace:
         "--wrong", action="store_true", help="print the prompts that went wrong, and what was seen"
     )
     parser.add_argument(
+        "--reconstruct",
+        action="store_true",
+        help="measure drawn scenes that only pass through the autoencoder instead: what a denoiser could reach",
+    )
+    parser.add_argument(
         "--speed", action="store_true", help="measure loading and generation instead, on two threads"
     )
     return parser.parse_args(argv)
@@ -329,6 +335,19 @@ def draw_with_pipeline(
     )
 
 
+@torch.no_grad()
+def reconstruct_cases(
+    arguments: argparse.Namespace, cases: list[Case]
+) -> Iterator[tuple[Case, Image.Image]]:
+    """Draw cases' scenes with Pillow and pass them through the autoencoder alone: no denoiser can draw better."""
+    vae = load_pipeline(arguments.model).vae.to(memory_format=torch.channels_last)
+    for case in cases:
+        drawn = np.array(draw_scene(case.scene, arguments.size))
+        pixels = torch.from_numpy(drawn).permute(2, 0, 1)[None].float() / 127.5 - 1
+        decoded = vae.decode(vae.encode(pixels).latents).sample.clamp(-1, 1)[0]
+        yield case, Image.fromarray(((decoded + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+
+
 def run(program: str, draw: Draw, argv: list[str] | None = None) -> None:
     """Print the fidelity tables of what `draw` makes of the held-out prompts, or the speed."""
     arguments = parse_arguments(program, argv)
@@ -336,6 +355,7 @@ def run(program: str, draw: Draw, argv: list[str] | None = None) -> None:
     if arguments.speed:
         out.write("\n".join(measure_speed(arguments.model)) + "\n")
         return
+    draw = reconstruct_cases if arguments.reconstruct else draw
     cases = held_out_cases(arguments.count)
     report, images = Report(), []
     for case, image in tqdm(draw(arguments, cases), total=len(cases), desc="drawing", unit="picture"):

@@ -46,3 +46,10 @@ def test_a_stock_pipeline_loads_without_any_argument(pipeline: Any) -> None:
 
     pipeline = AutoPipelineForText2Image.from_pretrained(WEIGHTS, local_files_only=True)
     assert len({pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype}) == 1
+
+
+def test_what_the_autoencoder_alone_gives_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    from models_registry.builtin.evaluate import draw_with_pipeline, run
+
+    run("evaluate", draw_with_pipeline, ["--reconstruct", "--count", "1", "--circles", "0"])
+    assert "| one shape: shape | 1 | 1 | 100.0% |" in capsys.readouterr().out
