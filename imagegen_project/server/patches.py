@@ -220,14 +220,18 @@ def _received_in_time(channel: Any, data: bytes) -> None:
 # Slow readers
 
 
+def _buffered(transport: Any) -> int:
+    """Bytes that were written and wait in the library's buffer."""
+    return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)  # noqa: SLF001
+
+
 def _unsent(transport: Any) -> int:
     """Bytes that were written and have not arrived at the other end: in the library's buffer and in the kernel's."""
-    buffered = len(transport.dataBuffer) - transport.offset + transport._tempDataLen  # noqa: SLF001
     try:
         [queued] = struct.unpack("i", fcntl.ioctl(transport.fileno(), termios.TIOCOUTQ, bytes(4)))
     except (OSError, ValueError):  # closed, or a kernel that does not tell
         queued = 0
-    return int(buffered + queued)
+    return _buffered(transport) + int(queued)
 
 
 def _moves(connection: Any, *, within_s: float) -> bool:
@@ -271,7 +275,7 @@ def _send_braked(protocol: Any, content: Any, *binary: bool) -> None:
     if protocol.state in (WebSocketProtocol.STATE_CLOSING, WebSocketProtocol.STATE_CLOSED):
         return
     brake = getattr(protocol, "brake", None)
-    if brake is not None and brake.is_too_much(len(content)):
+    if brake is not None and brake.is_too_much(len(content), waiting=_buffered(protocol.transport)):
         protocol.sendClose(code=TOO_SLOW_CODE)
         protocol.dropConnection(abort=True)
         return
@@ -323,8 +327,9 @@ def _reply_braked(request: Any, message: Mapping[str, Any]) -> None:
             request.brake = Brake(request.path.decode("ascii"))
             request.registerProducer(request.brake, True)  # noqa: FBT003 - Twisted's signature
     elif brake is not None:
-        if brake.is_too_much(len(message.get("body", b""))):
-            request.channel.transport.abortConnection()
+        transport = request.channel.transport
+        if brake.is_too_much(len(message.get("body", b"")), waiting=_buffered(transport)):
+            transport.abortConnection()
             return
         if not message.get("more_body"):
             request.unregisterProducer()

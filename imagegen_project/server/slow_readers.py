@@ -1,9 +1,8 @@
 """Sockets and event streams whose reader does not keep up.
 
-One that stops reading would eat the process's memory, event by event. Twisted tells a registered producer when its
-buffer is full and when it has drained; what is sent in between is counted here, and beyond a limit the connection is
-cut. A close code reaches such a client at best. Other answers are as long as they are: only event streams grow while
-they are read.
+One that stops reading would eat the process's memory, event by event. Where more waits for it than a limit allows, the
+connection is cut; a close code reaches such a client at best. Other answers are as long as they are: only event streams
+grow while they are read.
 """
 
 import logging
@@ -26,30 +25,25 @@ logger = logging.getLogger("imagegen.request")
 
 @implementer(IPushProducer)
 class Brake:
-    """Counts what is sent to a client that is behind."""
+    """Decides when a client is too far behind; as the connection's producer it stops nothing: events just come."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.limit = PICTURES_LIMIT_BYTES if path.startswith(PICTURES_PATHS) else EVENTS_LIMIT_BYTES
-        self.behind: int | None = None
 
     def pauseProducing(self) -> None:  # noqa: N802 - Twisted's name
-        """The buffer is full; said again at every write until it has drained."""
-        self.behind = self.behind or 0
+        """The buffer is full."""
 
     def resumeProducing(self) -> None:  # noqa: N802
         """The client has caught up."""
-        self.behind = None
 
     def stopProducing(self) -> None:  # noqa: N802
         """The connection is over."""
 
-    def is_too_much(self, size: int) -> bool:
-        """Whether a message of so many bytes is more than may wait."""
-        if self.behind is None:
+    def is_too_much(self, size: int, *, waiting: int) -> bool:
+        """Whether a message of so many bytes is more than may wait, behind so many that wait already."""
+        behind = waiting + size
+        if not waiting or behind <= self.limit:
             return False
-        self.behind += size
-        if self.behind <= self.limit:
-            return False
-        logger.info("slow reader cut off", extra={"path": self.path, "bytes_behind": self.behind})
+        logger.info("slow reader cut off", extra={"path": self.path, "bytes_behind": behind})
         return True
