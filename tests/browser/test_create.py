@@ -76,22 +76,24 @@ def test_an_example_is_one_click(visits: Visits, live: Live) -> None:
     assert visits.complaints == []
 
 
-def test_five_queue_without_blocking_and_each_can_be_canceled(visits: Visits) -> None:
+def test_five_queue_without_blocking_and_each_can_be_canceled(visits: Visits, live: Live) -> None:
     """By Escape the large one, by its ✕ any other."""
     with visits.opened("/") as page:
         draw(page, "a red circle 0", steps=LONG, size=512)
-        draw(page, "a red circle 1", steps=LONG, size=384)  # of another size: it does not join the first
-        for number in range(2, 5):
-            page.fill("#prompt", f"a red circle {number}")
-            page.keyboard.press("Control+Enter")
-            assert page.is_enabled(".draw")
-        until(page, "document.querySelectorAll('.card.small').length === 5")
-        page.wait_for_selector(".card.large .status p:has-text('in the queue')")
-        assert violations(page) == []
-        page.keyboard.press("Escape")
-        page.wait_for_selector(".card.large.canceled")
-        for number in range(4):
-            page.click(f"[aria-label='Cancel a red circle {number}']")
+        page.wait_for_selector(".card.large.denoising")
+        with live.held():  # none ends by itself before it is canceled
+            draw(page, "a red circle 1", steps=LONG, size=384)  # of another size: it does not join the first
+            for number in range(2, 5):
+                page.fill("#prompt", f"a red circle {number}")
+                page.keyboard.press("Control+Enter")
+                assert page.is_enabled(".draw")
+            until(page, "document.querySelectorAll('.card.small').length === 5")
+            page.wait_for_selector(".card.large .status p:has-text('in the queue')")
+            assert violations(page) == []
+            page.keyboard.press("Escape")
+            page.wait_for_selector(".card.large.canceled")
+            for number in range(4):
+                page.click(f"[aria-label='Cancel a red circle {number}']")
         until(page, "document.querySelectorAll('.card.small.canceled').length === 5")
     assert visits.complaints == []
 

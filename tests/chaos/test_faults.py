@@ -117,7 +117,7 @@ def test_a_picture_that_is_drawn_as_the_disk_fills_waits_for_room(faulty: Faulty
     try:
         wait_for(lambda: "storage takes no pictures" in faulty.log(), "the worker notices")
         assert faulty.get(job)["status"] == "running"
-        assert faulty.ready()["status"] == "degraded"
+        wait_for(lambda: faulty.ready()["status"] == "degraded", "the worker's row says so")
         assert faulty.ready()["checks"]["storage"] == "full"
         waiting = faulty.create()["id"]
         refused = faulty.http.post(

@@ -5,6 +5,7 @@ A new route fails here until it has a row.
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal
 from uuid import uuid4
@@ -274,17 +275,23 @@ def world(settings: Any, tmp_path: Any) -> World:
     return World()
 
 
+@contextmanager
+def put_back() -> Iterator[None]:
+    """Behind it, what a call deleted is there again for the next."""
+    before = transaction.savepoint()
+    try:
+        yield
+    finally:
+        transaction.savepoint_rollback(before)
+
+
 def call(world: World, endpoint: str, identity: Identity) -> Any:
     """An empty request: whoever may call gets an answer about what it lacks."""
     method, template = endpoint.split(" ", 1)
     body = {} if method == "GET" else {"data": "{}", "content_type": "application/json"}
     address, headers = world.address(template), world.headers[identity]
-    # What one may delete is there again for the next.
-    before = transaction.savepoint()
-    try:
+    with put_back():
         return getattr(Client(), method.lower())(address, headers=headers, **body)
-    finally:
-        transaction.savepoint_rollback(before)
 
 
 @pytest.mark.parametrize("endpoint", sorted(MATRIX))

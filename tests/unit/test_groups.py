@@ -20,7 +20,6 @@ FILES = {
         ("live", set(SHARING_SERVICES)),
         ("visits", {"clients"}),
         ("hubbed", {"live"}),
-        ("held_out", {"builtin"}),
     ],
 )
 def test_who_uses_what_takes_long_to_make_is_in_its_group(fixture: str, groups: set[str]) -> None:
