@@ -63,7 +63,7 @@ logs: install  ## Follows the logs of the service that uses the data folder
 test: dev  ## Runs the whole test suite; options in ARGS, e.g. make test ARGS="-k embedded"
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-m "not gpu and not long" --numprocesses $(JOBS))
 
-test-long: dev  ## Runs what takes a minute or more each: the documents' commands, chaos, training, a card's parts
+test-long: dev  ## Runs what takes a minute or more each: the documents' installing commands, chaos, training, a card's parts
 	$(BIN)/python -m pytest -m "long and not gpu" $(ARGS)
 	$(BIN)/python -m tests.install_documents
 

@@ -336,9 +336,7 @@ def draw_with_pipeline(
 
 
 @torch.no_grad()
-def reconstruct_cases(
-    arguments: argparse.Namespace, cases: list[Case]
-) -> Iterator[tuple[Case, Image.Image]]:
+def reconstruct_cases(arguments: argparse.Namespace, cases: list[Case]) -> Iterator[tuple[Case, Image.Image]]:
     """Draw cases' scenes with Pillow and pass them through the autoencoder alone: no denoiser can draw better."""
     vae = load_pipeline(arguments.model).vae.to(memory_format=torch.channels_last)
     for case in cases:

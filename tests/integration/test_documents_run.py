@@ -12,8 +12,6 @@ from tests.support.documents import NEEDS, REPOSITORY, Block, blocks
 from tests.support.live import Live
 from tests.support.service import SAFETY_S, environment
 
-pytestmark = pytest.mark.long
-
 RUN = [block for block in blocks() if not block.need]
 
 
