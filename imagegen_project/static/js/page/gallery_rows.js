@@ -7,6 +7,8 @@ export class GalleryRows {
   #client;
   #store;
   #turn = 0;
+  /** @type {Promise<unknown>} */
+  #marking = Promise.resolve();
 
   /**
    * @param {import("../client/client.js").Client} client
@@ -47,6 +49,7 @@ export class GalleryRows {
     if (favorite) query.set("favorite", "true");
     this.#store.setGallery({ loading: true, trouble: "" });
     try {
+      await this.#marking; // a list that was asked for earlier would lack what has just become a favourite
       const page = await this.#client.json(next ?? `/api/v1/generations?${query}`);
       if (turn !== this.#turn) return;
       const rows = [...this.#store.state.gallery.rows, ...page.results.filter((/** @type {any} */ row) => row.images?.length)];
@@ -72,8 +75,10 @@ export class GalleryRows {
     const mark = (/** @type {boolean} */ value) =>
       this.#store.setGallery({ rows: this.#store.state.gallery.rows.map((row) => (row.id === id ? { ...row, favorite: value } : row)) });
     mark(favorite);
+    const saved = this.#client.json(`/api/v1/generations/${id}/`, { method: "PATCH", body: { favorite } });
+    this.#marking = Promise.allSettled([this.#marking, saved]);
     try {
-      await this.#client.json(`/api/v1/generations/${id}/`, { method: "PATCH", body: { favorite } });
+      await saved;
     } catch (error) {
       mark(!favorite);
       throw error;
