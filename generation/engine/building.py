@@ -18,7 +18,7 @@ from generation.engine.float8 import float8_store
 from generation.engine.loader import BROKEN, HostModel, HostModule, load_error
 from generation.engine.planner import FLOAT8_PART
 from generation.engine.prepacking import prepack
-from generation.engine.quantized import BITSANDBYTES, TORCHAO, layers_build, torchao_join
+from generation.engine.quantized import BITSANDBYTES, TORCHAO, layers_fill, torchao_join
 
 
 def host_build(host: HostModel, device: torch.device, *, left_on_host: Collection[str] = ()) -> Iterator[Any]:
@@ -64,10 +64,14 @@ def _module_build(part: HostModule, dtype: torch.dtype, device: torch.device) ->
         if part.quantized == TORCHAO:
             tensors, config = torchao_join(tensors, part.metadata), _without_quantization(config)
         if issubclass(part.type, diffusers.ModelMixin):
+            with init_empty_weights(include_buffers=False):
+                module = part.type.from_config(config)
+            # the names of attention weights in older files
+            module._fix_state_dict_keys_on_load(tensors)  # noqa: SLF001 - as its loader does
             if part.quantized == BITSANDBYTES:
-                module, missing = layers_build(part.type, config, tensors, device)
+                missing = layers_fill(module, config, tensors, device)
             else:
-                module, missing = _diffusers_build(part.type, config, tensors)
+                missing = module.load_state_dict(tensors, strict=False, assign=True).missing_keys
         else:
             # bitsandbytes' layers are made where they stay.
             place = {"device_map": {"": device}} if part.quantized == BITSANDBYTES else {}
@@ -89,11 +93,3 @@ def _without_quantization(config: Any) -> Any:
     config = copy.copy(config)
     del config.quantization_config
     return config
-
-
-def _diffusers_build(kind: Any, config: Any, tensors: dict[str, torch.Tensor]) -> tuple[Any, Collection[str]]:
-    with init_empty_weights(include_buffers=False):
-        module = kind.from_config(config)
-    module._fix_state_dict_keys_on_load(tensors)  # noqa: SLF001 - names of attention weights in older files
-    missing, _ = module.load_state_dict(tensors, strict=False, assign=True)
-    return module, missing

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import torch
-from accelerate import init_empty_weights
 from diffusers.quantizers import DiffusersAutoQuantizer
 
 BITSANDBYTES, TORCHAO = "bitsandbytes", "torchao"
@@ -90,22 +89,16 @@ def torchao_join(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str
     return {**joined, **outside}
 
 
-def layers_build(
-    kind: Any, config: Any, tensors: dict[str, torch.Tensor], device: torch.device
-) -> tuple[Any, Collection[str]]:
-    """A module of diffusers with bitsandbytes' layers around these tensors, and the names of what it lacks.
+def layers_fill(
+    module: Any, config: Any, tensors: dict[str, torch.Tensor], device: torch.device
+) -> Collection[str]:
+    """Gives an empty module of diffusers bitsandbytes' layers around these tensors; returns the names of what it lacks.
 
     As diffusers does it when it loads such a part, but for its look for a GPU, which bitsandbytes does not need.
     """
     quantizer = DiffusersAutoQuantizer.from_config(dict(config["quantization_config"]), pre_quantized=True)
-    with init_empty_weights(include_buffers=False):
-        module = kind.from_config(config)
-    module._fix_state_dict_keys_on_load(tensors)  # noqa: SLF001 - names of attention weights in older files
-    quantizer.preprocess_model(
-        model=module,
-        device_map=None,
-        keep_in_fp32_modules=list(kind._keep_in_fp32_modules or ()),  # noqa: SLF001
-    )
+    single = list(module._keep_in_fp32_modules or ())  # noqa: SLF001 - diffusers' loader reads it likewise
+    quantizer.preprocess_model(model=module, device_map=None, keep_in_fp32_modules=single)
     known = module.state_dict().keys()
     made = set()
     for name in known & tensors.keys():
@@ -115,7 +108,7 @@ def layers_build(
     quantizer.postprocess_model(module)
     plain = {name: tensor for name, tensor in tensors.items() if name in known and name not in made}
     missing, _ = module.load_state_dict(plain, strict=False, assign=True)
-    return module, set(missing) - made
+    return set(missing) - made
 
 
 def weight_shape(module: Any) -> torch.Size:

@@ -222,7 +222,8 @@ def _received_in_time(channel: Any, data: bytes) -> None:
 
 def _buffered(transport: Any) -> int:
     """Bytes that were written and wait in the library's buffer."""
-    return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)  # noqa: SLF001
+    not_joined = transport._tempDataLen  # noqa: SLF001 - Twisted tells it nowhere else
+    return int(len(transport.dataBuffer) - transport.offset + not_joined)
 
 
 def _unsent(transport: Any) -> int:

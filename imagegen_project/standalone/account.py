@@ -47,4 +47,4 @@ def close_database() -> None:
     """Ends this process's connections and the pool's threads; from here on it only watches its children."""
     for connection in connections.all(initialized_only=True):
         connection.close()
-        connection.close_pool()  # type: ignore[attr-defined]
+        connection.close_pool()  # type: ignore[attr-defined]  # PostgreSQL's have one

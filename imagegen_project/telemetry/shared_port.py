@@ -25,7 +25,7 @@ class SharedPortCollector(Collector):
         parent = psutil.Process(os.getppid())
         living = {process.pid: process for process in parent.children()}
         self._forget_dead(living.keys())
-        yield from MultiProcessCollector(None, str(self._folder)).collect()  # type: ignore[no-untyped-call]
+        yield from MultiProcessCollector(None, str(self._folder)).collect()  # type: ignore[no-untyped-call]  # its own
         yield from _taken(parent, living.values())
 
     def _forget_dead(self, living: Container[int]) -> None:
@@ -34,7 +34,7 @@ class SharedPortCollector(Collector):
             pid = int(file.stem.rpartition("_")[2])
             if pid not in living:
                 with suppress(FileNotFoundError):  # another process is doing the same
-                    mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
+                    mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]  # its own
 
 
 def _taken(parent: psutil.Process, living: Iterable[psutil.Process]) -> Iterator[Metric]:

@@ -20,6 +20,11 @@ from tests.support.service import REPOSITORY, SAFETY_S, environment, port_free, 
 REQUEST = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 2}
 
 
+def two_on(port: int) -> list[str]:
+    """The command of two web processes on a port."""
+    return [sys.executable, str(REPOSITORY / "manage.py"), "web", "--processes", "2", "--port", str(port)]
+
+
 class Port:
     """Two web processes on one port of a running service, and their parent."""
 
@@ -27,15 +32,7 @@ class Port:
         self.port, self.log, self.headers = port_free(), log, live.headers
         with log.open("w") as output:
             self.parent = subprocess.Popen(
-                [
-                    sys.executable,
-                    REPOSITORY / "manage.py",
-                    "web",
-                    "--processes",
-                    "2",
-                    "--port",
-                    str(self.port),
-                ],
+                two_on(self.port),
                 env=environment() | {"DATA_DIR": str(live.service.data_dir)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -145,15 +142,7 @@ def test_they_are_one_service(live: Live, port: Port) -> None:
 
 def test_a_taken_port_is_said(live: Live) -> None:
     done = subprocess.run(
-        [
-            sys.executable,
-            REPOSITORY / "manage.py",
-            "web",
-            "--processes",
-            "2",
-            "--port",
-            str(live.service.port),
-        ],
+        two_on(live.service.port),
         env=environment() | {"DATA_DIR": str(live.service.data_dir)},
         capture_output=True,
         text=True,

@@ -24,14 +24,14 @@ from generation.engine import (
     ModelRef,
     residency,
 )
-from generation.engine.cache_entry import CacheEntry
 from generation.engine.planner import FITS, IN_BLOCKS, WITH_OFFLOAD
 from generation.engine.quantized import quantized_names
 from generation.gpu_worker.batch import model_ref
 from models_registry.classes import folder_check
 from models_registry.models import Checkpoint
 from models_registry.quantization import library_lacks
-from tests.support.batches import SIDE, TinyModel, memory_least, memory_tight, pixels, quick
+from tests.support.batches import SIDE, TinyModel, entry_of, memory_least, memory_tight, pixels, quick
+from tests.support.batches import engines as engines_made
 from tests.support.hub import HubDouble
 from tests.support.hub_repository import HubRepository
 from tests.support.lora_files import pair, safetensors
@@ -104,21 +104,14 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def engines() -> Iterator[Callable[[], Engine]]:
     """Engines that read as a worker's does."""
-    made: list[Engine] = []
+    with engines_made() as make:
 
-    def engine() -> Engine:
-        made.append(Engine(threads=1))
-        made[-1].cache.folder_check, made[-1].cache.lacks = folder_check, library_lacks
-        return made[-1]
+        def engine() -> Engine:
+            made = make()
+            made.cache.folder_check, made.cache.lacks = folder_check, library_lacks
+            return made
 
-    yield engine
-    for each in made:
-        each.close()
-
-
-def entry_of(engine: Engine, model: ModelRef) -> CacheEntry:
-    """What the cache has of a model."""
-    return engine.cache._entries[model.id]
+        yield engine
 
 
 def bytes_in_files(folder: Path) -> int:

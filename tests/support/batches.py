@@ -1,12 +1,14 @@
 """Quick requests for the engine, and memory that is nearly enough for a model."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from generation.engine import Batch, Engine, ModelRef
+from generation.engine.cache_entry import CacheEntry
 from generation.engine.planner import CONTEXT_BYTES, DENOISERS, ENCODERS, Memory
 from generation.engine.sizes import weights_look
 
@@ -29,6 +31,25 @@ def quick(model: ModelRef, **changes: Any) -> Batch:
         seed=7,
     )
     return dataclasses.replace(base, **changes)
+
+
+@contextmanager
+def engines() -> Iterator[Callable[[], Engine]]:
+    """Makes engines, which are closed at the end."""
+    made: list[Engine] = []
+
+    def engine() -> Engine:
+        made.append(Engine(threads=1))
+        return made[-1]
+
+    yield engine
+    for each in made:
+        each.close()
+
+
+def entry_of(engine: Engine, model: ModelRef) -> CacheEntry:
+    """What the cache has of a model."""
+    return engine.cache._entries[model.id]
 
 
 def pixels(engine: Engine, batch: Batch) -> str:

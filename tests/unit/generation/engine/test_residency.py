@@ -17,7 +17,16 @@ from generation.engine import AdapterUse, Engine, EngineRefused, ModelRef, resid
 from generation.engine.cache_entry import CacheEntry
 from generation.engine.planner import IN_BLOCKS, IN_FLOAT8, WITH_OFFLOAD
 from generation.engine.stages import Embeddings
-from tests.support.batches import SIDE, TinyModel, memory_least, memory_tight, pixels, quick
+from tests.support.batches import (
+    SIDE,
+    TinyModel,
+    engines,
+    entry_of,
+    memory_least,
+    memory_tight,
+    pixels,
+    quick,
+)
 from tests.support.lora_files import pair, safetensors
 from tests.support.pictures import encoded
 
@@ -35,22 +44,15 @@ IN_BLOCKS_FAMILIES = (
 @pytest.fixture
 def small() -> Iterator[Callable[..., Engine]]:
     """Engines on a device that has not quite the memory for a model."""
-    made: list[Engine] = []
+    with engines() as make:
 
-    def engine(model: ModelRef) -> Engine:
-        made.append(Engine(threads=1))
-        memory = memory_tight(model, made[-1].device)
-        made[-1].cache.memory = lambda: memory
-        return made[-1]
+        def engine(model: ModelRef) -> Engine:
+            made = make()
+            memory = memory_tight(model, made.device)
+            made.cache.memory = lambda: memory
+            return made
 
-    yield engine
-    for each in made:
-        each.close()
-
-
-def entry_of(engine: Engine, model: ModelRef) -> CacheEntry:
-    """What the cache has of a model."""
-    return engine.cache._entries[model.id]
+        yield engine
 
 
 def on_device(entry: CacheEntry, name: str) -> bool:
