@@ -12,10 +12,10 @@ import diffusers
 import torch
 from accelerate import init_empty_weights
 
-from generation.engine.cpu import channels_last, has_amx
+from generation.engine.cpu import has_amx
 from generation.engine.errors import EngineModelBroken
 from generation.engine.float8 import float8_store
-from generation.engine.loader import BROKEN, HostModel, HostModule, load_error
+from generation.engine.loader import BROKEN, HostModel, HostModule, channels_last, load_error
 from generation.engine.planner import FLOAT8_PART
 from generation.engine.prepacking import prepack
 from generation.engine.quantized import BITSANDBYTES, TORCHAO, layers_fill, torchao_join
@@ -36,8 +36,9 @@ def host_build(host: HostModel, device: torch.device, *, left_on_host: Collectio
             elif (
                 not part.quantized
                 and name not in left_on_host
+                and device.type == "cpu"  # also where the card's host has tiles
                 and has_amx()
-                and channels_last(device, host.dtype)
+                and channels_last(host.dtype)
             ):
                 prepack(modules[name])
         except torch.OutOfMemoryError:

@@ -33,8 +33,3 @@ def instruction_set(device: torch.device) -> str:
     if device.type != "cpu":
         return ""
     return _AMX_BF16 if has_amx() else torch.backends.cpu.get_cpu_capability().lower()
-
-
-def channels_last(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether convolutions run faster with channels as the innermost dimension."""
-    return device.type == "cpu" and dtype is torch.bfloat16

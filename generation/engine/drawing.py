@@ -12,7 +12,7 @@ from PIL import Image
 from generation.engine import memory
 from generation.engine.cache import ModelCache
 from generation.engine.cache_entry import CacheEntry
-from generation.engine.cpu import channels_last, instruction_set
+from generation.engine.cpu import instruction_set
 from generation.engine.encoding import picture_encode
 from generation.engine.errors import (
     EngineDeviceLost,
@@ -23,6 +23,7 @@ from generation.engine.errors import (
     EngineUnsafe,
 )
 from generation.engine.framing import framed, unframed
+from generation.engine.loader import channels_last
 from generation.engine.pipelines import (
     call_arguments,
     in_tiles,
@@ -318,7 +319,7 @@ class Drawing:
             "vae_dtype": str(entry.vae_dtype).removeprefix("torch."),
             "decoded_in_tiles": self.tiled or self.sparing,
             "memory_format": (
-                "channels_last" if channels_last(device, getattr(torch, entry.dtype)) else "contiguous"
+                "channels_last" if channels_last(getattr(torch, entry.dtype)) else "contiguous"
             ),
             "instruction_set": instruction_set(device),
             "threads": torch.get_num_threads(),

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
-from generation.engine.cpu import channels_last, has_amx
+from generation.engine.cpu import has_amx
 from generation.engine.errors import EngineModelBroken, EngineModelUnavailable
 from generation.engine.float8 import FLOAT8, storable
 from generation.engine.planner import FLOAT8_PART
@@ -92,6 +92,14 @@ def dtype_for(
         return formats[name]
     ranged = "transformer" in components and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if ranged else torch.float16
+
+
+def channels_last(dtype: torch.dtype) -> bool:
+    """Whether convolutions in this format have channels as the innermost dimension.
+
+    So a processor's tiles and a card's tensor cores read them in half precision; elsewhere it gains nothing.
+    """
+    return dtype in (torch.float16, torch.bfloat16)
 
 
 @dataclass
@@ -295,7 +303,7 @@ def _module_read(
     stored: torch.dtype | None = None,
 ) -> HostModule:
     pin = device.type == "cuda"
-    layout = torch.channels_last if channels_last(device, dtype) else _PLAIN
+    layout = torch.channels_last if channels_last(dtype) else _PLAIN
     diffusers_model = issubclass(kind, diffusers.ModelMixin)
     config = kind.load_config(folder) if diffusers_model else kind.config_class.from_pretrained(folder)
     kept = _kept_single(kind, dtype)

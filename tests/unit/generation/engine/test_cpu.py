@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from generation.engine import Engine, ModelRef, cpu
-from generation.engine.loader import dtype_for, host_read
+from generation.engine.building import host_build
+from generation.engine.loader import channels_last, dtype_for, host_read
+from generation.engine.prepacking import PackedConv2d, PackedLinear
 from models_registry.builtin import WEIGHTS
 from tests.unit.generation.engine.test_engine import BatchMaker
 
@@ -54,8 +56,17 @@ def test_a_format_that_is_named_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert {name: dtype_for(name, CPU) for name in wanted} == wanted
 
 
-def test_convolutions_of_bfloat16_have_their_channels_last() -> None:
+def test_weights_are_packed_for_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card's host may have tiles, too, and its half precision has the same layout."""
+    monkeypatch.setattr("generation.engine.building.has_amx", lambda: True)
+    host = host_read(ModelRef("builtin", "", "", WEIGHTS, dtype="bfloat16"), CPU)
+    *_, pipeline = host_build(host, torch.device("meta"))  # any other device than the CPU
+    assert not any(isinstance(layer, PackedConv2d | PackedLinear) for layer in pipeline.unet.modules())
+
+
+def test_convolutions_of_half_precision_have_their_channels_last() -> None:
     """All of them, from the reading on; those of single precision are as they were."""
+    assert channels_last(torch.float16)  # which only a card runs
     for dtype, layout in (("bfloat16", torch.channels_last), ("float32", torch.contiguous_format)):
         host = host_read(ModelRef("builtin", "", "", WEIGHTS, dtype=dtype), CPU)
         weights = [tensor for tensor in host.modules["unet"].tensors.values() if tensor.ndim == 4]
