@@ -124,7 +124,8 @@ schema: dev  ## Calls a live service thousands of times, as its OpenAPI schema a
 check: lint test audit schema  ## Everything that CI runs, the audit, and the long form of the schema's test
 
 bench: dev  ## Measures the running service on this machine, and beside what people write around diffusers
-	$(BIN)/python -m benchmarks.service && $(BIN)/python -m benchmarks.throughput && $(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.service && $(BIN)/python -m benchmarks.throughput && $(BIN)/python -m benchmarks.peers \
+	    && $(BIN)/python -m benchmarks.engine
 
 clients: dev  ## Installs other services' client programs, runs them against a service, and prints what works; options in ARGS
 	$(BIN)/python -m scripts.clients $(ARGS)

@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from generation.engine import Batch, Drawn, Engine, EngineStopped, Listeners, ModelRef
+from benchmarks.architectures import ARCHITECTURES
+from benchmarks.true_size import NoRoomError, measure
+from generation.engine import Drawn, Engine, EngineStopped, Listeners, ModelRef
 from generation.engine.loader import device_of_choice
 from generation.engine.memory import MIB
 from generation.engine.planner import IN_BLOCKS, IN_FLOAT8, WITH_OFFLOAD, Memory
 from models_registry import builtin
-from tests.support.batches import memory_least, memory_tight, quick
+from tests.support.batches import drawn, memory_least, memory_tight, quick
 from tests.support.quantized import LIBRARY_OF, quantized_make
 from tests.support.tiny_checkpoints import TINY_FAMILIES, make_tiny_checkpoint
 from tests.support.tiny_transformers import BUILDERS
@@ -35,6 +37,10 @@ FAMILIES = (*TINY_FAMILIES, *BUILDERS)
 DRAWING = tuple(name for name in FAMILIES if "edit" not in name and "kontext" not in name)
 # Mean difference to single precision on the CPU, of 255: random weights round to other pictures, and not to noise.
 TOLERANCE = 24.0
+# Of latents after one step, relative to plain diffusers' in the same format.
+LATENTS_OFF = 0.02
+# After which a model of true size begins no other round.
+TRUE_SIZE_S = 60.0
 
 
 class NoCardError(Exception):
@@ -73,15 +79,6 @@ class Bench:
         finally:
             made.unload_idle()
             made.close()
-
-
-def drawn(engine: Engine, batch: Batch, listeners: Listeners | None = None) -> Drawn:
-    """A batch's pictures, before they are files."""
-    with engine.drawing(batch) as sheet:
-        row = sheet.add(batch, listeners or Listeners())
-        while not list(sheet.step()):
-            pass
-    return row.drawn()
 
 
 def _numbers(result: Drawn) -> Any:
@@ -256,8 +253,8 @@ _LOSE = """
 from pathlib import Path
 import torch
 from generation.engine import EngineDeviceLost
-from tests.gpu.parts import Bench, drawn
-from tests.support.batches import quick
+from tests.gpu.parts import Bench
+from tests.support.batches import drawn, quick
 bench = Bench(Path("."))
 with bench.engine() as engine:
     batch = quick(bench.model("builtin", dtype="float32"), width=256, height=256)
@@ -298,8 +295,21 @@ def speed(bench: Bench) -> str:
     return ", ".join(said)
 
 
+def true_size(bench: Bench, name: str) -> str:
+    """How fast a model of true size draws beside plain diffusers; a tiny one where there is no card."""
+    rounds = 2 if bench.has_card else 1
+    try:
+        found = measure(name, tiny=not bench.has_card, rounds=rounds, seconds=TRUE_SIZE_S)
+    except NoRoomError as error:
+        return f"no room: {error}"
+    assert found.errors[0] < LATENTS_OFF, f"latents are {found.errors[0]:.1e} off after the first step"
+    return "; ".join(f"{what}: {measured}" for what, measured in found.lines())
+
+
 def parts(bench: Bench) -> dict[str, Callable[[], str]]:
     """All of them, by name, in order: what says most comes first."""
     families = {f"family {name}": functools.partial(family, bench, name) for name in bench.families}
     others = (in_turns, in_blocks, float8, quantized, second_chance, swaps, cancel, lost_device, speed)
-    return families | {part.__name__.replace("_", " "): functools.partial(part, bench) for part in others}
+    true_sizes = {f"true size {name}": functools.partial(true_size, bench, name) for name in ARCHITECTURES}
+    looks = {part.__name__.replace("_", " "): functools.partial(part, bench) for part in others}
+    return families | looks | true_sizes

@@ -27,6 +27,9 @@ HERE = (
     "cancel",
     "lost device",
     "speed",
+    "true size sd15",
+    "true size sdxl",
+    "true size flux",
 )
 
 

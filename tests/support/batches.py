@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from generation.engine import Batch, Engine, ModelRef
+from generation.engine import Batch, Drawn, Engine, Listeners, ModelRef
 from generation.engine.cache_entry import CacheEntry
 from generation.engine.planner import CONTEXT_BYTES, DENOISERS, ENCODERS, Memory
 from generation.engine.sizes import weights_look
@@ -31,6 +31,15 @@ def quick(model: ModelRef, **changes: Any) -> Batch:
         seed=7,
     )
     return dataclasses.replace(base, **changes)
+
+
+def drawn(engine: Engine, batch: Batch, listeners: Listeners | None = None) -> Drawn:
+    """A batch's pictures, before they are files."""
+    with engine.drawing(batch) as sheet:
+        row = sheet.add(batch, listeners or Listeners())
+        while not list(sheet.step()):
+            pass
+    return row.drawn()
 
 
 @contextmanager

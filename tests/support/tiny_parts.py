@@ -47,11 +47,11 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=special + [(piece, -2.0) for piece in pieces], extra_ids=0, model_max_length=256)
 
 
-def t5_encoder(reader: T5Tokenizer) -> T5EncoderModel:
+def t5_encoder(reader: T5Tokenizer, *, width: int = 64) -> T5EncoderModel:
     return T5EncoderModel(
         T5Config(
             vocab_size=len(reader),
-            d_model=64,
+            d_model=width,
             d_kv=8,
             d_ff=64,
             num_layers=2,
