@@ -21,6 +21,13 @@ class PromptSyntax(models.TextChoices):
     WEIGHTED = "weighted", "with weights, as A1111 reads it"
 
 
+class Acceleration(models.TextChoices):
+    """How a denoiser's work is made less, at a small loss."""
+
+    NONE = "none", "none"
+    FIRST_BLOCK_CACHE = "first_block_cache", "blocks left out where a step brings little new"
+
+
 class OutputFormat(models.TextChoices):
     """The file format of finished pictures."""
 

@@ -109,6 +109,14 @@ class ModelTooLargeError(DomainError):
     title = "The model does not fit into any worker's memory"
 
 
+class AccelerationUnsupportedError(DomainError):
+    """The model's pipeline class has no such cache."""
+
+    code = "acceleration_unsupported"
+    http_status = 422
+    title = "The model cannot be accelerated so"
+
+
 class ModelNeedsLibraryError(DomainError):
     """No live worker has the library that reads the model's quantized weights."""
 

@@ -33,8 +33,9 @@ class PipelineFacts:
     `family` is that of its checkpoints, "" where their rows say it. `guidance` is one of the words above;
     `negative_prompt` whether there is such a thing, `true_cfg_scale` whether it takes two scales, of which that one
     needs a negative prompt. `weighted_prompts` whether its text encoders are CLIP's alone, whose prompts may have
-    weights. `max_images` is how many pictures an edit takes. `max_prompt_tokens` is what its longest-reading text
-    encoder reads. `half` is the half precision that its weights were made for.
+    weights. `first_block_cache` whether diffusers has that step cache for its denoiser. `max_images` is how many
+    pictures an edit takes. `max_prompt_tokens` is what its longest-reading text encoder reads. `half` is the half
+    precision that its weights were made for.
     """
 
     family: str
@@ -46,6 +47,7 @@ class PipelineFacts:
     true_cfg_scale: bool = False
     guidance_rescale: bool = False
     weighted_prompts: bool = False
+    first_block_cache: bool = False
     max_images: int = 0
     size_multiple: int = 8
     max_prompt_tokens: int = 77
@@ -66,15 +68,28 @@ _FLUX: Final = PipelineFacts(
     guidance=EMBEDDED,
     min_guidance_scale=0.0,
     true_cfg_scale=True,
+    first_block_cache=True,
     size_multiple=16,
     max_prompt_tokens=512,
     latents=PACKED,
 )
+# Its two kinds of blocks return what the cache cannot hold against each other.
 _FLUX2: Final = replace(
-    _FLUX, family="flux2", kinds=(TXT2IMG, EDIT), negative_prompt=False, true_cfg_scale=False, max_images=10
+    _FLUX,
+    family="flux2",
+    kinds=(TXT2IMG, EDIT),
+    negative_prompt=False,
+    true_cfg_scale=False,
+    first_block_cache=False,
+    max_images=10,
 )
 _QWEN: Final = PipelineFacts(
-    "qwen-image", guidance=TRUE_CFG, size_multiple=16, max_prompt_tokens=512, latents=PACKED
+    "qwen-image",
+    guidance=TRUE_CFG,
+    first_block_cache=True,
+    size_multiple=16,
+    max_prompt_tokens=512,
+    latents=PACKED,
 )
 _TEXT_ONLY: Final = PipelineFacts("other", kinds=(TXT2IMG,), size_multiple=16, max_prompt_tokens=256)
 
@@ -103,7 +118,7 @@ PIPELINES: Final[dict[str, PipelineFacts]] = {
     "Lumina2Pipeline": replace(_TEXT_ONLY, family="lumina2"),
     "HiDreamImagePipeline": replace(_TEXT_ONLY, max_prompt_tokens=128),
     "AuraFlowPipeline": _TEXT_ONLY,
-    "CogView4Pipeline": replace(_TEXT_ONLY, max_prompt_tokens=1024),
+    "CogView4Pipeline": replace(_TEXT_ONLY, first_block_cache=True, max_prompt_tokens=1024),
     "HunyuanDiTPipeline": replace(_TEXT_ONLY, guidance_rescale=True, loras=False),
     "LatentConsistencyModelPipeline": PipelineFacts(
         "sd1", kinds=(TXT2IMG, IMG2IMG), guidance=EMBEDDED, negative_prompt=False, half="float16"
@@ -127,7 +142,11 @@ _OF_FAMILY: Final = {
 }
 # Of a repository whose index nobody has seen: nothing is refused that may turn out to be right.
 _UNKNOWN: Final = PipelineFacts(
-    "other", min_guidance_scale=0.0, kinds=(TXT2IMG, IMG2IMG, INPAINT, EDIT), max_images=16
+    "other",
+    min_guidance_scale=0.0,
+    first_block_cache=True,
+    kinds=(TXT2IMG, IMG2IMG, INPAINT, EDIT),
+    max_images=16,
 )
 
 

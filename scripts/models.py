@@ -51,6 +51,7 @@ tried for it. A class that was `not tried` is only known by its facts.
 _REST: Final = """
 Guidance is what `guidance_scale` does. Sides are multiples of the number given. Packed latents are unpacked for
 previews. Classes that are drawn together share their denoiser's steps between requests of one size and set of LoRA.
+Those with a step cache take `acceleration: first_block_cache`; for others diffusers has none.
 Every class with text encoders and a denoiser can have them on the device in turns; the weights of denoisers that are no
 U-Nets can be stored in eight bits. Classes that are not listed are refused before anything is downloaded.
 A LoRA that was distilled for few steps brings its scheduler where its model's family has that: LCM, TCD, Hyper-SD and
@@ -108,6 +109,7 @@ def _row(name: str, facts: PipelineFacts) -> str:
         str(max(len(FAMILY_FACTS[family].schedulers) for family in families) or "its own"),
         "yes" if facts.loras else "no",
         "yes" if together else "no",
+        "yes" if facts.first_block_cache else "no",
         "packed" if facts.latents == PACKED else "plain",
         "tiny" if name in TRIED_TINY else "not tried",
     )
@@ -125,7 +127,7 @@ def document() -> str:
     """The page."""
     heads = (
         *("class", "families", "kinds", "guidance", "negative prompt", "sides", "tokens", "schedulers"),
-        *("LoRA", "drawn together", "latents", "tried"),
+        *("LoRA", "drawn together", "step cache", "latents", "tried"),
     )
     table = "".join(_row(name, facts) for name, facts in PIPELINES.items())
     rows: list[dict[str, Any]] = [

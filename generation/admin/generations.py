@@ -74,8 +74,9 @@ class GenerationAdmin(ReadOnlyAdmin):
             {
                 "classes": ("collapse",),
                 "fields": (
-                    *("id", "request_id", "true_cfg_scale", "guidance_rescale", "clip_skip", "output_format"),
-                    *("output_quality", "preview_every", "strict", "cancel_on_disconnect", "reproducible"),
+                    *("id", "request_id", "true_cfg_scale", "guidance_rescale", "clip_skip", "acceleration"),
+                    *("output_format", "output_quality", "preview_every", "strict", "reproducible"),
+                    "cancel_on_disconnect",
                     *("favorite", "retry_of", "replay_of", "replay_verdict", "replay_difference"),
                     *(
                         "safety_filter_result",

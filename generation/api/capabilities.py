@@ -56,6 +56,7 @@ class PipelineOut(serializers.Serializer[Any]):
     true_cfg_scale = serializers.BooleanField()
     guidance_rescale = serializers.BooleanField()
     weighted_prompts = serializers.BooleanField(help_text="`prompt_syntax` may be `weighted`.")
+    first_block_cache = serializers.BooleanField(help_text="`acceleration` may be `first_block_cache`.")
     loras = serializers.BooleanField()
     max_images = serializers.IntegerField(help_text="Of an edit.")
     size_multiple = serializers.IntegerField()

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from generation.engine import memory
+from generation.engine.acceleration import accelerated
 from generation.engine.cache import ModelCache
 from generation.engine.cache_entry import CacheEntry
 from generation.engine.cpu import instruction_set
@@ -269,7 +270,12 @@ class Drawing:
         # On the CPU in either case: a seed then means the same noise on every device.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         self.listeners.on_drawing()
-        with torch.inference_mode(), old_text_encoder_name(self.pipeline), memory.allocations_told():
+        with (
+            torch.inference_mode(),
+            old_text_encoder_name(self.pipeline),
+            accelerated(self.entry.pipeline, batch.acceleration),
+            memory.allocations_told(),
+        ):
             told = step_callback(self.pipeline, self._after_step)
             output = self.pipeline(**arguments, generator=generators, **told)
         return pictures_of(output.images)

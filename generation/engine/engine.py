@@ -68,8 +68,8 @@ class Engine:
         )
         self._budgets_mb = {"resident_mb": resident_mb, "warm_mb": warm_mb}
         self._canary = memory.LeakCanary(self.device)
-        # What was learned, by model, number format and pixels.
-        self._capacities: dict[tuple[str, str, int], Capacity] = {}
+        # What was learned, by model, number format, pixels and acceleration.
+        self._capacities: dict[tuple[str, str, int, str], Capacity] = {}
 
     @property
     def resident(self) -> list[str]:
@@ -162,7 +162,7 @@ class Engine:
             rack = cast(AdapterRack, entry.rack)
             with rack.applied(batch.adapters, stop_if_asked=stop_if_asked):
                 width, height = batch.drawn_size or (batch.width, batch.height)
-                key = (batch.model.id, entry.dtype, width * height)
+                key = (batch.model.id, entry.dtype, width * height, batch.acceleration)
                 rows = Rows(
                     self.device,
                     self._capacities.setdefault(key, Capacity()),
@@ -228,9 +228,10 @@ class Sheet:
         return self._rows.room if shared and not (self._entry.broken or self._entry.residency) else 0
 
     def takes(self, batch: Batch) -> bool:
-        """Whether a batch can be drawn here: by the same weights, with the same adapters."""
+        """Whether a batch can be drawn here: by the same weights, with the same adapters, and neither accelerated."""
         return (
             not self._entry.broken
+            and batch.acceleration == self._first.acceleration == "none"
             and self._entry.serves(batch.model)
             and batch.adapters == self._first.adapters
         )

@@ -43,12 +43,12 @@ class Batch:
 
     `image` and `mask` are files (PNG) of width x height, `images` those to edit, of any size. `true_cfg_scale` counts
     the negative prompt where `guidance_scale` is an input of the model. `prompt_syntax` is `plain`, or `weighted`
-    (`weighted.py`). `scheduler` is one of `SAMPLERS`, with or without one of `SCHEDULES` behind it, or "" for the
-    checkpoint's own. `drawn_size` is the width and height at which the pictures are drawn, before they are enlarged.
-    With `padding_mask_crop` only what is masked, and so many pixels around it, is drawn at that size, and put back into
-    the picture. `strict` refuses what would have to be adjusted. `preview_every` so many steps there is a preview; 0:
-    none. `output_quality` is that of JPEG and WebP, 0 to 100. `software` is what pictures' metadata say that they were
-    made with.
+    (`weighted.py`). `acceleration` is `none`, or `first_block_cache` (`acceleration.py`). `scheduler` is one of
+    `SAMPLERS`, with or without one of `SCHEDULES` behind it, or "" for the checkpoint's own. `drawn_size` is the width
+    and height at which the pictures are drawn, before they are enlarged. With `padding_mask_crop` only what is masked,
+    and so many pixels around it, is drawn at that size, and put back into the picture. `strict` refuses what would have
+    to be adjusted. `preview_every` so many steps there is a preview; 0: none. `output_quality` is that of JPEG and
+    WebP, 0 to 100. `software` is what pictures' metadata say that they were made with.
     """
 
     model: ModelRef
@@ -66,6 +66,7 @@ class Batch:
     true_cfg_scale: float | None = None
     guidance_rescale: float = 0.0
     prompt_syntax: str = "plain"
+    acceleration: str = "none"
     strength: float | None = None
     padding_mask_crop: int | None = None
     image: bytes | None = field(default=None, repr=False)

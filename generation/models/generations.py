@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 from generation.choices import (
     ACTIVE,
     TERMINAL,
+    Acceleration,
     ErrorCode,
     Kind,
     OutputFormat,
@@ -99,6 +100,13 @@ class Generation(models.Model):
         default=PromptSyntax.PLAIN,
         db_default=PromptSyntax.PLAIN,
         help_text="How prompt and negative prompt are read.",
+    )
+    acceleration = models.CharField(
+        max_length=32,
+        choices=Acceleration.choices,
+        default=Acceleration.NONE,
+        db_default=Acceleration.NONE,
+        help_text="What of the denoiser's work is left out.",
     )
     seed = models.BigIntegerField()
     num_images = models.PositiveIntegerField(default=1)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from generation.choices import Kind, OutputFormat, PromptSyntax
+from generation.choices import Acceleration, Kind, OutputFormat, PromptSyntax
 from models_registry.family_facts import steps_to_run
 from models_registry.models import Checkpoint
 
@@ -31,6 +31,7 @@ class GenerationRequest:
     true_cfg_scale: float | None = None
     guidance_rescale: float = 0.0
     prompt_syntax: str = PromptSyntax.PLAIN
+    acceleration: str = Acceleration.NONE
     scheduler: str = ""
     clip_skip: int | None = None
     strength: float | None = None

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+from generation.choices import Acceleration
 from generation.models import Generation
 from models_registry.family_facts import drawn_size
 
@@ -14,7 +15,7 @@ def batch_key(generation: Generation, *, adapters: Sequence[tuple[str, float]]) 
     `adapters` are the ids (or repositories) and scales of its LoRA, in their order. Prompt, seed, steps, scheduler,
     guidance, kind, strength and previews are each one's own.
     """
-    if generation.reproducible:
+    if generation.reproducible or generation.acceleration != Acceleration.NONE:
         return ""
     checkpoint = generation.checkpoint
     size = (generation.width, generation.height)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from generation.choices import Acceleration
+from generation.errors import AccelerationUnsupportedError
 from generation.pictures.fitting import size_follow
 from models_registry.family_facts import FAMILY_FACTS, steps_to_run
 from models_registry.models import Checkpoint
@@ -32,6 +34,14 @@ def limit_errors(checkpoint: Checkpoint, attrs: dict[str, Any]) -> dict[str, str
     if not fewest <= attrs["num_inference_steps"] <= most:
         errors["num_inference_steps"] = f"The scheduler {attrs['scheduler']} takes {fewest} to {most} steps."
     return errors
+
+
+def acceleration_check(checkpoint: Checkpoint, acceleration: str) -> None:
+    """Whether the checkpoint can be drawn with so. Raises AccelerationUnsupportedError."""
+    if acceleration == Acceleration.FIRST_BLOCK_CACHE and not checkpoint.facts.first_block_cache:
+        raise AccelerationUnsupportedError(
+            f"{checkpoint.id} has no first_block_cache: its acceleration is none.", param="acceleration"
+        )
 
 
 def _size_error(checkpoint: Checkpoint, pixels: int) -> str | None:

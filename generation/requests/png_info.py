@@ -7,7 +7,7 @@ from typing import Any, Final
 from django.contrib.auth.models import User
 from rest_framework import serializers
 
-from generation.choices import PromptSyntax
+from generation.choices import Acceleration, PromptSyntax
 from generation.pictures.infotext import FileTexts, infotext_parse
 from generation.requests.a1111_words import sampler_named, schedule_named
 from generation.requests.serializers import PICTURES, GenerationCreateIn
@@ -49,6 +49,8 @@ def png_info(texts: FileTexts, *, owner: User) -> dict[str, Any]:
         given |= {name: receipt[name] for name in _IF_ANY if receipt.get(name)}
         if receipt.get("prompt_syntax") == PromptSyntax.WEIGHTED:
             given["prompt_syntax"] = PromptSyntax.WEIGHTED
+        if receipt.get("acceleration") not in (None, Acceleration.NONE):
+            given["acceleration"] = receipt["acceleration"]
         needs = list(PICTURES.get(receipt.get("kind", ""), ()))
     else:
         given = _from_a1111(texts.parameters, warnings)

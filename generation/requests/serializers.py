@@ -10,7 +10,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from generation.choices import Kind, OutputFormat, PromptSyntax
+from generation.choices import Acceleration, Kind, OutputFormat, PromptSyntax
 from generation.errors import ModelNeedsLibraryError, ModelTooLargeError
 from generation.models import (
     DEFAULT_OUTPUT_QUALITY,
@@ -22,7 +22,13 @@ from generation.models import (
 from generation.queue.precedence import checkpoint_for
 from generation.requests.job_options import WebhookEventsField, WebhookUrlField, job_options_check
 from generation.requests.loras import MAX_LORAS, MAX_NAME, MAX_SCALE, MIN_SCALE, LoraUseIn, wishes_read
-from generation.requests.model_limits import MAX_STEPS, limit_errors, picture_errors, size_used
+from generation.requests.model_limits import (
+    MAX_STEPS,
+    acceleration_check,
+    limit_errors,
+    picture_errors,
+    size_used,
+)
 from generation.requests.picture_fields import (
     PictureField,
     PictureFileField,
@@ -167,6 +173,13 @@ class GenerationCreateIn(StrictSerializer):
         help_text="`weighted`: `(words:1.3)` counts more, `[words]` less, `BREAK` begins a new chunk, and a prompt of "
         "any length is read, chunk by chunk.",
     )
+    acceleration = serializers.ChoiceField(
+        Acceleration.choices,
+        required=False,
+        default=Acceleration.NONE,
+        help_text="`first_block_cache`: steps that bring little new are mostly left out: faster, at a small visible "
+        "loss, where the model `takes` it. Such a generation is drawn alone.",
+    )
     scheduler = serializers.ChoiceField(
         list(SCHEDULERS.items()),
         required=False,
@@ -295,7 +308,7 @@ class GenerationCreateIn(StrictSerializer):
     def _complete(self, attrs: dict[str, Any], *, failed: Collection[str]) -> dict[str, Any]:
         """Resolves what the fields mean together; returns all that is wrong, by field.
 
-        Raises a LoRA's own error where nothing else is wrong.
+        Raises a LoRA's own error, or that of `acceleration`, where nothing else is wrong.
         """
         errors: dict[str, Any] = {}
         with _noted(errors):
@@ -332,6 +345,7 @@ class GenerationCreateIn(StrictSerializer):
         for name, error in (errors_here | picture_errors(checkpoint, attrs)).items():
             errors.setdefault(name, error)
         try:
+            acceleration_check(checkpoint, attrs["acceleration"])
             attrs["loras"] = wishes_read(attrs, owner=self.context["owner"], checkpoint=checkpoint)
         except DomainError as error:
             if not errors and not failed:

@@ -20,8 +20,9 @@ _SMALL: Final[dict[str, Any]] = {
 }
 # What every request for a picture can meet, beside a body that is wrong.
 _DRAWING: Final = (
-    *("would_be_adjusted", "lora_incompatible", "lora_unavailable", "idempotency_conflict", "queue_full"),
-    *("user_queue_full", "work_limit_reached", "storage_quota_reached", "storage_unavailable"),
+    *("would_be_adjusted", "lora_incompatible", "lora_unavailable", "acceleration_unsupported"),
+    *("idempotency_conflict", "queue_full", "user_queue_full", "work_limit_reached"),
+    *("storage_quota_reached", "storage_unavailable"),
 )
 _RESULT: Final = ("unfinished", "canceled", "unsafe", "out_of_memory", "timeout", "model_unavailable")
 _ORDER: Final = ("no_worker", "too_many_orders", "unfinished")

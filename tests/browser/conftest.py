@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
 EDITOR = "tiny-editor"
+SWIFT = "tiny-swift"
 COMMIT = "e" * 40
 REGISTER = f"""
 from models_registry.models import Checkpoint
-Checkpoint.objects.create(
-    id="{EDITOR}", name="Tiny editor", repository="tiny/editor", revision="{COMMIT}", state="present",
-    family="flux2", pipeline="Flux2KleinPipeline", licence="mit", dtype="float32", default_steps=2,
-    default_guidance_scale=4, default_width=64, default_height=64, min_size=64, max_size=256,
-)
+for id, family, pipeline in (("{EDITOR}", "flux2", "Flux2KleinPipeline"), ("{SWIFT}", "flux", "FluxPipeline")):
+    Checkpoint.objects.create(
+        id=id, name=id, repository=f"tiny/{{id}}", revision="{COMMIT}", state="present", family=family,
+        pipeline=pipeline, licence="mit", dtype="float32", default_steps=2, default_guidance_scale=4,
+        default_width=64, default_height=64, min_size=64, max_size=256,
+    )
 """
 
 
@@ -62,6 +64,13 @@ def editor(live: Live) -> str:
     """The id of a model that edits pictures by instruction, with tiny random weights."""
     from tests.support.tiny_checkpoints import tiny_checkpoint_copy
 
-    tiny_checkpoint_copy("flux2-klein", live.service.data_dir / "models" / EDITOR / COMMIT)
+    for name, family in ((EDITOR, "flux2-klein"), (SWIFT, "flux")):
+        tiny_checkpoint_copy(family, live.service.data_dir / "models" / name / COMMIT)
     live.shell(REGISTER)
     return EDITOR
+
+
+@pytest.fixture(scope="session")
+def swift(editor: str) -> str:
+    """The id of a model that can be accelerated, registered beside that one."""
+    return SWIFT

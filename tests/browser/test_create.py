@@ -208,6 +208,25 @@ def test_what_is_refused_is_said_at_its_field(visits: Visits) -> None:
     assert visits.complaints == []
 
 
+def test_faster_where_the_model_can(visits: Visits, live: Live, swift: str) -> None:
+    """Offered for such models alone, and not carried over to another one."""
+    with visits.opened("/") as page:
+        page.click(".advanced summary")
+        assert page.locator("#acceleration").count() == 0
+        page.select_option("#model", swift)
+        page.check("#acceleration")
+        page.fill("#prompt", "a red circle")
+        assert violations(page) == []
+        page.click(".draw")
+        drawn(page)
+        assert newest(live)["acceleration"] == "first_block_cache"
+        page.select_option("#model", "builtin")
+        assert page.locator("#acceleration").count() == 0
+        page.select_option("#model", swift)
+        assert not page.is_checked("#acceleration")
+    assert visits.complaints == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone(visits: Visits, scheme: str) -> None:
     """Nothing is wider than the screen."""

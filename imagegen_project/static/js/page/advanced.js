@@ -87,6 +87,9 @@ export function Advanced() {
       ${limits.max_clip_skip > 0 &&
       html`<${Range} id="clip_skip" label=${gettext("Layers of the text encoder to skip")} value=${form.clip_skip} shown=${form.clip_skip}
         min=${0} max=${limits.max_clip_skip} change=${(/** @type {number} */ clip_skip) => store.fill({ clip_skip })} />`}
+      ${takes.first_block_cache &&
+      html`<label><input id="acceleration" type="checkbox" role="switch" checked=${form.acceleration !== "none"}
+        onChange=${() => store.fill({ acceleration: form.acceleration === "none" ? "first_block_cache" : "none" })} />${gettext("Faster, at a small loss")}</label>`}
       <label for="output_format">${gettext("File")}</label>
       <select id="output_format" value=${form.output_format} onChange=${text("output_format")}>
         ${capabilities.output_formats.map((/** @type {string} */ name) => html`<option key=${name} value=${name} selected=${name === form.output_format}>${name.toUpperCase()}</option>`)}

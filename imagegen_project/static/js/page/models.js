@@ -56,7 +56,7 @@ export function ModelPicker() {
       id="model"
       value=${model.id}
       aria-describedby="model-state"
-      onChange=${(/** @type {any} */ event) => store.fill({ model: event.target.value, scheduler: "", clip_skip: 0, steps: null, guidance_scale: null })}
+      onChange=${(/** @type {any} */ event) => store.fill({ model: event.target.value, scheduler: "", clip_skip: 0, acceleration: "none", steps: null, guidance_scale: null })}
     >
       ${models.map((one) => html`<option key=${one.id} value=${one.id} selected=${one.id === model.id}>${one.name}</option>`)}
     </select>

@@ -44,6 +44,7 @@ export function requestOf(form, model) {
   if (form.num_images > 1) request.num_images = form.num_images;
   if (form.scheduler) request.scheduler = form.scheduler;
   if (form.clip_skip) request.clip_skip = form.clip_skip;
+  if (model.takes.first_block_cache && form.acceleration !== "none") request.acceleration = form.acceleration;
   if (form.output_format !== "png") request.output_format = form.output_format;
   if (form.loras.length) request.loras = form.loras;
   const [first, ...more] = form.images.slice(0, mostPictures(model)).map(bare);
@@ -108,6 +109,7 @@ export function formOf(row) {
     num_images: row.num_images ?? 1,
     scheduler: row.scheduler ?? "",
     clip_skip: row.clip_skip ?? 0,
+    acceleration: row.acceleration ?? "none",
     output_format: row.output_format ?? "png",
     loras: (row.loras ?? []).map((/** @type {any} */ one) => ({ lora: one.name ?? one.lora, scale: one.scale })),
     strength: row.strength ?? 0.6,
@@ -118,7 +120,8 @@ export function formOf(row) {
 
 const SETTINGS = [
   ...["prompt", "model", "seed", "width", "height", "num_inference_steps", "guidance_scale", "true_cfg_scale"],
-  ...["guidance_rescale", "negative_prompt", "scheduler", "clip_skip", "padding_mask_crop", "output_format", "output_quality"],
+  ...["guidance_rescale", "negative_prompt", "scheduler", "clip_skip", "acceleration", "padding_mask_crop", "output_format"],
+  "output_quality",
 ];
 
 /**
@@ -128,7 +131,10 @@ const SETTINGS = [
  */
 export function settingsOf(row) {
   const said = (/** @type {string} */ name) =>
-    ![null, undefined, ""].includes(row[name]) && !(name === "output_quality" && row.output_format === "png") && !(name === "guidance_rescale" && !row[name]);
+    ![null, undefined, ""].includes(row[name]) &&
+    !(name === "output_quality" && row.output_format === "png") &&
+    !(name === "guidance_rescale" && !row[name]) &&
+    !(name === "acceleration" && row[name] === "none");
   return Object.fromEntries(SETTINGS.filter(said).map((name) => [name, row[name]]));
 }
 

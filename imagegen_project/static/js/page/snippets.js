@@ -113,7 +113,7 @@ for (const image of (await answer.json()).images) {
 /** @param {any} row @param {string} origin */
 function openai(row, origin) {
   const { prompt, model, width, height, num_images: n = 1, loras, scheduler, clip_skip: skip, output_format: format, ...more } = fieldsOf(row);
-  const none = ["true_cfg_scale", "guidance_rescale", "padding_mask_crop", "output_quality"].filter((name) => name in more);
+  const none = ["true_cfg_scale", "guidance_rescale", "acceleration", "padding_mask_crop", "output_quality"].filter((name) => name in more);
   const lost = [row.urls.mask && "mask", scheduler && "scheduler", skip && "clip_skip", ...none].filter(Boolean);
   if (lost.length) return `# OpenAI's API has no place for ${lost.join(" and ")}: take one of the others.\n`;
   const extra = loras ? { ...more, lora: loras.map((/** @type {any} */ one) => ({ name: one.lora, scale: one.scale })) } : more;

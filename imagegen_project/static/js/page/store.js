@@ -5,7 +5,7 @@
  * @typedef {{lora: string, scale: number}} Style
  * @typedef {{prompt: string, negative_prompt: string, model: string, width: number, height: number, shape: string,
  *   steps: number | null, guidance_scale: number | null, seed: number | null, num_images: number, scheduler: string,
- *   clip_skip: number, output_format: string, loras: Style[], strength: number, images: string[],
+ *   clip_skip: number, acceleration: string, output_format: string, loras: Style[], strength: number, images: string[],
  *   mask: string | null}} Form `images` (to start from, or to edit) and `mask`: data URIs; null: what the model does by
  *   itself
  * @typedef {{id: string, text: string, kind: "info" | "bad", action?: {label: string, run: () => void}}} Notice
@@ -83,6 +83,7 @@ export function emptyForm() {
     num_images: 1,
     scheduler: "",
     clip_skip: 0,
+    acceleration: "none",
     output_format: "png",
     loras: [],
     strength: 0.6,

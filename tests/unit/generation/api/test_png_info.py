@@ -89,6 +89,13 @@ def test_our_own_pictures_come_back_as_they_were_asked_for(
     assert [(used.name, used.scale) for used in drawn.adapters.all()] == [("soft", 0.5)]
 
 
+def test_an_accelerated_picture_says_so(api: APIClient) -> None:
+    """And nothing where it was not."""
+    for acceleration, said in (("first_block_cache", "first_block_cache"), ("none", None)):
+        made = picture_encode(gradient(256, 256), batch(acceleration=acceleration), 0)
+        assert info(api, made.data)["request"].get("acceleration") == said
+
+
 def test_what_a_file_cannot_give_is_named(api: APIClient) -> None:
     """An input picture is not in it."""
     made = batch(kind="img2img", strength=0.5, image=PICTURE)

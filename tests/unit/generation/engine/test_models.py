@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from generation.engine import (
     EngineOutOfMemory,
     EngineStopped,
     ModelRef,
+    acceleration,
 )
 from generation.engine.loader import _kept_single, _type_of, dtype_for, load_error
 from generation.engine.memory import allocations_told
@@ -149,8 +151,10 @@ def test_it_draws_what_the_stock_pipeline_draws(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY_MODELS)
-def test_fields_have_the_effect_that_the_table_says(engine: Engine, tiny: TinyModel, name: str) -> None:
-    """Another guidance scale or negative prompt gives other pixels, or the same."""
+def test_fields_have_the_effect_that_the_table_says(
+    engine: Engine, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Another guidance scale, negative prompt or acceleration gives other pixels, or the same, or is refused."""
     facts, model = facts_of(name), tiny(name)
     base = request(model, name, num_inference_steps=1)
     drawn = pixels(engine, base)
@@ -160,6 +164,13 @@ def test_fields_have_the_effect_that_the_table_says(engine: Engine, tiny: TinyMo
     if not facts.true_cfg_scale:
         negative = dataclasses.replace(negative, true_cfg_scale=None)
     assert (pixels(engine, negative) != drawn) == facts.negative_prompt
+    swift = dataclasses.replace(base, num_inference_steps=3, acceleration="first_block_cache")
+    if facts.first_block_cache:
+        monkeypatch.setattr(acceleration, "THRESHOLD", math.inf)  # two of three steps
+        assert pixels(engine, swift) != pixels(engine, dataclasses.replace(swift, acceleration="none"))
+    else:
+        with pytest.raises(EngineError):
+            engine.run(swift)
     if facts.guidance != "embedded":
         off = dataclasses.replace(base, guidance_scale=0.0 if facts.guidance == "added" else 1.0)
         told = dataclasses.replace(off, negative_prompt="blue")

@@ -143,12 +143,14 @@ def test_the_queue_is_asked_when_an_entry_came(
 
 
 def test_what_must_be_alone_is_drawn_alone(make: GenerationMaker, easel: Easel, worker: Worker) -> None:
-    """A reproducible one joins nobody, and nobody joins it."""
-    jobs = [make(num_inference_steps=3), make(num_inference_steps=3, reproducible=True)]
+    """A reproducible or accelerated one joins nobody, and nobody joins it."""
+    alone: list[dict[str, Any]] = [{"reproducible": True}, {"acceleration": "first_block_cache"}]
+    jobs = [make(num_inference_steps=3, **changes) for changes in ({}, *alone)]
     draw(easel, worker)
     assert receipt(jobs[0])["batched_with"] == 0
-    jobs[1].refresh_from_db()
-    assert (jobs[1].status, jobs[1].batch_key) == (Status.QUEUED, "")
+    for job in jobs[1:]:
+        job.refresh_from_db()
+        assert (job.status, job.batch_key) == (Status.QUEUED, "")
 
 
 def test_a_cancel_in_a_full_batch_is_of_one(

@@ -198,6 +198,7 @@ def test_models_say_what_they_take(api: APIClient) -> None:
         "true_cfg_scale": False,
         "guidance_rescale": False,
         "weighted_prompts": False,
+        "first_block_cache": True,
         "loras": True,
     }
     assert rows["flux-distilled"]["takes"]["guidance"] == "none"
