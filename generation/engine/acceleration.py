@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 from diffusers import CacheMixin, FirstBlockCacheConfig
 from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks.first_block_cache import FBCBlockHook
 
 from generation.engine.errors import EngineError
 
@@ -61,3 +62,12 @@ def accelerated(pipeline: Any, acceleration: str) -> Iterator[None]:
         # Its tensors at once: the hooks hold each other.
         registry.reset_stateful_hooks()
         denoiser.disable_cache()
+
+
+def is_left_out(block: Any) -> bool:
+    """Whether a block of a denoiser that is being called is left out of this step."""
+    registry = getattr(block, "_diffusers_hook", None)
+    hooks = registry.hooks.values() if registry else ()
+    return any(
+        isinstance(hook, FBCBlockHook) and not hook.state_manager.get_state().should_compute for hook in hooks
+    )

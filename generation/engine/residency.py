@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from generation.engine.acceleration import is_left_out
 from generation.engine.blocks import blocks_of
 from generation.engine.planner import DENOISERS, ENCODERS, Plan
 from generation.engine.quantized import Held, bytes_of, is_quantized
@@ -104,11 +105,11 @@ class _Part:
                 each.drop()
 
     def _let_pass(self, block: _Weights) -> None:
-        """Has a block that is not there come for the length of its call."""
+        """Has a block that is not there come for the length of its call, unless the call leaves it out."""
         passing: list[bool] = []
 
         def come(*_: Any) -> None:
-            passing.append(not block.is_here)
+            passing.append(not block.is_here and not is_left_out(block.module))
             if passing[-1]:
                 block.bring(self._device)
 

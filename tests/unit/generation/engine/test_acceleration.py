@@ -17,7 +17,7 @@ from diffusers import CacheMixin, CogView4Transformer2DModel, DiffusionPipeline,
 from diffusers.pipelines.flux import pipeline_flux_kontext
 from PIL import Image
 
-from generation.engine import AdapterUse, Batch, Engine, EngineError, Listeners, acceleration
+from generation.engine import AdapterUse, Batch, Engine, EngineError, Listeners, acceleration, residency
 from generation.engine.acceleration import accelerated
 from models_registry.pipeline_facts import PIPELINES
 from tests.support.batches import (
@@ -209,8 +209,10 @@ def test_a_sheet_that_closes_in_the_middle_leaves_nothing(engine: Engine, tiny: 
 
 
 @pytest.mark.parametrize("memory", [memory_tight, memory_least])
-def test_parts_and_blocks_in_turns_draw_the_same(engine: Engine, tiny: TinyModel, memory: Any) -> None:
-    """Blocks that are left out come and go as if they were not."""
+def test_parts_and_blocks_in_turns_draw_the_same(
+    engine: Engine, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch, memory: Any
+) -> None:
+    """A block that is left out does not come."""
     batch = fast(tiny("flux"))
     expected = pixels(engine, batch)
     with engines() as make:
@@ -219,7 +221,21 @@ def test_parts_and_blocks_in_turns_draw_the_same(engine: Engine, tiny: TinyModel
         small.cache.memory = lambda: room
         assert pixels(small, batch) == expected
         assert entry_of(small, batch.model).residency is not None
-        assert is_bare(denoiser_of(small, batch))
+        denoiser = denoiser_of(small, batch)
+        assert is_bare(denoiser)
+        came: list[Any] = []
+        bring = residency._Weights.bring
+
+        def come(weights: Any, device: torch.device) -> None:
+            came.append(weights.module)
+            bring(weights, device)
+
+        monkeypatch.setattr(residency._Weights, "bring", come)
+        with calls_counted(denoiser) as called:
+            assert pixels(small, batch) == expected
+        last = denoiser.single_transformer_blocks[0]
+        if memory is memory_least:
+            assert came.count(last) == len(called) - STEPS < STEPS, "as often as it was called"
 
 
 def test_eight_bits_and_adapters(engine: Engine, tiny: TinyModel, tmp_path: Path) -> None:
