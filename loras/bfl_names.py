@@ -5,7 +5,7 @@ and drops the rest without a word.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from imagegen_project.common.safetensors_header import quoted
@@ -20,8 +20,10 @@ _NAMES: Final = re.compile(
     r"(?:single_stream_modulation|double_stream_modulation_(?:img|txt))[._]lin))"
 )
 FLUX2_WIDTHS: Final = (4096, 6144)
-# Of the smallest FLUX.2, which is as wide as FLUX.1: how many blocks of each kind it has.
-_FLUX2_BLOCKS: Final = {"double": 5, "single": 20}
+# Of the smallest FLUX.2, klein, which is as wide as FLUX.1: how many blocks of each kind it has.
+_KLEIN_BLOCKS: Final = {"double": 5, "single": 20}
+# How the files of trainers, and their authors' titles, call FLUX.2.
+_NAMED_FLUX2: Final = re.compile(r"flux[ ._-]?2(?!\d)|klein[ ._-]?[49]b")
 # How many times wider a layer's one side is than the other, in FLUX.1 and in FLUX.2.
 _RATIOS: Final = {"linear1": (7, 9), "linear2": (5, 4), "mlp_0": (4, 6), "mlp_2": (4, 3)}
 # A LoRA in fal's naming has all of FLUX.1's blocks, since diffusers takes none with less.
@@ -48,13 +50,30 @@ def is_bfl(module: Module) -> bool:
     return _NAMES.fullmatch(module.path) is not None
 
 
-def is_flux2(modules: Sequence[Module]) -> bool:
-    """Whether modules of such names are FLUX.2's. Raises AdapterError where they are not all such, or contradictory."""
+def is_klein(doubles: Collection[int], *, base: str) -> bool:
+    """Whether what fits FLUX.1's first double blocks and klein's, by these numbers, was made for klein.
+
+    By what the file says of its base; where that says nothing, by having all five of klein's and no more.
+    """
+    blocks = range(_KLEIN_BLOCKS["double"])
+    if not set(doubles) <= set(blocks):
+        return False
+    return bool(_NAMED_FLUX2.search(base.lower())) or set(doubles) == set(blocks)
+
+
+def is_flux2(modules: Sequence[Module], *, base: str) -> bool:
+    """Whether modules of such names are FLUX.2's; `base` is what their file says of the model that it is for.
+
+    Raises AdapterError where they are not all such, or contradictory.
+    """
     if not all(map(is_bfl, modules)):
         raise AdapterError("it mixes FLUX's own names of modules with others")
     signs = {sign for module in modules for sign in _signs(module)}
     if len(signs) > 1:
         raise AdapterError("its parts fit different families: flux, flux2")
+    if not signs:
+        matches = filter(None, (_NAMES.fullmatch(module.path) for module in modules))
+        return is_klein([int(match["double"]) for match in matches if match["double"]], base=base)
     return signs == {True}
 
 
@@ -69,7 +88,7 @@ def _signs(module: Module) -> Iterator[bool]:
         yield _RATIOS[layer].index(wide // narrow) == 1
     if layer and narrow in FLUX2_WIDTHS:
         yield True
-    elif any(match[kind] and int(match[kind]) >= most for kind, most in _FLUX2_BLOCKS.items()):
+    elif any(match[kind] and int(match[kind]) >= most for kind, most in _KLEIN_BLOCKS.items()):
         yield False
     if "mod" in layer or "vector_in" in module.path:
         yield False

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from loras.bfl_names import FLUX2_WIDTHS, is_bfl, is_flux2
+from loras.bfl_names import FLUX2_WIDTHS, is_bfl, is_flux2, is_klein
 from loras.key_styles import XLABS, AdapterError, Module
 
 BUILTIN: Final = "builtin"
@@ -53,6 +53,8 @@ _FLUX_DOUBLE_BLOCKS: Final = 19
 _LAYER_WIDTHS: Final = {3840: Z_IMAGE, 2304: LUMINA2}
 _ONETRAINER: Final = "lora_transformer_"
 _READS: Final = (".to_q", ".to_k", ".to_v", ".attention.qkv")
+_OF_FLUX2: Final = ("to_qkv_mlp_proj", ".ff.linear_", ".ff_context.linear_")
+_OF_FLUX1: Final = (".ff.net.", ".ff_context.net.", ".norm1")
 _OF_QWEN: Final = (".img_mlp.", ".txt_mlp.", ".img_mod.", ".txt_mod.")
 _SD3_WIDTHS: Final = (1536, 2432)
 _UNDECIDABLE: Final = "nothing in it tells which family of models it was made for"
@@ -60,13 +62,16 @@ _UNDECIDABLE: Final = "nothing in it tells which family of models it was made fo
 _FOREIGN_BLOCKS: Final = ("token_refiner",)
 
 
-def family_of(modules: list[Module]) -> str:
-    """The family that an adapter fits. Raises AdapterError when it cannot be told, or parts contradict each other."""
+def family_of(modules: list[Module], *, base: str = "") -> str:
+    """The family that an adapter fits; `base` is what its file says of the model that it is for.
+
+    Raises AdapterError when it cannot be told, or parts contradict each other.
+    """
     components = {module.component for module in modules}
     if "transformer" in components or any(map(is_bfl, modules)):
         if "unet" in components and "transformer" in components:
             raise AdapterError("it holds weights for a U-Net and for a transformer")
-        family = _family_of_transformer(modules)
+        family = _family_of_transformer(modules, base)
     elif "unet" in components:
         family = _family_of_unet([module for module in modules if module.component == "unet"])
     else:
@@ -83,10 +88,10 @@ def _check_number(family: str, modules: list[Module]) -> None:
             raise AdapterError(f"it adapts {number} modules of a {component}; {family} has {limit} at most")
 
 
-def _family_of_transformer(modules: list[Module]) -> str:
+def _family_of_transformer(modules: list[Module], base: str) -> str:
     blocks = [module for module in modules if module.component in {"transformer", "unet"}]
     if any(map(is_bfl, blocks)):
-        return FLUX2 if is_flux2(blocks) else FLUX
+        return FLUX2 if is_flux2(blocks, base=base) else FLUX
     if any(module.style == XLABS for module in blocks):
         return FLUX
     if all(module.path.startswith(_ONETRAINER) for module in blocks):
@@ -96,16 +101,25 @@ def _family_of_transformer(modules: list[Module]) -> str:
     names = [module.path.removeprefix("transformer.").removeprefix("diffusion_model.") for module in blocks]
     if any(name.startswith(("layers.", "context_refiner.", "noise_refiner.")) for name in names):
         return _told_by(_LAYER_WIDTHS, {module.inputs for module in blocks if module.path.endswith(_READS)})
-    if any("to_qkv_mlp_proj" in name or ".ff.linear_in" in name for name in names):
+    if any(_has(name, _OF_FLUX2) for name in names):
         return FLUX2
     if any(name.startswith("transformer_blocks.") and _has(name, _OF_QWEN) for name in names):
         return QWEN_IMAGE
     if any(name.startswith("single_transformer_blocks.") for name in names):
         return FLUX
+    return _family_of_attention(blocks, names, base)
+
+
+def _family_of_attention(blocks: list[Module], names: list[str], base: str) -> str:
+    """The family of what adapts the attention of double blocks, and nothing that one family alone has."""
     widths = {module.inputs for module in blocks if module.path.endswith((".attn.to_q", ".attn.to_k"))}
     if widths == {_FLUX_WIDTH}:
-        # Attention of both has the same names and widths; Qwen-Image has three times as many blocks.
-        return QWEN_IMAGE if max(map(_block, names)) >= _FLUX_DOUBLE_BLOCKS else FLUX
+        # Attention of all three has the same names and widths; Qwen-Image has most blocks, FLUX.2's smallest fewest.
+        numbers = {number for number in map(_block, names) if number >= 0}
+        if max(numbers, default=0) >= _FLUX_DOUBLE_BLOCKS:
+            return QWEN_IMAGE
+        of_flux1 = any(_has(name, _OF_FLUX1) for name in names)
+        return FLUX2 if not of_flux1 and is_klein(numbers, base=base) else FLUX
     known = dict.fromkeys(_SD3_WIDTHS, SD3) | dict.fromkeys(FLUX2_WIDTHS, FLUX2)
     return _told_by(known, widths)
 

@@ -67,7 +67,7 @@ def read_adapter(file: BinaryIO, *, size: int) -> AdapterFacts:
     """
     header = read_header(file, size=size)
     modules = find_modules(header.tensors)
-    family = family_of(modules)
+    family = family_of(modules, base=_base(header))
     if family not in _WITH_ALPHAS and any(module.alpha for module in modules if module.style != KOHYA):
         raise AdapterError("it holds alphas beside diffusers' names, which diffusers refuses")
     if any(map(is_bfl, modules)):
@@ -147,6 +147,12 @@ def _title(header: Header) -> str:
     """What the file calls itself, as far as a title goes."""
     title = header.metadata.get("modelspec.title") or header.metadata.get("ss_output_name", "")
     return title[:_MAX_TITLE_CHARACTERS]
+
+
+def _base(header: Header) -> str:
+    """What the file says of the model that it is for, in its trainer's words and its own title."""
+    said = ("ss_base_model_version", "modelspec.architecture", "ss_sd_model_name", "modelspec.title")
+    return " ".join(header.metadata.get(name, "")[:_MAX_TITLE_CHARACTERS] for name in said)
 
 
 def _check_config(header: Header, *, names: int) -> float | None:

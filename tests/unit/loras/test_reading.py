@@ -136,6 +136,44 @@ def test_newer_transformers_are_told_apart(tensors: Any, family: str, style: str
     assert (facts.family, facts.key_style) == (family, style)
 
 
+KLEIN = ("transformer.transformer_blocks.{}.attn.to_q", "peft", 64), (
+    "lora_unet_double_blocks_{}_img_attn_qkv",
+    "kohya",
+    9216,
+)
+
+
+@pytest.mark.parametrize(("path", "style", "outputs"), KLEIN, ids=["diffusers", "kohya"])
+@pytest.mark.parametrize(
+    ("blocks", "says", "family"),
+    [
+        ((0, 2), {"ss_base_model_version": "flux2_klein_4b"}, "flux2"),
+        ((0, 2), {"modelspec.architecture": "FLUX.2-klein-4B/lora"}, "flux2"),
+        ((0, 2), {"modelspec.title": "flux-2024"}, "flux"),
+        ((0, 2), {}, "flux"),
+        (range(5), {}, "flux2"),
+        (range(6), {"modelspec.title": "klein-9b"}, "flux"),
+    ],
+    ids=str,
+)
+def test_kleins_attention_is_told_from_flux1s(
+    path: str, style: str, outputs: int, blocks: Any, says: dict[str, str], family: str
+) -> None:
+    """Which is as wide and has the same names: by the file's own words, or by having just klein's five blocks."""
+    tensors: dict[str, Tensor] = {}
+    for number in blocks:
+        tensors |= pair(path.format(number), 3072, outputs, style=style)
+    assert facts_of(tensors, says).family == family
+
+
+def test_what_flux1_alone_has_counts_more_than_the_number_of_blocks() -> None:
+    block = "transformer.transformer_blocks.{}."
+    tensors = pair(block.format(0) + "ff.net.0.proj", 3072, 64)
+    for number in range(5):
+        tensors |= pair(block.format(number) + "attn.to_q", 3072, 64)
+    assert facts_of(tensors).family == "flux"
+
+
 @pytest.mark.parametrize(
     ("tensors", "reason"),
     [
