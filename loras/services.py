@@ -30,7 +30,7 @@ from loras.errors import (
     LoraTooLargeError,
     LoraUnavailableError,
 )
-from loras.files import being_written, content_path, content_release, incoming_path, upload_copy
+from loras.files import being_written, content_path, content_release, incoming_path, lora_path, upload_copy
 from loras.key_styles import AdapterError
 from loras.models import MAX_NAME_CHARACTERS, Lora
 from loras.reading import AdapterFacts, read_adapter
@@ -280,6 +280,32 @@ def lora_check_fits(*, lora: Lora, checkpoint: Checkpoint, param: str = "loras")
             lora_family=lora.family,
             model_family=checkpoint.family,
         )
+
+
+def loras_tell_schedulers(*, dry_run: bool = False) -> list[Lora]:
+    """Notes what LoRA were distilled for whose rows do not say it, by the names that tell; returns those.
+
+    New rows say it from the start. Here it is told of those from before; and of those for which staff said none.
+    """
+    told = []
+    for lora in Lora.objects.filter(scheduler="").order_by("id"):
+        names = (_title(lora), lora.weight_name, lora.repository, lora.name)
+        lora.scheduler = scheduler_told(*names, family=lora.family)
+        if lora.scheduler:
+            told.append(lora)
+            if not dry_run:
+                Lora.objects.filter(pk=lora.pk, scheduler="").update(scheduler=lora.scheduler)
+    return told
+
+
+def _title(lora: Lora) -> str:
+    """What a LoRA's file calls itself; "" where it does not, or is not there."""
+    try:
+        path = lora_path(lora)
+        with path.open("rb") as file:
+            return read_adapter(file, size=path.stat().st_size).title
+    except (OSError, HeaderError, AdapterError):
+        return ""
 
 
 def _insert(lora: Lora) -> None:

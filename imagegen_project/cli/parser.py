@@ -21,6 +21,7 @@ SERVICE_COMMANDS: Final = {
     "prefetch-models": ("prefetch_models", "download models before they are needed"),
     "prune-generations": ("prune_generations", "delete generations that ended long ago"),
     "prune-cache": ("prune_cache", "bring the LoRA folder within its budget"),
+    "tell-schedulers": ("tell_schedulers", "note what older LoRA were distilled for"),
     "sweep": ("sweep", "put right what crashes left behind"),
     "wait-for": ("wait_for", "wait for database, redis or migrations"),
     "worker-alive": ("worker_alive", "a container's health check"),

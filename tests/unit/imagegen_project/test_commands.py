@@ -26,6 +26,7 @@ def test_waiting_says_what_is_there(db: None) -> None:
         (["sweep", "--files", "--dry-run"], {"files": [], "rows": [], "inputs_missing": [], "dry_run": True}),
         (["prune_generations", "--older-than", "1d"], {"generations": 0, "bytes": 0, "dry_run": False}),
         (["prune_cache", "--dry-run"], {"files": [], "dry_run": True}),
+        (["tell_schedulers", "--dry-run"], {"loras": [], "dry_run": True}),
         (["wait_for", "database"], {"there": ["database"]}),
         (["prefetch_models", "builtin"], {"models": {"builtin": "already there"}}),
     ],

@@ -1,11 +1,13 @@
 """Finding adapters, what they fit, and the rules that the database repeats."""
 
+import io
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
 from django.contrib.auth.models import User
+from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
@@ -15,7 +17,13 @@ from loras.files import lock_key
 from loras.models import Lora
 from loras.processing import lora_process
 from loras.selectors import lora_get
-from loras.services import lora_check_fits, lora_mark_lost, lora_request, lora_touch
+from loras.services import (
+    lora_check_fits,
+    lora_mark_lost,
+    lora_request,
+    lora_touch,
+    loras_tell_schedulers,
+)
 from models_registry.models import Checkpoint
 from tests.support.factories import LoraMaker
 from tests.support.service import wait_for
@@ -35,6 +43,32 @@ def test_an_unknown_adapter_is_not_found(owner: User, make_lora: LoraMaker, name
     with pytest.raises(LoraNotFoundError) as caught:
         lora_get(user=owner, name=name, param="loras")
     assert caught.value.param == "loras"
+
+
+def test_older_adapters_are_told_what_they_were_distilled_for(
+    make_lora: LoraMaker, make_hub_lora: LoraMaker
+) -> None:
+    """By the title in their file, and their names, where their family is drawn with that; what is said stays."""
+    before = [
+        make_lora("hyper-sd15-1step", scheduler=""),
+        make_hub_lora("for-lcm-lora", content=1, scheduler=""),
+        make_lora("lcm", content=2, scheduler="euler"),
+        make_lora("soft", content=3),
+        make_hub_lora("pruned-lcm", content=4, scheduler="", state="absent", sha256="0" * 64),
+        make_lora("flux-lcm", content=5, scheduler=""),
+    ]
+    Lora.objects.filter(name="flux-lcm").update(family="flux")
+    expected = {"hyper-sd15-1step": "tcd", "for-lcm-lora": "lcm", "pruned-lcm": "lcm"}
+    said = io.StringIO()
+    call_command("tell_schedulers", dry_run=True, stdout=said)
+    assert said.getvalue().endswith("3 LoRA would be told.\n")
+    assert not Lora.objects.filter(name="for-lcm-lora", scheduler="lcm").exists()
+    assert {lora.name: lora.scheduler for lora in loras_tell_schedulers()} == expected
+    for lora in before:
+        told = expected.get(lora.name, lora.scheduler)
+        lora.refresh_from_db()
+        assert lora.scheduler == told
+    assert loras_tell_schedulers() == []
 
 
 def test_ones_own_comes_before_a_shared_one(owner: User, stranger: User, make_lora: LoraMaker) -> None:
