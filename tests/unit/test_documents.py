@@ -2,16 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
-from drf_spectacular.generators import SchemaGenerator
 
 from generation.choices import ErrorCode
 from generation.feed.messages import EventType
 from imagegen_project.common.errors import DomainError
 from models_registry.family_facts import FAMILY_FACTS
 from models_registry.schedulers import SAMPLERS, SCHEDULES, scheduler_name
+from tests.support.openapi import openapi_document
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = (REPOSITORY / "API_REFERENCE.md").read_text(encoding="utf-8")
@@ -27,8 +27,7 @@ def codes_below(cls: type[DomainError]) -> set[str]:
 
 def test_every_route_of_the_schema_is_in_the_reference() -> None:
     """And no other."""
-    schema: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
-    native = {path: item for path, item in schema["paths"].items() if path.startswith("/api/v1")}
+    native = {path: item for path, item in openapi_document()["paths"].items() if path.startswith("/api/v1")}
     routes = {f"{method.upper()} {path}" for path, methods in native.items() for method in methods}
     listed = set(re.findall(r"^\| `([A-Z]+ /api/v1/\S+)`", REFERENCE, flags=re.MULTILINE))
     assert listed == routes
@@ -36,8 +35,7 @@ def test_every_route_of_the_schema_is_in_the_reference() -> None:
 
 def test_every_request_field_is_in_the_reference() -> None:
     """And no other."""
-    schema: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
-    fields = set(schema["components"]["schemas"]["GenerationCreateInRequest"]["properties"])
+    fields = set(openapi_document()["components"]["schemas"]["GenerationCreateInRequest"]["properties"])
     section = REFERENCE.partition("## Request fields")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE)
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == fields

@@ -9,7 +9,6 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.utils import timezone
-from drf_spectacular.generators import SchemaGenerator
 from PIL import Image
 
 from generation.choices import Kind
@@ -21,15 +20,15 @@ from imagegen_project.openapi.hooks import METHODS, refusal_statuses
 from imagegen_project.openapi.operations import OPERATIONS
 from tests.support.factories import create_generation
 from tests.support.lora_files import lora_bytes
+from tests.support.openapi import openapi_document
 from tests.support.pictures import encoded
 from tests.unit.test_authorisation import World, put_back
 
 REFERENCE = (Path(__file__).resolve().parents[4] / "API_REFERENCE.md").read_text()
-DOCUMENT: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for path, item in DOCUMENT["paths"].items():
+    for path, item in openapi_document()["paths"].items():
         for method in METHODS:
             if method in item:
                 yield method, path, item[method]
@@ -47,13 +46,13 @@ def test_the_table_has_every_operation() -> None:
 def test_the_document_is_valid() -> None:
     from openapi_spec_validator import validate  # it reads grammars for seconds, in each process of a run
 
-    validate(DOCUMENT)
+    validate(openapi_document())
 
 
 def test_clients_read_of_models_and_lora() -> None:
     """Not of checkpoints and adapters, as the code calls them; what A1111 calls so keeps its name."""
-    native = {path: item for path, item in DOCUMENT["paths"].items() if path.startswith("/api/")}
-    for part in (native, DOCUMENT["components"]["schemas"]):
+    native = {path: item for path, item in openapi_document()["paths"].items() if path.startswith("/api/")}
+    for part in (native, openapi_document()["components"]["schemas"]):
         for text in re.findall(r"'(?:summary|description|title)': ('[^']*'|\"[^\"]*\")", str(part)):
             assert not re.search(r"(?i)adapter|checkpoint", text), text
 
@@ -70,7 +69,7 @@ def test_refusals_are_enumerated() -> None:
     statuses = refusal_statuses()
     for key, known in OPERATIONS.items():
         method, path = key.split(" ")
-        answers = DOCUMENT["paths"][path][method.lower()]["responses"]
+        answers = openapi_document()["paths"][path][method.lower()]["responses"]
         for code in known.refusals:
             assert f"`{code}`" in answers[str(statuses[code])]["description"], (key, code)
 
@@ -136,9 +135,11 @@ def test_a_generated_form_takes_loras(world: World) -> None:
     form = {"prompt": "a red circle", "width": "256", "height": "256", "loras": '[{"lora": "outline"}]'}
     answer = Client().post("/api/v1/generations", form, headers=world.headers["owner"])
     assert answer.status_code == 202, answer.content
-    media = DOCUMENT["paths"]["/api/v1/generations"]["post"]["requestBody"]["content"]["multipart/form-data"]
+    media = openapi_document()["paths"]["/api/v1/generations"]["post"]["requestBody"]["content"][
+        "multipart/form-data"
+    ]
     name = media["schema"]["$ref"].rpartition("/")[2]
-    assert DOCUMENT["components"]["schemas"][name]["properties"]["loras"]["type"] == "string"
+    assert openapi_document()["components"]["schemas"][name]["properties"]["loras"]["type"] == "string"
 
 
 def test_the_sockets_document_is_made_of_the_messages() -> None:
