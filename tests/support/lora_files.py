@@ -1,5 +1,6 @@
 """LoRA files made by hand: sound ones in every way of naming, and hostile ones. No torch, no safetensors library."""
 
+import functools
 import io
 import json
 import pickle
@@ -42,6 +43,7 @@ def safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | Non
     return assemble(json.dumps(header | entries).encode(), data)
 
 
+@functools.cache
 def random_weights(*shape: int, seed: int = 0) -> Tensor:
     """Small numbers in half precision, that depend on the seed."""
     values = np.random.default_rng(seed).normal(0, 0.01, shape).astype("<f2")
