@@ -1,6 +1,7 @@
 """The safety filter with a real classifier, tiny and random: what counts is what happens with its answer."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from generation.engine import Engine, EngineError, EngineUnsafe, SafetySettings
 from generation.engine.safety import SafetyFilter
-from tests.support.batches import BatchMaker
+from tests.support.batches import BatchMaker, TinyModel, quick
 
 ALWAYS, NEVER = 1e-9, 1.5
 
@@ -36,6 +37,12 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def batch(tiny: TinyModel) -> BatchMaker:
+    """A request to a tiny model: whoever drew a picture, it is looked at."""
+    return functools.partial(quick, model=tiny("sd1"))
 
 
 def guarded(mode: str, classifier: Path | None, **changes: Any) -> Engine:
@@ -90,7 +97,7 @@ def test_a_classifier_that_is_broken_or_knows_no_such_label_is_named(
 
 @pytest.mark.slow
 def test_a_checkpoint_s_own_checker_is_asked(
-    batch: BatchMaker, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batch: BatchMaker, tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where one ships with it, as Stable Diffusion 1.x does; without a filter it is not even read."""
     import json
@@ -120,7 +127,7 @@ def test_a_checkpoint_s_own_checker_is_asked(
     index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
     (folder / "model_index.json").write_text(json.dumps(index))
     model = dataclasses.replace(tiny("sd1"), folder=folder)
-    request = dataclasses.replace(batch(), model=model, width=64, height=64)
+    request = batch(model=model)
     assert guarded("flag", None).run(request).safety == "passed"
     checker.concept_embeds_weights.fill_(-10.0)  # and now everything is
     checker.save_pretrained(folder / "safety_checker")
