@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+# pip builds it.
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("imagegen_project", "generation", "loras", "models_registry")
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 BLOCKED = """
@@ -32,6 +34,7 @@ call_command("check")
 """
 
 
+@pytest.mark.slow
 def test_everything_but_the_gpu_worker_starts_without_torch(tmp_path: Path) -> None:
     """Web, checks, standalone, the task worker, the webhook worker and the tasks of LoRAs."""
     environment = {

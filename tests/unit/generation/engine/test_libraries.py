@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import os, sys
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -36,6 +38,7 @@ assert type(torch._dynamo.eval_frame.OptimizedModule) is type and torch._dynamo.
 """
 
 
+@pytest.mark.slow
 def test_a_picture_needs_neither_compiler_nor_statistics_and_both_can_be_used() -> None:
     """They are loaded in their places once something asks for them."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)

@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
+# A process of its own, and hundreds of megabytes through it.
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[4]
 UPLOAD = "/api/v1/loras/upload"
 PICTURES = "/api/v1/generations"

@@ -54,6 +54,7 @@ def test_a_message_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one.overdue() is None
 
 
+@pytest.mark.slow
 def test_half_sent_messages_do_not_fill_the_memory(flooding: int) -> None:  # noqa: F811
     """Through the real server: the socket over the bound is closed, the others stay."""
     masked = b"\x01\xff" + struct.pack("!Q", 16 * MIB) + bytes(4)  # the first of several frames

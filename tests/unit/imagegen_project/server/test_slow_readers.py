@@ -59,6 +59,7 @@ def raw(port: int, path: str, *, buffer: int = 4096) -> socket.socket:
     return client
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_cut_and_the_others_are_not(flooding: int) -> None:
     """After what the buffers hold and a mebibyte; a streaming socket may fall further behind."""
     with (
