@@ -5,6 +5,7 @@ switches of the whole process. What comes before is `loader.py`.
 """
 
 import copy
+import inspect
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -45,6 +46,7 @@ def host_build(host: HostModel, device: torch.device, *, left_on_host: Collectio
             raise
         except BROKEN as error:
             raise load_error(error, host.model, f"{name} of {host.model.id} cannot be built") from error
+        _signatures_keep(modules[name])
         yield None
     try:
         pipeline = host.pipeline_type(**{**host.parts, **modules, **host.options})
@@ -85,6 +87,13 @@ def _module_build(part: HostModule, dtype: torch.dtype, device: torch.device) ->
         # Libraries' own `to` may refuse what is quantized, whose weights know how.
         module = module.requires_grad_(requires_grad=False).eval()
         return torch.nn.Module.to(module, device, non_blocking=True)
+
+
+def _signatures_keep(module: Any) -> None:
+    """Has Python keep what a denoiser's attention takes: diffusers asks for it anew at each of them and each step."""
+    for processor in getattr(module, "attn_processors", {}).values():
+        call: Any = type(processor).__call__
+        call.__signature__ = inspect.signature(call)
 
 
 def _without_quantization(config: Any) -> Any:

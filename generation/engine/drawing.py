@@ -1,9 +1,10 @@
 """One batch on one pipeline: warnings, the call, the second chance, the look of the safety filter."""
 
 import dataclasses
+import functools
 import platform
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib import metadata
 from typing import Any, Protocol, cast
 
 import torch
@@ -46,6 +47,9 @@ from generation.engine.stages import decode_by, decoding_bytes, encode_once
 from generation.engine.weighted import encode_weighted
 
 _VERSIONED = ("diffusers", "transformers", "pillow")
+
+
+_version = functools.cache(metadata.version)
 
 
 def never_stop() -> str | None:
@@ -340,5 +344,5 @@ class Drawing:
             "weights_sha256": entry.weights_sha256,
             "python": platform.python_version(),
             "torch": torch.__version__,  # with the build, such as +cpu, which the package's metadata leaves out
-            **{name: version(name) for name in (*_VERSIONED, *sorted({*entry.quantized.values()}))},
+            **{name: _version(name) for name in (*_VERSIONED, *sorted({*entry.quantized.values()}))},
         }

@@ -1,10 +1,12 @@
 """Weights of convolutions and linear layers in the order in which oneDNN's kernels read them.
 
 PyTorch brings them into that order anew at each call, which takes a sixth of a step of the built-in model. Here it is
-done once. The kernels stay the same, and so do the pixels, bit for bit: that holds for bfloat16 with channels last, and
-nothing else is touched. The operators are those that torch.compile uses for frozen weights.
+done once. The kernels stay the same, and so do the pixels, bit for bit: that holds for bfloat16 with channels last,
+and nothing else is touched. Where a ReLU follows a convolution, its kernel does both. The operators are those that
+torch.compile uses for frozen weights.
 """
 
+import itertools
 from typing import Any, Final
 
 import torch
@@ -36,12 +38,14 @@ class _Packed(nn.Module):
 class PackedConv2d(_Packed, nn.Conv2d):
     """A convolution with a packed copy of its weights."""
 
+    then = "none"  # or "relu"
+
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """As `nn.Conv2d` does it."""
         shape = (self.padding, self.stride, self.dilation, self.groups)
         if self._copy is None:
             self._copy = _PACK(self.weight, *shape, pictures.shape)
-        convolved: torch.Tensor = _CONVOLVE(pictures, self._copy, self.bias, *shape, "none", [], "")
+        convolved: torch.Tensor = _CONVOLVE(pictures, self._copy, self.bias, *shape, self.then, [], "")
         return convolved
 
 
@@ -69,3 +73,14 @@ def prepack(module: nn.Module) -> None:
             type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         ):
             layer.__class__ = PackedConv2d
+    for layers in module.modules():
+        if isinstance(layers, nn.Sequential):
+            _relu_join(layers)
+
+
+def _relu_join(layers: nn.Sequential) -> None:
+    """Has convolutions do the ReLU that follows them, in place."""
+    for index, (layer, following) in enumerate(itertools.pairwise(layers)):
+        if type(layer) is PackedConv2d and type(following) is nn.ReLU:
+            layer.then = "relu"
+            layers[index + 1] = nn.Identity()

@@ -1,6 +1,7 @@
 """Rows: pipelines that share the denoiser's steps, and are what they are alone."""
 
 import dataclasses
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -227,3 +228,21 @@ def test_pipelines_without_a_shared_denoiser_have_no_room(roomy: Engine, small: 
         sheet._entry.pipeline = AutoPipelineForText2Image
         assert sheet.room == 0
     roomy.unload("builtin")
+
+
+def test_attention_is_not_asked_anew_what_it_takes(
+    roomy: Engine, small: BatchMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers would ask for each block and step."""
+    asked: list[str] = []
+    real = inspect._signature_from_function  # type: ignore[attr-defined]
+
+    def signature(kind: Any, function: Any, *arguments: Any, **keywords: Any) -> Any:
+        asked.append(function.__qualname__)
+        return real(kind, function, *arguments, **keywords)
+
+    with roomy.drawing(small()) as sheet:
+        monkeypatch.setattr(inspect, "_signature_from_function", signature)
+        sheet.add(small(), Listeners())
+        finish(sheet)
+    assert not [name for name in asked if name.startswith("AttnProcessor")]

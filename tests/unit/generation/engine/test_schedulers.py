@@ -251,3 +251,14 @@ def test_one_step_begins_at_the_highest_noise() -> None:
         scheduler = scheduler_make(name, OWN["sdxl"], from_start=True)
         scheduler.set_timesteps(1)
         assert scheduler.sigmas[0] == pytest.approx(math.exp(log_noise("sdxl")[-1]), rel=1e-3)
+
+
+def test_each_run_has_its_own_and_only_the_first_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs of one model share no state; a scheduler that takes long to make is made once."""
+    own, made = EulerDiscreteScheduler(**NOISE), []
+    make = DDIMScheduler.from_config
+    monkeypatch.setattr(DDIMScheduler, "from_config", lambda config: (made.append(1), make(config))[1])
+    one, other = (scheduler_make("ddim", own, from_start=True) for _ in range(2))
+    one.set_timesteps(4)
+    other.set_timesteps(7)
+    assert (len(one.timesteps), len(other.timesteps), len(made)) == (4, 7, 1)
