@@ -264,6 +264,8 @@ DOWNLOAD_MIN_KB_S: float = _env.float("DOWNLOAD_MIN_KB_S", 50.0, validate=_AT_LE
 TORCH_HOME: Path = _env.path("TORCH_HOME", DATA_DIR / "torch")
 #: CPU threads of one GPU worker; 0: chosen by the number of cores and workers.
 TORCH_THREADS: int = _env.int("TORCH_THREADS", 0, validate=_AT_LEAST_ZERO)
+#: Whether GPU workers compile blocks of the default model before they are ready (docs/operations.md).
+COMPILE_MODELS: bool = _env.bool("COMPILE_MODELS", False)
 #: Kinds of workers that a generation may ask for in device_class, e.g. large,small; the same on every host.
 DEVICE_CLASSES: list[str] = _env.list("DEVICE_CLASSES", [], subcast=_device_class)
 #: Which of them this host's GPU workers are; empty: they run what asks for none.
@@ -343,6 +345,8 @@ def configure_torch_process() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     for name, folder in (("HF_HOME", HF_HOME), ("TORCH_HOME", TORCH_HOME)):
         os.environ.setdefault(name, str(folder))
+    # What was compiled stays for the next start.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(DATA_DIR / "compiled"))
     # Weights are put in place by the downloader; a generation never opens a connection of its own.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

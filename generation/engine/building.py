@@ -22,10 +22,13 @@ from generation.engine.prepacking import prepack
 from generation.engine.quantized import BITSANDBYTES, TORCHAO, layers_fill, torchao_join
 
 
-def host_build(host: HostModel, device: torch.device, *, left_on_host: Collection[str] = ()) -> Iterator[Any]:
+def host_build(
+    host: HostModel, device: torch.device, *, left_on_host: Collection[str] = (), packs: bool = True
+) -> Iterator[Any]:
     """Builds the pipeline a piece at a time, so that a running one waits only for a piece; the last item is it.
 
-    The parts of these names stay in host memory. To be driven by the pipeline thread alone. Raises EngineModelBroken.
+    The parts of these names stay in host memory. `packs` orders small weights for a CPU's kernels. To be driven by the
+    pipeline thread alone. Raises EngineModelBroken.
     """
     modules: dict[str, Any] = {}
     for name, part in host.modules.items():
@@ -35,7 +38,8 @@ def host_build(host: HostModel, device: torch.device, *, left_on_host: Collectio
             if host.float8 and name == FLOAT8_PART:
                 float8_store(modules[name], host.dtype)
             elif (
-                not part.quantized
+                packs
+                and not part.quantized
                 and name not in left_on_host
                 and device.type == "cpu"  # also where the card's host has tiles
                 and has_amx()

@@ -22,6 +22,7 @@ import torch
 from generation.engine.adapters import AdapterRack, AroundAttach
 from generation.engine.building import host_build
 from generation.engine.cache_entry import CacheEntry
+from generation.engine.compiling import blocks_mark
 from generation.engine.errors import EngineError, EngineModelUnavailable, EngineOutOfMemory
 from generation.engine.loader import FolderCheck, HostModel, host_read
 from generation.engine.memory import memory_look
@@ -54,6 +55,8 @@ class ModelCache:
         self.warm_bytes = warm_bytes
         self.adapter_bytes = adapter_bytes
         self.with_checker = with_checker
+        # Whether blocks of models that are on the device as a whole look for graphs.
+        self.compiles = False
         # What there is for models, whoever has it now.
         self.memory: Callable[[], Memory] = lambda: memory_look(device)
         # Called by the reading thread when a model that somebody waits for can be built.
@@ -227,7 +230,12 @@ class ModelCache:
                 self._make_room(entry)
                 host = entry.host or self._host_read(entry)  # it may have had to give way while it was warm
                 entry.take(host)
-                entry.build = host_build(host, self.device, left_on_host=entry.left_on_host)
+                entry.build = host_build(
+                    host,
+                    self.device,
+                    left_on_host=entry.left_on_host,
+                    packs=not self.compiles,  # a compiler orders weights by itself, and cannot read packed ones
+                )
             pipeline = next(entry.build)
         except torch.OutOfMemoryError as error:
             failure: EngineError = EngineOutOfMemory(
@@ -246,11 +254,7 @@ class ModelCache:
             wanted, entry.wanted = entry.wanted, None
             if wanted:
                 entry.load_s = time.monotonic() - wanted[0]
-            entry.rack = AdapterRack(
-                pipeline, budget_bytes=self.adapter_bytes, around_attach=self.around_attach
-            )
-            if entry.plan and entry.left_on_host:
-                entry.residency = Residency(pipeline, self.device, plan=entry.plan)
+            self._surround(entry)
             waiters, entry.waiters = entry.waiters, []
             self._shrink_warm(keep=None)
         for waiter in waiters:
@@ -258,6 +262,16 @@ class ModelCache:
         if wanted:
             self.on_resident(entry.model.id, wanted[1], entry.load_s)
         return True
+
+    def _surround(self, entry: CacheEntry) -> None:
+        """Gives a pipeline that has come to the device what goes with it."""
+        entry.rack = AdapterRack(
+            entry.pipeline, budget_bytes=self.adapter_bytes, around_attach=self.around_attach
+        )
+        if entry.plan and entry.left_on_host:
+            entry.residency = Residency(entry.pipeline, self.device, plan=entry.plan)
+        if self.compiles and not (entry.residency or entry.stored_dtype or entry.quantized):
+            entry.compiles = blocks_mark(entry.pipeline)
 
     def _fits(self, entry: CacheEntry) -> bool:
         """Whether it fits beside the models in use; what is not in use gives way."""

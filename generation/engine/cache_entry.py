@@ -4,10 +4,12 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from generation.engine.adapters import AdapterRack
+from generation.engine.compiling import eager
 from generation.engine.loader import HostModel
 from generation.engine.planner import Plan
 from generation.engine.residency import Residency, in_turns
@@ -36,6 +38,7 @@ class CacheEntry:
     vae_dtype: Any = None
     quantized: dict[str, str] = field(default_factory=dict)
     broken: bool = False
+    compiles: bool = False
     plan: Plan | None = None
     residency: Residency | None = None
     embeddings: Embeddings = field(default_factory=Embeddings)
@@ -62,6 +65,10 @@ class CacheEntry:
         """Whether it is made of these files, in the number format that is asked for."""
         formats = {self.model.dtype, self.stored_dtype or self.dtype}
         return self.model == dataclasses.replace(model, dtype=self.model.dtype) and model.dtype in formats
+
+    def graphs(self, *, wanted: bool) -> AbstractContextManager[None]:
+        """Runs none of its blocks' graphs in the block where they are not wanted."""
+        return eager() if self.compiles and not wanted else nullcontext()
 
     @property
     def stored_dtype(self) -> str | None:

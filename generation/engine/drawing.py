@@ -337,6 +337,7 @@ class Drawing:
             # How many pictures of others shared its steps at the most, and whether they had begun before it.
             "batched_with": row.batched_with,
             "joined": row.joined,
+            "compiled": row.compiled,
             # From that shape, where it is not the picture's own.
             "enlarged_by": "lanczos" if batch.drawn_size else None,
             "pipeline": type(self.pipeline).__name__,

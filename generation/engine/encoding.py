@@ -62,6 +62,7 @@ _TOLD_OTHERWISE: Final = (
     "adapters",
     "strict",
     "preview_every",
+    "reproducible",
     "drawn_size",
     "software",
 )

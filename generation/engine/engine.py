@@ -22,6 +22,7 @@ from generation.engine.adapters import AdapterRack
 from generation.engine.cache import ModelCache
 from generation.engine.cache_entry import CacheEntry
 from generation.engine.capacity import Capacity
+from generation.engine.compiling import Graphs, compiler_hold, compiling
 from generation.engine.drawing import Drawing, Drawn, Listeners, ignore, never_stop, stopper
 from generation.engine.loader import device_of_choice
 from generation.engine.planner import Plan
@@ -41,7 +42,10 @@ from generation.engine.specs import (
 
 
 class Engine:
-    """One device and the models on it. Budgets are in MiB, 0 for automatic ones."""
+    """One device and the models on it. Budgets are in MiB, 0 for automatic ones.
+
+    With `compiles`, `compile` has graphs made of models' blocks; at all other times they are run and none is made.
+    """
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Engine:
         warm_mb: int = 0,
         adapters_mb: int = 1024,
         safety: SafetySettings | None = None,
+        compiles: bool = False,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
@@ -66,6 +71,9 @@ class Engine:
             adapter_bytes=adapters_mb * memory.MIB,
             with_checker=self.safety.is_on and self.safety.settings.classifier is None,
         )
+        self.cache.compiles = compiles
+        if compiles:
+            compiler_hold()
         self._budgets_mb = {"resident_mb": resident_mb, "warm_mb": warm_mb}
         self._canary = memory.LeakCanary(self.device)
         # What was learned, by model, number format, pixels and acceleration.
@@ -115,6 +123,25 @@ class Engine:
         with self.cache.borrow(model, while_waiting=stopper(should_stop)):
             pass
 
+    def compile(self, batch: Batch) -> int:
+        """Has graphs made of a model's blocks by drawing two steps of a batch; how many are new.
+
+        Once for one picture, for several, and without guidance. What fails here fails no request. Raises
+        EngineModelUnavailable, EngineOutOfMemory.
+        """
+        made = Graphs.made
+        one = dataclasses.replace(batch, num_inference_steps=2)
+        several, unguided = (
+            dataclasses.replace(one, **each) for each in ({"num_images": 2}, {"guidance_scale": 1.0})
+        )
+        with compiling():
+            for each in (one, several, unguided):
+                with self.drawing(each) as sheet:
+                    sheet.add(each, Listeners())
+                    while not list(sheet.step()):
+                        pass
+        return Graphs.made - made
+
     def unload(self, model_id: str) -> bool:
         """Frees device and host memory of a checkpoint; False when it was not there."""
         return self.cache.drop(model_id)
@@ -160,7 +187,9 @@ class Engine:
             memory.peak_reset(self.device)
             stop_if_asked()
             rack = cast(AdapterRack, entry.rack)
-            with rack.applied(batch.adapters, stop_if_asked=stop_if_asked):
+            # Graphs do not see the hooks of an acceleration.
+            in_graphs = not (batch.reproducible or batch.acceleration != "none")
+            with entry.graphs(wanted=in_graphs), rack.applied(batch.adapters, stop_if_asked=stop_if_asked):
                 width, height = batch.drawn_size or (batch.width, batch.height)
                 key = (batch.model.id, entry.dtype, width * height, batch.acceleration)
                 rows = Rows(
@@ -234,6 +263,7 @@ class Sheet:
             and batch.acceleration == self._first.acceleration == "none"
             and self._entry.serves(batch.model)
             and batch.adapters == self._first.adapters
+            and batch.reproducible == self._first.reproducible
         )
 
     def add(self, batch: Batch, listeners: Listeners) -> "SheetRow":

@@ -16,6 +16,7 @@ import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from generation.engine.capacity import Capacity
+from generation.engine.compiling import Graphs
 from generation.engine.joining import Call, calls_fit, calls_join, output_part
 from generation.engine.memory import allocations_told
 from generation.engine.planner import DENOISERS
@@ -57,6 +58,8 @@ class Row:
         self.most = 0
         self.summed = 0
         self.steps = 0
+        # Whether graphs of a compiler were part of it.
+        self.compiled = False
         self.result: Any = None
         self.error: BaseException | None = None
         self.call: Call | None = None
@@ -161,8 +164,13 @@ class Rows:
     def denoise(self, module: Any, call: Call) -> Any:
         """The denoiser's answer, once every row stands before such a call."""
         row = next((row for row in self._rows if row.greenlet is getcurrent()), None)
-        if row is None or row is self._alone:
+        if row is None:
             return module(*call.arguments, **call.keywords)
+        if row is self._alone:
+            runs = Graphs.runs
+            output = module(*call.arguments, **call.keywords)
+            row.compiled |= Graphs.runs > runs
+            return output
         row.module, row.call = module, call
         return row.greenlet.parent.switch()
 
@@ -198,6 +206,7 @@ class Rows:
         began = time.perf_counter()
         calls = [row.call for row in group if row.call is not None]
         pictures = sum(row.pictures for row in group)
+        runs = Graphs.runs
         try:
             outputs: list[Any] = self._forward(module, calls)
         except torch.OutOfMemoryError as error:
@@ -215,10 +224,12 @@ class Rows:
                     yield from self._step(module, [row])
                 return
             outputs = [error]
+        compiled = Graphs.runs > runs
         for row, output in zip(group, outputs, strict=True):
             row.steps += 1
             row.summed += pictures
             row.most = max(row.most, pictures)
+            row.compiled |= compiled
             yield from self._go_on(row, output)
         if all(not row.ended for row in group):  # the last step is one with a decoding in it
             self.capacity.observe(pictures, time.perf_counter() - began)

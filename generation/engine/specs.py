@@ -48,7 +48,8 @@ class Batch:
     and height at which the pictures are drawn, before they are enlarged. With `padding_mask_crop` only what is masked,
     and so many pixels around it, is drawn at that size, and put back into the picture. `strict` refuses what would have
     to be adjusted. `preview_every` so many steps there is a preview; 0: none. `output_quality` is that of JPEG and
-    WebP, 0 to 100. `software` is what pictures' metadata say that they were made with.
+    WebP, 0 to 100. `software` is what pictures' metadata say that they were made with. `reproducible` runs what any
+    host runs: nothing that was compiled.
     """
 
     model: ModelRef
@@ -77,6 +78,7 @@ class Batch:
     output_quality: int = 95
     strict: bool = False
     preview_every: int = 0
+    reproducible: bool = False
     drawn_size: tuple[int, int] | None = None
     software: str = ""
 

@@ -33,6 +33,20 @@ def model_ref(checkpoint: Checkpoint, *, dtype: str = "") -> ModelRef:
     )
 
 
+def batch_default(checkpoint: Checkpoint) -> Batch:
+    """What a checkpoint draws where a request says nothing."""
+    return Batch(
+        model=model_ref(checkpoint),
+        prompt="",
+        negative_prompt="",
+        width=checkpoint.default_width,
+        height=checkpoint.default_height,
+        num_inference_steps=checkpoint.default_steps,
+        guidance_scale=checkpoint.default_guidance_scale,
+        seed=0,
+    )
+
+
 def _adapters(generation: Generation) -> tuple[AdapterUse, ...]:
     """The generation's adapters; notes which files they are. Raises EngineAdapterUnusable."""
     uses = []

@@ -32,7 +32,7 @@ from generation.engine import (
 from generation.engine.cpu import instruction_set
 from generation.engine.memory import device_name, total_and_free_mb
 from generation.feed.publisher import Publisher
-from generation.gpu_worker.batch import model_ref
+from generation.gpu_worker.batch import batch_default, model_ref
 from generation.gpu_worker.control import ControlThread
 from generation.gpu_worker.easel import Easel
 from generation.gpu_worker.orders import OrderCarrier
@@ -76,6 +76,7 @@ class GpuRuntime:
             warm_mb=settings.MODEL_CACHE_RAM_MB,
             adapters_mb=settings.LORA_CACHE_VRAM_MB,
             safety=safety_settings(),
+            compiles=settings.COMPILE_MODELS,
         )
         self.worker = self._register(name or f"{socket.gethostname()}-{os.getpid()}")
         self.publisher = Publisher()
@@ -139,7 +140,7 @@ class GpuRuntime:
         return worker
 
     def start(self) -> None:
-        """Loads the default checkpoint in the pipeline thread and starts the control thread."""
+        """Loads (and compiles) the default checkpoint in the pipeline thread and starts the control thread."""
         self._control.start()
         self._pipeline.submit(self._preload)
         worker_wake(device_class=self.worker.device_class)  # rows that were queued while no worker lived
@@ -225,7 +226,11 @@ class GpuRuntime:
         close_old_connections()
         self._loading = True
         try:
-            self.engine.load(model_ref(checkpoint_default()))
+            checkpoint = checkpoint_default()
+            self.engine.load(model_ref(checkpoint))
+            if settings.COMPILE_MODELS:
+                graphs = self.engine.compile(batch_default(checkpoint))
+                logger.info("default model compiled", extra={"model_id": checkpoint.id, "graphs": graphs})
         except (EngineError, ModelNotFoundError) as error:
             logger.warning("default model not loaded", extra={"reason": str(error)})
         finally:

@@ -3,6 +3,7 @@
 import gc
 import sys
 from argparse import ArgumentParser
+from importlib import import_module
 from typing import Any
 
 from django.core.management.base import BaseCommand
@@ -38,6 +39,8 @@ class Command(BaseCommand):
         env.configure_torch_process()  # before torch is imported
         # A million objects that stay: looked through again and again as they come, they take a tenth longer.
         gc.disable()
+        if env.COMPILE_MODELS:
+            import_module("torch._dynamo")  # the compiler, which the engine would leave out
         from generation.gpu_worker.worker import gpu_worker_run  # noqa: PLC0415
 
         gc.freeze()
