@@ -10,6 +10,7 @@ import contextvars
 import copy
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -97,6 +98,8 @@ class Rows:
         self._rows: list[Row] = []
         self._fresh: list[Row] = []
         self._alone: Row | None = None
+        # Of the latest step on a card: when it begins and ends there, and how many pictures it has.
+        self._latest: tuple[Any, Any, int] | None = None
 
     @property
     def pictures(self) -> int:
@@ -208,7 +211,7 @@ class Rows:
         pictures = sum(row.pictures for row in group)
         runs = Graphs.runs
         try:
-            outputs: list[Any] = self._forward(module, calls)
+            outputs: list[Any] = self._forward(module, calls, pictures=pictures)
         except torch.OutOfMemoryError as error:
             if len(group) > 1:
                 # Half at a time, from now on too; no latents are lost, since a forward changes none.
@@ -231,15 +234,31 @@ class Rows:
             row.most = max(row.most, pictures)
             row.compiled |= compiled
             yield from self._go_on(row, output)
-        if all(not row.ended for row in group):  # the last step is one with a decoding in it
+        # The last step is one with a decoding in it.
+        if self._device.type != "cuda" and all(not row.ended for row in group):
             self.capacity.observe(pictures, time.perf_counter() - began)
 
     @torch.inference_mode()
-    def _forward(self, module: Any, calls: list[Call]) -> list[Any]:
+    def _forward(self, module: Any, calls: list[Call], *, pictures: int) -> list[Any]:
         call = calls_join(calls) if len(calls) > 1 else calls[0]
-        with allocations_told():
+        with allocations_told(), self._paced(pictures):
             output = module(*call.arguments, **call.keywords)
-        if self._device.type == "cuda":
-            # So that the host is never steps ahead, and a step's time is measured.
-            torch.cuda.synchronize(self._device)
         return output_part(output, [call.rows for call in calls]) if len(calls) > 1 else [output]
+
+    @contextmanager
+    def _paced(self, pictures: int) -> Iterator[None]:
+        """Lets the host be ahead of a card by the step in the block and no other; tells how long the one before took.
+
+        So the card has work while the host looks after rows, and a cancel still ends a job within a step.
+        """
+        if self._device.type != "cuda":
+            yield
+            return
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        yield
+        ended.record()
+        before, self._latest = self._latest, (began, ended, pictures)
+        if before is not None:
+            before[1].synchronize()
+            self.capacity.observe(before[2], before[0].elapsed_time(before[1]) / 1000)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,10 @@ from diffusers import AutoPipelineForText2Image, StableDiffusionPipeline
 from PIL import Image, ImageChops
 
 from generation.engine import Batch, Engine, EngineError, EngineStopped, Listeners, ModelRef, Sheet, SheetRow
+from generation.engine.capacity import Capacity
 from generation.engine.drawing import Drawn
+from generation.engine.joining import Call
+from generation.engine.rows import Row, Rows
 from generation.engine.schedulers import scheduler_make
 from models_registry.builtin import WEIGHTS
 from tests.support.batches import BatchMaker, TinyModel
@@ -203,6 +207,45 @@ def test_rows_without_memory_for_all_go_half_by_half(
         finish(sheet)
     assert sizes == [4] * (2 * 4)
     assert all(row.drawn().warnings == [] for row in rows)
+
+
+def test_the_host_is_one_step_ahead_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the step before the one that it has just begun, and learns by the card's clock."""
+    told: list[str] = []
+    numbers = itertools.count()
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+            self.number = next(numbers)
+
+        def record(self) -> None:
+            told.append(f"record {self.number}")
+
+        def synchronize(self) -> None:
+            told.append(f"wait for {self.number}")
+
+        def elapsed_time(self, other: "Event") -> float:
+            return 2000.0 * (other.number - self.number)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    capacity = Capacity()
+    rows = Rows(torch.device("cuda"), capacity)
+
+    def denoise(sample: torch.Tensor, **options: Any) -> list[torch.Tensor]:
+        told.append("step")
+        return [sample]
+
+    def work(row: Row) -> None:
+        for _ in range(3):
+            rows.denoise(denoise, Call((torch.ones(1),), {"return_dict": False}))
+
+    rows.add(work)
+    while not list(rows.tick()):
+        pass
+    first, second = ["record 0", "step", "record 1"], ["record 2", "step", "record 3", "wait for 1"]
+    assert told == [*first, *second, "record 4", "step", "record 5", "wait for 3"]
+    assert list(capacity._seconds[1]) == [2.0, 2.0]
 
 
 def test_a_sheet_takes_what_has_the_same_weights_and_adapters(roomy: Engine, small: BatchMaker) -> None:
