@@ -9,12 +9,15 @@ Needs a card: without one it says so, and shows that it works with tiny models o
 import argparse
 import dataclasses
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
 from imagegen_project import env
 
 env.configure_torch_process()
+if "--compile" in sys.argv:
+    import_module("torch._dynamo")  # before the engine, which would leave it out
 
 from tqdm import tqdm
 
@@ -34,6 +37,9 @@ def main(arguments: list[str]) -> dict[str, Measured]:
     parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=[*ARCHITECTURES])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of each picture (default: each model's usual ones)")
+    parser.add_argument(
+        "--compile", action="store_true", help="the engine's blocks first, as COMPILE_MODELS does"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args(arguments)
@@ -47,7 +53,9 @@ def main(arguments: list[str]) -> dict[str, Measured]:
     found: dict[str, Measured] = {}
     for name in tqdm(options.models, file=sys.stderr):
         try:
-            found[name] = seen = measure(name, tiny=tiny, rounds=options.rounds, steps=options.steps)
+            found[name] = seen = measure(
+                name, tiny=tiny, rounds=options.rounds, steps=options.steps, compiles=options.compile
+            )
         except NoRoomError as error:
             say(f"| {ARCHITECTURES[name].title} | true size | no room: {error} |")
             continue

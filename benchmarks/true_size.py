@@ -53,6 +53,7 @@ class Measured:
     Seconds are those of a picture, of the engine and of diffusers, in rounds. `beyond_mb` is the peak of memory beside
     the weights, of each. `errors` are those of the latents after each step, relative to diffusers'. `rates` are
     pictures per second, of one at a time and of many, and `at_once` how many of these the engine drew together.
+    `compiled` says whether the engine ran graphs, and `compiling_s` how long it made them.
     """
 
     title: str
@@ -63,6 +64,8 @@ class Measured:
     engine_s: list[float] = dataclasses.field(default_factory=list)
     diffusers_s: list[float] = dataclasses.field(default_factory=list)
     beyond_mb: dict[str, int] = dataclasses.field(default_factory=dict)
+    compiled: bool = False
+    compiling_s: float = 0.0
     errors: list[float] = dataclasses.field(default_factory=list)
     ssim: float = math.nan
     rates: dict[str, list[float]] = dataclasses.field(default_factory=dict)
@@ -79,6 +82,9 @@ class Measured:
     def lines(self) -> Iterator[tuple[str, str]]:
         """What is said of it, as rows of a table."""
         yield "device, format", f"{self.device}, {self.dtype}"
+        if self.compiling_s:
+            done = "its blocks" if self.compiled else "nothing (see the log)"
+            yield "compiled", f"{done}, in {self.compiling_s:.0f} s"
         yield "seconds per picture, engine", spread(self.engine_s)
         yield "seconds per picture, diffusers", spread(self.diffusers_s)
         yield "times as fast as diffusers", spread(self.ratios)
@@ -122,7 +128,8 @@ class _Bench:
 
     def by_engine(self) -> Image.Image:
         """One picture, drawn by the engine."""
-        image = drawn(self.engine, self.batch).images[0]
+        result = drawn(self.engine, self.batch)
+        self.found.compiled, image = result.environment["compiled"], result.images[0]
         assert image is not None  # noqa: S101 - nothing filters it
         return image
 
@@ -222,11 +229,17 @@ class _Bench:
 
 
 def measure(
-    name: str, *, tiny: bool, rounds: int, seconds: float = math.inf, steps: int | None = None
+    name: str,
+    *,
+    tiny: bool,
+    rounds: int,
+    seconds: float = math.inf,
+    steps: int | None = None,
+    compiles: bool = False,
 ) -> Measured:
     """Draws with one of `ARCHITECTURES`, at least once each way, and begins no other round after so many seconds.
 
-    Raises NoRoomError.
+    With `compiles` the engine compiles it first; the compiler has to be imported before the engine. Raises NoRoomError.
     """
     until = time.monotonic() + seconds
     architecture = ARCHITECTURES[name]
@@ -243,11 +256,15 @@ def measure(
         weights = {part: weights_make(getattr(stock, part), dtype=dtype, device=device) for part in parts}
         weights_fill(stock, weights, dtype=dtype)
         model = ModelRef(name, f"benchmark/{name}", "", folder, dtype=asked)
-        with _engine() as engine, weights_given(weights, stays=architecture.stays):
+        with _engine(compiles=compiles) as engine, weights_given(weights, stays=architecture.stays):
             engine.load(model)
             bench = _bench(architecture, engine, model, stock, tiny=tiny, steps=steps)
             bench.rounds, bench.until = rounds, until
             bench.found.dtype = str(dtype).removeprefix("torch.")
+            if compiles:
+                began = time.perf_counter()
+                engine.compile(bench.batch)
+                bench.found.compiling_s = time.perf_counter() - began
             _all_of(bench, stays=architecture.stays)
         return bench.found
 
@@ -293,8 +310,8 @@ def _all_of(bench: _Bench, *, stays: bool) -> None:
 
 
 @contextmanager
-def _engine() -> Iterator[Engine]:
-    engine = Engine()
+def _engine(*, compiles: bool) -> Iterator[Engine]:
+    engine = Engine(compiles=compiles)
     try:
         yield engine
     finally:

@@ -8,6 +8,7 @@ import functools
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -21,7 +22,7 @@ from PIL import Image
 
 from benchmarks.architectures import ARCHITECTURES
 from benchmarks.true_size import NoRoomError, measure
-from generation.engine import Drawn, Engine, EngineStopped, Listeners, ModelRef
+from generation.engine import Batch, Drawn, Engine, EngineStopped, Listeners, ModelRef
 from generation.engine.loader import device_of_choice
 from generation.engine.memory import MIB
 from generation.engine.planner import IN_BLOCKS, IN_FLOAT8, WITH_OFFLOAD, Memory
@@ -37,6 +38,8 @@ FAMILIES = (*TINY_FAMILIES, *BUILDERS)
 DRAWING = tuple(name for name in FAMILIES if "edit" not in name and "kontext" not in name)
 # Mean difference to single precision on the CPU, of 255: random weights round to other pictures, and not to noise.
 TOLERANCE = 24.0
+# Whose steps differ in what they ask the host for.
+SAMPLERS = ("euler", "euler_a", "ddim", "dpmpp_2m", "unipc", "lcm")
 # Of latents after one step, relative to plain diffusers' in the same format.
 LATENTS_OFF = 0.02
 # After which a model of true size begins no other round.
@@ -274,9 +277,7 @@ def lost_device(bench: Bench) -> str:
     """A card that answers nothing any more is told from a broken model; in a process of its own."""
     if not bench.has_card:
         raise NoCardError
-    program = f"import sys; sys.path[:] = {sys.path!r}\n{_LOSE}"
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert told.stdout.strip() == "told", told.stderr[-500:]
+    assert _in_process(_LOSE) == "told"
     return "told as such"
 
 
@@ -295,6 +296,34 @@ def speed(bench: Bench) -> str:
     return ", ".join(said)
 
 
+def host_waits(bench: Bench) -> str:
+    """How often the host waits for the card at each step of a sampler, where nothing paces it."""
+    if not bench.has_card:
+        raise NoCardError
+    with bench.engine() as engine:
+        batch = quick(bench.model("sdxl", dtype="float16"))
+        said = []
+        for sampler in SAMPLERS:
+            few, many = (
+                _waits(engine, dataclasses.replace(batch, scheduler=sampler, num_inference_steps=steps))
+                for steps in (4, 12)
+            )
+            said.append(f"{sampler} {(many - few) / 8:g}")
+    return ", ".join(said)
+
+
+def _waits(engine: Engine, batch: Batch) -> int:
+    """How often torch waits for the card while a batch is drawn."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            drawn(engine, batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(each.message) for each in seen)
+
+
 def true_size(bench: Bench, name: str) -> str:
     """How fast a model of true size draws beside plain diffusers; a tiny one where there is no card."""
     rounds = 2 if bench.has_card else 1
@@ -306,10 +335,46 @@ def true_size(bench: Bench, name: str) -> str:
     return "; ".join(f"{what}: {measured}" for what, measured in found.lines())
 
 
+_COMPILE = """
+from importlib import import_module
+import_module("torch._dynamo")
+from benchmarks.true_size import measure
+found = measure("sdxl", tiny=False, rounds=2, seconds=120, compiles=True)
+print("; ".join(f"{what}: {measured}" for what, measured in found.lines()))
+"""
+
+
+def compiled(bench: Bench) -> str:
+    """The same of SDXL with its blocks compiled; in a process of its own, which imports the compiler."""
+    if not bench.has_card:
+        raise NoCardError
+    return _in_process(_COMPILE)
+
+
+def _in_process(program: str) -> str:
+    """What a program says at its end."""
+    whole = f"import sys; sys.path[:] = {sys.path!r}\n{program}"
+    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    assert lines, done.stderr[-500:]
+    return lines[-1]
+
+
 def parts(bench: Bench) -> dict[str, Callable[[], str]]:
     """All of them, by name, in order: what says most comes first."""
     families = {f"family {name}": functools.partial(family, bench, name) for name in bench.families}
-    others = (in_turns, in_blocks, float8, quantized, second_chance, swaps, cancel, lost_device, speed)
+    others = (
+        in_turns,
+        in_blocks,
+        float8,
+        quantized,
+        second_chance,
+        swaps,
+        cancel,
+        lost_device,
+        speed,
+        host_waits,
+    )
     true_sizes = {f"true size {name}": functools.partial(true_size, bench, name) for name in ARCHITECTURES}
     looks = {part.__name__.replace("_", " "): functools.partial(part, bench) for part in others}
-    return families | looks | true_sizes
+    return families | looks | true_sizes | {"compiled sdxl": functools.partial(compiled, bench)}
