@@ -24,7 +24,7 @@ STAMP := $(VENV)/.installed-$(TORCH)
 DEV_STAMP := $(VENV)/.installed-dev-$(TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo run stop logs test test-fast test-long test-quantized lint lint-js format typecheck \
+.PHONY: help install dev demo run stop logs test test-fast test-long test-install test-quantized lint lint-js format typecheck \
         gpu gpu-wheels screenshots audit check check-locks lock vendor pin-images sbom schema bench clients chaos attack soak fidelity build \
         image-size secrets clean
 
@@ -63,8 +63,10 @@ logs: install  ## Follows the logs of the service that uses the data folder
 test: dev  ## Runs the whole test suite; options in ARGS, e.g. make test ARGS="-k embedded"
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-m "not gpu and not long" --numprocesses $(JOBS))
 
-test-long: dev  ## Runs what takes a minute or more each: the documents' installing commands, chaos, training, a card's parts
+test-long: dev  ## Runs what takes a minute or more each: chaos, training, a card's parts
 	$(BIN)/python -m pytest -m "long and not gpu" $(ARGS)
+
+test-install: dev  ## Pastes the documents' installing commands into a clean copy, and runs the package outside of it
 	$(BIN)/python -m tests.install_documents
 
 test-fast: dev  ## Runs the unit tests, on all cores, without the slowest; options in ARGS

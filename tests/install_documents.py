@@ -1,6 +1,6 @@
 """`python -m tests.install_documents`: the documents' installing blocks in a clean copy, and the package outside of it.
 
-A step of `make test-long`, since it downloads and installs everything once more. Prints how long each took.
+`make test-install`, a step of its own since it downloads and installs everything once more. Prints how long each took.
 """
 
 import os

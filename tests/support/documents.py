@@ -16,7 +16,7 @@ DOCUMENTS = (
 )
 # The word behind the fence's language says where a block can be run; without one it is run by the tests.
 NEEDS = {
-    "install": "installs: run by `python -m tests.install_documents`, a step of `make test-long`",
+    "install": "installs: run by `make test-install`",
     "development": "what `.ci/run` does itself, or a developer's tool",
     "network": "the Hugging Face Hub",
     "docker": "Docker",
