@@ -24,7 +24,7 @@ def hub_double(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     settings.MODEL_CACHE_DIR = tmp_path / "models"
     monkeypatch.setattr(hub, "PAUSES_S", (0.0,))
     monkeypatch.setattr(hub, "INFO_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(hub, "CHUNK_BYTES", 16_384)
+    monkeypatch.setattr(hub, "CHUNK_BYTES", 65_536)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     monkeypatch.setattr(downloads, "PROGRESS_EVERY_S", 0.0)
