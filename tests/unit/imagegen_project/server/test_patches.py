@@ -8,6 +8,7 @@ function, mend `patches.py` where that matters, and note the new digest.
 import ast
 import hashlib
 import inspect
+from functools import cache
 from types import ModuleType
 
 import daphne.http_protocol
@@ -65,11 +66,20 @@ LEANED_ON = {
 }
 
 
+@cache
+def tree_of(module: ModuleType) -> ast.Module:
+    """A library's module, of thousands of lines."""
+    return ast.parse(inspect.getsource(module))
+
+
 def digest(module: ModuleType, name: str) -> str:
     """Of a method's code, whatever its comments and layout."""
     class_name, method = name.split(".")
-    tree = ast.parse(inspect.getsource(module))
-    [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name]
+    [body] = [
+        node.body
+        for node in tree_of(module).body
+        if isinstance(node, ast.ClassDef) and node.name == class_name
+    ]
     [function] = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == method]
     if ast.get_docstring(function) is not None:
         function.body = function.body[1:] or [ast.Pass()]
