@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NO_JOB = "00000000-0000-0000-0000-000000000000"
 QUICK: dict[str, Any] = {"prompt": "a red circle", "width": 256, "height": 256, "num_inference_steps": 2}
-LONG = QUICK | {"width": 512, "height": 512, "num_inference_steps": 100}
+LONG = QUICK | {"width": 512, "height": 512, "num_inference_steps": 60}
 
 # Runs a door of the client to its end; the page keeps what it saw, so that a test can look meanwhile.
 RUN = """async ([options, door, ...call]) => {

@@ -50,8 +50,8 @@ def test_a_prompt_becomes_a_picture_where_one_looks(visits: Visits) -> None:
         page.wait_for_selector(".examples button img")
         assert page.evaluate("document.activeElement.id") == "prompt"
         assert violations(page) == []
-        draw(page, "a red circle", steps=LONG, size=512)
-        assert re.match(rf"Step \d+ of {LONG}", begun(page))
+        draw(page, "a red circle", steps=40, size=512)
+        assert re.match(r"Step \d+ of 40", begun(page))
         page.wait_for_selector(".card.large .preview")
         assert re.match(r"\d+ % · Create", page.title())
         place = page.locator(".card.large .frame").bounding_box()

@@ -180,7 +180,7 @@ def test_models_are_unloaded_and_loaded(live: Live) -> None:
 
 def test_a_killed_worker_loses_nothing(live: Live) -> None:
     """SIGKILL in mid-job: the job runs again with its seed and succeeds, once."""
-    job = live.create(steps=100, width=512, height=512, seed=11)
+    job = live.create(steps=40, width=512, height=512, seed=11)
     live.wait(job["id"], "running")
     wait_for(lambda: live.get(job["id"])["step"] > 0, "a first step")
     worker_process(live).kill()

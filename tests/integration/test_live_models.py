@@ -46,7 +46,7 @@ def test_a_family_is_downloaded_on_first_use_and_draws(hubbed: Hubbed, family: s
 
 def test_a_model_loads_while_another_draws(hubbed: Hubbed) -> None:
     """The load is answered before the running job ends, and the job's picture is that of an undisturbed run."""
-    long = {"prompt": "a blue star", "model": "builtin", "width": 512, "height": 512, "steps": 100, "seed": 3}
+    long = {"prompt": "a blue star", "model": "builtin", "width": 512, "height": 512, "steps": 60, "seed": 3}
     hubbed.http.post("/api/v1/models/unload", json={"model": "tiny-sdxl"})
     undisturbed = hubbed.http.post("/api/v1/generate/txt2img", json=long).json()["images"][0]["sha256"]
     job = hubbed.create(**long)["id"]
