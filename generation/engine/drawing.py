@@ -26,6 +26,7 @@ from generation.engine.errors import (
 )
 from generation.engine.framing import framed, unframed
 from generation.engine.loader import channels_last
+from generation.engine.noise import noise_in_turn
 from generation.engine.pipelines import (
     call_arguments,
     in_tiles,
@@ -269,6 +270,8 @@ class Drawing:
         self.pipeline.__dict__["scheduler"] = scheduler_make(
             batch.scheduler, self.entry.scheduler, from_start=batch.kind == "txt2img"
         )
+        if self.engine.device.type == "cuda":
+            noise_in_turn(self.pipeline.scheduler)
         if batch.preview_every:
             steps_watch(self.pipeline.scheduler, self._preview, every=batch.preview_every)
         # On the CPU in either case: a seed then means the same noise on every device.
