@@ -25,7 +25,7 @@ from tests.support.live import Live
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-MANY = 500
+MANY = 200
 COPIES = """
 from uuid_utils.compat import uuid7
 from generation.models import GeneratedImage, Generation
