@@ -79,6 +79,7 @@ def judge(seen: dict[str, Any]) -> None:
     assert seen["loaded again"][2] == seen["after"][2]
 
 
+@pytest.mark.slow
 def test_graphs_are_made_while_a_model_warms_up_and_at_no_other_time(
     compiler: Engine, tiny: TinyModel
 ) -> None:

@@ -12,6 +12,7 @@ from benchmarks.architectures import ARCHITECTURES
 from benchmarks.true_size import TINY_STEPS, similarity
 
 
+@pytest.mark.slow
 def test_it_draws_with_each_model_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In single precision on a CPU both draw the same, bit for bit; and its table says that there is no card."""
     path = tmp_path / "engine.json"
