@@ -100,7 +100,7 @@ def test_five_queue_without_blocking_and_each_can_be_canceled(visits: Visits, li
 
 def test_a_reload_in_the_middle_finds_the_job(visits: Visits, live: Live) -> None:
     with visits.opened("/") as page:
-        draw(page, "a blue square", steps=60, size=512)
+        draw(page, "a blue square", steps=40, size=512)
         begun(page)
         with live.held():
             page.reload()
@@ -127,7 +127,7 @@ def test_a_killed_worker_is_told_and_the_same_seed_goes_on(visits: Visits, live:
 
 def test_a_restarted_server_is_waited_for(visits: Visits, live: Live) -> None:
     with visits.opened("/") as page:
-        draw(page, "a yellow ring", steps=60, size=512)
+        draw(page, "a yellow ring", steps=40, size=512)
         begun(page)
         web_process(live).kill()
         drawn(page)
