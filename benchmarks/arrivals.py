@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.load import Ask, machine, measure, post, say, write
-from benchmarks.peers import PEERS, environment_make, requests, running, service_ask, services
+from benchmarks.peers import PEERS, requests, running, service_ask, services
 from benchmarks.plots import plot_shares
 from benchmarks.throughput import mixed
 from tests.support.service import Service
@@ -107,8 +107,7 @@ def main() -> None:
         say("| | jobs | latency p50, p95 | joined running jobs, shared a step |\n| --- | --- | --- | --- |")
         say(line("this service", taken, f"{100 * share['joined']:.0f} %, {100 * share['shared']:.0f} %"))
         if options.peer:
-            program, changes = PEERS[PEER]
-            port = stack.enter_context(running(environment_make(root / "peers"), program, changes))
+            port = stack.enter_context(running(PEERS[PEER], root))
             other = post(port, "/generate")
             measure(other, requests(CLIENTS, 20), clients=CLIENTS)
             found["seconds"][PEER] = arrive(other, requests(len(moments), 20), moments)

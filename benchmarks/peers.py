@@ -1,10 +1,11 @@
 """Measures the service beside what people write around diffusers: `python -m benchmarks.peers [--rounds N]`.
 
-The peers are a FastAPI script with a lock around the pipeline, LitServe without batches, with batches of 8, and at its
-best (bfloat16 and channels last where that is fast, batches of 16, the allocator's settings and PNG level of the
-service). They are installed from PyPI into an environment of their own, and run on this one's torch and diffusers. All
-servers are up from the start; in each round each draws the same prompts with the built-in model in turn, so that what
-else the machine does meets all of them. Prints a Markdown table of ratios, and writes JSON with `--json`.
+The peers are a FastAPI script with a lock around the pipeline, LitServe without batches and with batches of 8, and
+LitServe, Ray Serve and BentoML at their best (bfloat16 and channels last where that is fast, batches of 16, the
+allocator's settings and PNG level of the service). They are installed from PyPI into environments of their own, and run
+on this one's torch and diffusers. All servers are up from the start; in each round each draws the same prompts with the
+built-in model in turn, so that what else the machine does meets all of them. Prints a Markdown table of ratios, and
+writes JSON with `--json`.
 """
 
 import argparse
@@ -18,7 +19,8 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,39 +33,69 @@ from imagegen_project.standalone import paths
 from models_registry.builtin import WEIGHTS
 from tests.support.service import REPOSITORY, Service
 
-PACKAGES = ("fastapi==0.165.0", "uvicorn==0.54.0", "litserve==0.2.19")
+# What each environment has beside torch and diffusers.
+PACKAGES = {
+    "litserve": ("fastapi==0.165.0", "uvicorn==0.54.0", "litserve==0.2.19"),
+    "ray": ("ray[serve]==2.60.0",),
+    "bentoml": ("bentoml==1.4.40",),
+}
 SERVERS = REPOSITORY / "benchmarks" / "peer_servers"
 SERVICE = "this service"
 SINGLE = "this service, dtype float32"
 BEST = env.WORKER_ALLOCATOR | {"BEST": "1", "BATCH": "16"}
-PEERS: dict[str, tuple[str, dict[str, str]]] = {
-    "FastAPI script": ("script.py", {}),
-    "LitServe": ("batching.py", {"BATCH": "1"}),
-    "LitServe, batches of 8": ("batching.py", {"BATCH": "8"}),
-    "LitServe at its best": ("batching.py", BEST),
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program, the environment it runs in, and the variables that say how."""
+
+    program: str
+    packages: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+PEERS = {
+    "FastAPI script": Peer("script.py", "litserve"),
+    "LitServe": Peer("batching.py", "litserve", {"BATCH": "1"}),
+    "LitServe, batches of 8": Peer("batching.py", "litserve", {"BATCH": "8"}),
+    "LitServe at its best": Peer("batching.py", "litserve", BEST),
+    "Ray Serve at its best": Peer("ray_serve.py", "ray", BEST),
+    "BentoML at its best": Peer("bento.py", "bentoml", BEST),
+}
+# Each writes a lot; neither is to tell anybody.
+QUIET = {
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "BENTOML_DO_NOT_TRACK": "True",
 }
 START_S = 600.0
 
 
-def environment_make(folder: Path) -> Path:
-    """An environment with the peers' packages, which finds all others in this one; returns its Python."""
-    venv.create(folder, with_pip=True)
+def environment_make(folder: Path, peer: Peer) -> Path:
+    """An environment with a peer's packages, which finds all others in this one; returns its Python."""
     python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    if python.exists():
+        return python
+    venv.create(folder, with_pip=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES[peer.packages]], check=True)
     own = next(folder.glob("lib/python3*/site-packages"))
     (own / "shared.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     return python
 
 
 @contextlib.contextmanager
-def running(python: Path, program: str, changes: dict[str, str]) -> Iterator[int]:
-    """A peer's server, as long as the block lasts; its port."""
+def running(peer: Peer, root: Path) -> Iterator[int]:
+    """A peer's server, as long as the block lasts; its port. Environments are made in the folder."""
+    python = environment_make(root / peer.packages, peer)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     process = subprocess.Popen(
-        [python, SERVERS / program],
-        env=os.environ | {"MODEL": str(WEIGHTS), "PORT": str(port), "OMP_WAIT_POLICY": "PASSIVE"} | changes,
+        [python, SERVERS / peer.program],
+        env=os.environ
+        | QUIET
+        | {"MODEL": str(WEIGHTS), "PORT": str(port), "OMP_WAIT_POLICY": "PASSIVE"}
+        | peer.variables,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -74,9 +106,7 @@ def running(python: Path, program: str, changes: dict[str, str]) -> Iterator[int
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
             if process.poll() is not None or time.monotonic() > deadline:
-                message = (
-                    f"{program} did not start: {(process.stderr.read() if process.stderr else b'')[-500:]!r}"
-                )
+                message = f"{peer.program} did not start: {(process.stderr.read() if process.stderr else b'')[-500:]!r}"
                 raise RuntimeError(message)
             time.sleep(0.2)
         yield port
@@ -153,14 +183,13 @@ def main() -> None:
     found: dict[str, Any] = machine() | {"packages": PACKAGES, "rounds": options.rounds, "pictures_per_s": {}}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         root = Path(folder)
-        python = environment_make(root / "peers")
         asks: dict[str, Ask] = {}
         for name, single in ((SERVICE, False), (SINGLE, True)):
             asks[name] = service_ask(
                 stack.enter_context(services(root / ("single" if single else "usual"), single=single))
             )
-        for name, (program, changes) in PEERS.items():
-            asks[name] = post(stack.enter_context(running(python, program, changes)), "/generate")
+        for name, peer in PEERS.items():
+            asks[name] = post(stack.enter_context(running(peer, root)), "/generate")
         for clients in options.clients:
             count = options.pictures if clients > 1 else max(4, options.pictures // 8)
             rates: dict[str, list[float]] = {name: [] for name in asks}
