@@ -29,6 +29,9 @@ class Capacity:
         self._seconds: dict[int, deque[float]] = {bucket: deque(maxlen=KEPT) for bucket in BUCKETS}
         self._refused = BUCKETS[-1] * 2
         self._refused_at = 0.0
+        # A bucket that seems not to pay, while the one below it is timed anew, and what that one took before.
+        self._doubted = 0
+        self._below_took = 0.0
 
     def observe(self, pictures: int, seconds: float) -> None:
         """Takes in how long a step with so many pictures took."""
@@ -39,7 +42,7 @@ class Capacity:
         self._seconds[bucket].append(seconds * bucket / pictures)
         if len(self._seconds[bucket]) < SAMPLES:
             return
-        if self.limit < bucket < self._refused:  # one request of so many pictures
+        if self.limit < bucket < self._refused and not self._doubted:  # one request of so many pictures
             self.limit = bucket
         if bucket == self.limit:
             self._judge()
@@ -49,21 +52,41 @@ class Capacity:
         self._refuse(max(2, next((bucket for bucket in BUCKETS if bucket >= pictures), BUCKETS[-1])))
 
     def _judge(self) -> None:
+        if self._doubted:
+            self._judge_again()
+            return
         bucket, below = self.limit, self.limit // 2
-        # By the fastest of each: kernels made for a new shape and busy neighbours only ever slow a step down.
-        step = min(self._seconds[bucket])
-        if below and self._seconds[below]:
-            gain = 2 * min(self._seconds[below]) / step
-            single = min(self._seconds[1], default=step)
-            if gain < LEAST_GAIN or step > SLOWEST_STEP * single:
-                self._refuse(bucket)
-                return
+        if below and self._seconds[below] and not self._pays(bucket):
+            # The one below was timed at another moment, and a neighbour may have become busy since: once more, now.
+            self._doubted, self.limit, self._below_took = bucket, below, min(self._seconds[below])
+            self._seconds[below].clear()
+            return
         if self._clock() - self._refused_at > AGAIN_AFTER_S:
             self._refused = BUCKETS[-1] * 2
         if bucket * 2 < self._refused and bucket * 2 <= BUCKETS[-1]:
             self.limit = bucket * 2
             self._seconds[self.limit].clear()
 
+    def _judge_again(self) -> None:
+        """With steps of the same moment, beside which all that was timed before is too fast by one factor."""
+        bucket, self._doubted = self._doubted, 0
+        slowed = min(self._seconds[self.limit]) / self._below_took
+        if slowed > 1:
+            for smaller in BUCKETS[: BUCKETS.index(self.limit)]:
+                times = self._seconds[smaller]
+                self._seconds[smaller] = deque((slowed * each for each in times), maxlen=KEPT)
+        if self._pays(bucket):
+            self.limit = bucket
+        else:
+            self._refuse(bucket)
+
+    def _pays(self, bucket: int) -> bool:
+        """Whether so many are drawn faster than by halves, and nobody waits for a step too long."""
+        # By the fastest of each: kernels made for a new shape and busy neighbours only ever slow a step down.
+        step = min(self._seconds[bucket])
+        gain = 2 * min(self._seconds[bucket // 2]) / step
+        return gain >= LEAST_GAIN and step <= SLOWEST_STEP * min(self._seconds[1], default=step)
+
     def _refuse(self, bucket: int) -> None:
-        self._refused, self._refused_at = bucket, self._clock()
+        self._refused, self._refused_at, self._doubted = bucket, self._clock(), 0
         self.limit = bucket // 2

@@ -52,6 +52,18 @@ def test_steps_that_something_slowed_down_say_nothing() -> None:
     assert learn(Capacity(), seconds) == 32
 
 
+def test_a_neighbour_that_comes_takes_no_room_away() -> None:
+    """Many pictures are not held against what few took before it came; a few steps of fewer tell."""
+    capacity = Capacity()
+    learn(capacity, lambda pictures: 0.03 + 0.005 * pictures)
+    limits: Counter[int] = Counter()
+    for _ in range(200):
+        limits[capacity.limit] += 1
+        capacity.observe(capacity.limit, 2.5 * (0.03 + 0.005 * capacity.limit))
+    assert set(limits) == {16, 32}
+    assert limits[16] <= 2 * SAMPLES
+
+
 def test_what_was_refused_is_tried_again() -> None:
     """It may have been measured beside a busy neighbour."""
     clock = Clock()
