@@ -218,6 +218,8 @@ SPECTACULAR_SETTINGS = {
         "filter": True,
         # A page's session counts as well, and that is in no storage that scripts can read.
         "persistAuthorization": True,
+        # The command that it shows is for a shell, where nothing is sent by this page's session.
+        "showMutatedRequest": False,
     },
     "COMPONENT_SPLIT_REQUEST": True,
     "SCHEMA_PATH_PREFIX": "/api/v1",

@@ -8,7 +8,7 @@ from rq.results import Result
 
 from models_registry import builtin
 from tests.browser.test_pages import entry_that_failed
-from tests.browser.visits import DESKTOP, PHONE, Visits, too_wide, until, violations
+from tests.browser.visits import DESKTOP, PHONE, Visits, too_wide, torn, until, violations
 from tests.support.live import Live
 
 if TYPE_CHECKING:
@@ -58,6 +58,12 @@ def send(page: "Page", method: str = "POST", button: str = "section.body > form 
     page.evaluate("document.querySelector('main').dataset.before = ''")
     page.click(f"{button}:text-is('{method}')")
     return page.inner_text("main:not([data-before]) .answered strong")
+
+
+def styles(page: "Page", selector: str, name: str) -> set[str]:
+    """A style of all that a selector finds, which is something."""
+    script = f"(all) => all.map((one) => getComputedStyle(one).{name})"
+    return set(page.locator(selector).evaluate_all(script))
 
 
 def clean(page: "Page", what: str) -> None:
@@ -241,6 +247,10 @@ def test_the_dashboards_numbers_are_the_rows(visits: Visits, live: Live, job: di
     with visits.opened("/admin/") as page:
         page.wait_for_selector("#dashboard[aria-busy=false]")
         clean(page, "the dashboard")
+        page.set_viewport_size(PHONE)  # type: ignore[arg-type]  # a dictionary with two numbers
+        assert torn(page, "#dashboard .scroll :is(th, td)") == [], "words that would fit"
+        assert page.locator("#workers td").nth(3).get_attribute("data-heading") == "Device"
+        page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]  # as above
         live.wait(live.create()["id"])
         for status in ("succeeded", "failed", "canceled", "queued", "running"):
             in_time = "" if status in ("queued", "running") else f" AND {IN_THE_HOUR}"
@@ -274,11 +284,14 @@ def test_a_worker_is_drained_and_another_comes(visits: Visits, live: Live) -> No
 
 
 def test_swagger_tries_a_request_by_the_pages_session(visits: Visits) -> None:
-    """An example runs as it stands."""
+    """An example runs as it stands, and the command beside it holds nothing of the session; Pico spoils none of it."""
     with visits.opened("/api/docs/") as page:
         page.click(".opblock-summary:has-text('/api/v1/tickets')")
         page.click(".opblock.is-open .try-out__btn")
         page.click(".opblock.is-open button.execute")
         page.wait_for_selector(".live-responses-table .response-col_status:has-text('201')")
+        assert "csrf" not in page.inner_text(".curl-command .curl").lower()
+        assert styles(page, ".info .title pre", "backgroundColor") == {"rgba(0, 0, 0, 0)"}
+        assert styles(page, "#swagger-ui .tab li", "listStyleType") == {"none"}
         page.set_viewport_size(PHONE)  # type: ignore[arg-type]  # a dictionary with two numbers
         assert too_wide(page) == []

@@ -227,6 +227,9 @@ def test_pages_fit_a_phone_in_the_dark(visits: Visits, job: dict[str, Any]) -> N
     with visits.opened("/account/", **phone) as page:
         page.wait_for_selector(".quota")
         assert (too_wide(page), violations(page)) == ([], [])
+        for label, address in (("API", "/api/docs/"), ("Admin", "/admin/")):
+            # In the bar, which has no room for them, they are hidden.
+            assert page.locator(f"a:text-is('{label}'):visible").get_attribute("href") == address
         page.tap(".bar a:text-is('Gallery')")
         page.wait_for_selector(".tile img")
         assert (too_wide(page), violations(page)) == ([], [])

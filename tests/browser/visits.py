@@ -138,6 +138,26 @@ def too_wide(page: "Page") -> list[str]:
     return found
 
 
+def torn(page: "Page", selector: str) -> list[str]:
+    """Short words that stand on more than one line."""
+    found: list[str] = page.evaluate(
+        """(selector) => [...document.querySelectorAll(selector)].flatMap((one) => {
+      const range = document.createRange();
+      const walker = document.createTreeWalker(one, NodeFilter.SHOW_TEXT);
+      const out = [];
+      while (walker.nextNode())
+        for (const { 0: word, index } of walker.currentNode.data.matchAll(/(?<!\\S)\\S{2,12}(?!\\S)/g)) {
+          range.setStart(walker.currentNode, index);
+          range.setEnd(walker.currentNode, index + word.length);
+          if (new Set([...range.getClientRects()].map((line) => line.top)).size > 1) out.push(word);
+        }
+      return out;
+    })""",
+        selector,
+    )
+    return found
+
+
 def violations(page: "Page") -> list[str]:
     """What axe-core finds serious or worse on the page as it stands."""
     page.evaluate(AXE.read_text())

@@ -19,6 +19,8 @@ const EVERY_MS = 5000;
 const HEIGHT = 180;
 const MIB_PER_GIB = 1024;
 const root = /** @type {HTMLElement} */ (document.querySelector("#dashboard"));
+// What a phone shows beside each cell, where a row is a card.
+const headings = [...root.querySelectorAll(".scroll th")].map((one) => one.textContent ?? "");
 /** @type {Map<string, uPlot>} */
 const plots = new Map();
 let period = "hour";
@@ -60,7 +62,7 @@ function workerRow(worker) {
     worker.models.join(", ") || "none",
     element("span", {}, ...(jobs.length ? jobs : ["none"])),
   ];
-  return element("tr", { "data-worker": worker.name }, ...cells.map((cell) => element("td", {}, cell)));
+  return element("tr", { "data-worker": worker.name }, ...cells.map((cell, index) => element("td", { "data-heading": headings[index] }, cell)));
 }
 
 /** @type {uPlot.Options["scales"]["y"]["range"]} */

@@ -74,10 +74,20 @@ function Secret() {
   </section>`;
 }
 
+/** Where the bar leads on a wide screen, and has no room for on a phone. */
+function Elsewhere() {
+  const { isStaff } = useApp();
+  return html`<nav class="elsewhere" aria-label=${gettext("More pages")}>
+    <a href="/api/docs/">${gettext("API")}</a>
+    ${isStaff && html`<a href="/admin/">${gettext("Admin")}</a>`}
+  </nav>`;
+}
+
 export function Account() {
   const { user } = useApp();
   return html`<div class="column account">
     <h1>${user}</h1>
+    <${Elsewhere} />
     <${Usage} />
     <${Tokens} />
     <${Secret} />

@@ -96,7 +96,7 @@ function start(root) {
   };
   /** @type {import("./ui.js").App} */
   const app = {
-    ...{ store, client, jobs, gallery, go, user: root.dataset.user ?? "" },
+    ...{ store, client, jobs, gallery, go, user: root.dataset.user ?? "", isStaff: "staff" in root.dataset },
     notify: (text, action) => say({ text, kind: "info", action }),
     bad: (error) => say({ text: error.message, kind: "bad" }),
   };

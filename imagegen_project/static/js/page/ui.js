@@ -9,7 +9,7 @@ export { html, useEffect, useRef, useState };
  * @typedef {{store: import("./store.js").Store, client: import("../client/client.js").Client,
  *   jobs: import("./jobs.js").Jobs, gallery: import("./gallery_rows.js").GalleryRows, go: (path: string) => void,
  *   notify: (text: string, action?: {label: string, run: () => void}) => void, bad: (error: Error) => void,
- *   user: string}} App `notify` shows a line for a while, `bad` what went wrong
+ *   user: string, isStaff: boolean}} App `notify` shows a line for a while, `bad` what went wrong
  */
 
 export const AppContext = createContext(/** @type {any} */ (null));
