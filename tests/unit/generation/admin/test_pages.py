@@ -411,3 +411,10 @@ def test_the_dashboard_is_for_those_who_may_see_jobs(client: Client, staff: User
     client.force_login(staff)
     assert client.get("/admin/dashboard.json").status_code == 403
     assert b'id="dashboard"' not in client.get("/admin/").content
+
+
+def test_the_dashboard_is_on_the_first_page_alone(page: Client) -> None:
+    """And not above the lists of each part again."""
+    shown = {path: page.get(path).content.decode() for path in ("/admin/", "/admin/models_registry/")}
+    for word in ('id="dashboard"', "js/admin/dashboard.js"):
+        assert [word in html for html in shown.values()] == [True, False]
