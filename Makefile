@@ -47,8 +47,8 @@ $(DEV_STAMP): $(STAMP) locks/dev.lock
 	@$(BIN)/python -m scripts.install dev --torch $(TORCH)
 	@touch $@
 
-demo: install  ## Installs, then runs the whole service on http://127.0.0.1:8000
-	$(MANAGE) standalone
+demo: install  ## Installs, then runs the whole service on http://127.0.0.1:8000; options in ARGS, e.g. ARGS="--port 9000"
+	$(MANAGE) standalone $(ARGS)
 
 run: install  ## Runs the whole service; options in ARGS, e.g. make run ARGS="--port 9000"
 	$(MANAGE) standalone $(ARGS)

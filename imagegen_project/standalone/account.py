@@ -27,7 +27,7 @@ def local_account(data_dir: Path) -> str:
     token = token_file.read_text(encoding="ascii").strip() if token_file.is_file() else ""
     if token and AuthToken.objects.filter(digest=hash_token(token), user=user, expiry=None).exists():
         return token
-    token = token_create(user=user, expires_in=None)
+    token = token_create(user=user, expires_in=None, name="demo")
     token_file.unlink(missing_ok=True)
     token_file.touch(mode=0o600)
     token_file.write_text(token, encoding="ascii")

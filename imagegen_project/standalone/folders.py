@@ -14,6 +14,8 @@ from typing import IO
 
 import psutil
 
+from imagegen_project.standalone.addresses import address_read
+
 # The name that the PostgreSQL wheel itself uses; PostgreSQL refuses to run as root.
 SERVER_USER = "pgserver"
 _LEFTOVER_TIMEOUT_S = 20.0
@@ -39,9 +41,11 @@ class FolderLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
+            address = address_read(data_dir)
             raise EmbeddedError(
-                f"Another imagegen (process {lock_holder(data_dir)}) uses the data folder {data_dir}: stop it, "
-                "or choose another folder with --data-dir."
+                f"Another imagegen (process {lock_holder(data_dir)}) uses the data folder {data_dir}"
+                f"{f', at {address}' if address else ''}: use that one, stop it with --stop, or choose another folder "
+                "with --data-dir."
             ) from error
         self._file.truncate(0)
         self._file.write(str(os.getpid()))

@@ -103,6 +103,7 @@ def test_code_that_is_copied_draws_the_same_pixels(
 def test_a_token_is_made_used_and_revoked(visits: Visits, live: Live) -> None:
     with visits.opened("/account/") as page:
         page.wait_for_selector(".quota")
+        page.wait_for_selector(".table strong:text-is('demo')")
         page.fill(".account form input", "my script")
         page.click("text=New token")
         token = page.input_value(".once input")

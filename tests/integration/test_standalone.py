@@ -161,20 +161,21 @@ def test_once_is_drawn_by_the_service_that_runs(
 
 
 def test_folder_in_use_is_said(second_service: Service, data_dir: Path) -> None:
-    """To another service, and to `--once` as long as the first has no address."""
-    note = data_dir / "address"
+    """To another start, on its port, too, with where it is and how to stop it; and to `--once` until it is ready."""
+    port, note = second_service.port, data_dir / "address"
     address = note.read_text()
+    assert address == f"http://127.0.0.1:{port}"
+    started = run(data_dir, "--port", str(port))
+    assert f"at {address}: use that one, stop it with --stop" in started.stderr
     note.unlink()
     try:
-        for options in (("--port", "0"), ("--once", "anything")):
-            done = run(data_dir, *options)
-            assert done.returncode == 1
-            assert done.stderr.count("\n") == 1
-            assert (
-                f"Another imagegen (process {second_service.process.pid}) uses the data folder" in done.stderr
-            )
+        drawn = run(data_dir, "--once", "anything")
     finally:
         note.write_text(address)
+    for done in (started, drawn):
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert f"Another imagegen (process {second_service.process.pid}) uses the data folder" in done.stderr
 
 
 def test_taken_port_is_said(second_service: Service, tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ class Command(BaseCommand):
                 try:
                     self._check(options)
                     lock = FolderLock(env.DATA_DIR)
+                    # Behind the lock: the service of this folder, which may have the port, is named by its folder.
+                    options["port"] = standalone.port_claim(options["host"], options["port"])
                     self._run(supervisor, options)
                 finally:
                     supervisor.stop_all()
@@ -104,7 +106,6 @@ class Command(BaseCommand):
         once = options["once"] is not None
         if options["port"] is None:
             options["port"] = 0 if once else 8000
-        options["port"] = standalone.port_claim(options["host"], options["port"])
         if once:
             self._check_out(options["out"])
 
