@@ -2,15 +2,18 @@
 
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import wraps
 from io import StringIO
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from imagegen_project import env
 from imagegen_project.cli.exits import CliError, Exit
 from imagegen_project.cli.manage import django_setup
 from imagegen_project.cli.output import age, say, say_json, say_table
+from imagegen_project.standalone.folders import lock_holder
 
 if TYPE_CHECKING:
     from generation.queue.overview import WorkerState
@@ -27,20 +30,28 @@ def with_database(command: Callable[[Namespace], Exit]) -> Callable[[Namespace],
             raise CliError(
                 f"The settings cannot be read ({error}): `imagegen doctor` explains it.", code="settings"
             ) from error
-        from django.db import DatabaseError
+        import psycopg
+        from django.db import DatabaseError, connection
         from psycopg_pool import PoolTimeout
 
         try:
+            # Where it refuses, that is said at once: the pool would try again for ten seconds.
+            psycopg.connect(**connection.get_connection_params()).close()
             return command(options)
-        except (DatabaseError, PoolTimeout) as error:
-            reason = str(error).strip().splitlines()[0]
+        except (DatabaseError, PoolTimeout, psycopg.Error) as error:
             raise CliError(
-                f"The database cannot be asked ({reason}): `imagegen doctor` explains it.",
-                code="unreachable",
-                exit_status=Exit.UNREACHABLE,
+                _why_unreachable(error), code="unreachable", exit_status=Exit.UNREACHABLE
             ) from error
 
     return run
+
+
+def _why_unreachable(error: Exception) -> str:
+    with suppress(OSError):  # a folder of another user's
+        if not env.DATABASE_URL and lock_holder(env.DATA_DIR) is None:
+            return f"No service runs on the data folder {env.DATA_DIR}: `imagegen demo` starts one."
+    reason = str(error).strip().splitlines()[0]
+    return f"The database cannot be asked ({reason}): `imagegen doctor` explains it."
 
 
 @with_database

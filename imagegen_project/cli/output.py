@@ -39,6 +39,11 @@ def age(seconds: float | None) -> str:
     return " ".join(words[:2])
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things, such as `1 job` and `2 jobs`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def size(number: float) -> str:
     """Bytes in the unit that people read."""
     for unit, decimals in (("B", 0), ("kB", 0), ("MB", 1)):

@@ -195,7 +195,9 @@ def _host_commands(commands: _Commands) -> None:
     shown.add_argument("--user", default="", help="only this user's")
     _json(shown)
     made = verbs.add_parser("create", help="make one, and the user where there is none; printed once")
-    made.add_argument("username", metavar="NAME")
+    made.add_argument(
+        "username", metavar="USER", help="whose; a user of that name is made where there is none"
+    )
     made.add_argument("--days", type=int, default=90, help="days until it expires; 0: never (default 90)")
     made.add_argument("--staff", action="store_true", help="let the user manage the service through the API")
     _json(made)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from imagegen_project.cli.doctor.findings import Check, Finding, State, fault, first_line, skipped
 from imagegen_project.cli.exits import Exit
-from imagegen_project.cli.output import say, say_json
+from imagegen_project.cli.output import counted, say, say_json
 
 _MARKS = {State.OK: "ok", State.NOTE: "note", State.FAULT: "FAULT", State.SKIPPED: "skipped"}
 
@@ -25,7 +25,8 @@ def doctor(options: Namespace) -> Exit:
                 say(f"         -> {finding.remedy}")
     well = sum(finding.state is State.OK for finding in found)
     notes = sum(finding.state is State.NOTE for finding in found)
-    say(f"{len(faults)} faults, {notes} notes, {well} checks are well.")
+    checks = f"{counted(well, 'check')} {'is' if well == 1 else 'are'} well"
+    say(f"{counted(len(faults), 'fault')}, {counted(notes, 'note')}, {checks}.")
     return Exit.FAILED if faults else Exit.DONE
 
 

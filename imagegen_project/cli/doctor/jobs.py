@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 from django.conf import settings
 from django.core.files.storage import default_storage
@@ -12,11 +13,13 @@ from generation.models import GeneratedImage, Generation, WebhookDelivery
 from generation.queue.overview import worker_states
 from imagegen_project import __version__
 from imagegen_project.cli.doctor.findings import Finding, fault, note, ok
-from imagegen_project.cli.output import age
+from imagegen_project.cli.output import age, counted
 from imagegen_project.common.queues import DOWNLOADS_QUEUE, WEBHOOKS_QUEUE, workers_listening
 from imagegen_project.common.storage import STORAGE_ERRORS
 from models_registry.choices import DiskState
+from models_registry.errors import ModelNotFoundError
 from models_registry.models import Checkpoint
+from models_registry.selectors import checkpoint_default
 
 _NEWEST_PICTURES = 20
 
@@ -29,7 +32,8 @@ def workers() -> Iterator[Finding]:
         if not state.alive and state.jobs:
             yield fault(
                 "worker silent",
-                f"{state.name} holds {len(state.jobs)} jobs, and was last heard of {age(state.heartbeat_age_s)} ago.",
+                f"{state.name} holds {counted(len(state.jobs), 'job')}, and was last heard of "
+                f"{age(state.heartbeat_age_s)} ago.",
                 "Look at its log, and start it again; its jobs go to another worker, which takes a live one.",
             )
         elif not state.alive:
@@ -49,7 +53,7 @@ def workers() -> Iterator[Finding]:
         # Where workers are scaled to zero there is none while nothing waits.
         yield (fault if waiting else note)(
             "workers",
-            f"No GPU worker is alive, and {waiting} jobs wait.",
+            f"No GPU worker is alive, with {counted(waiting, 'job')} waiting.",
             "Start one: `imagegen gpu-worker` (without a GPU it uses the CPU). `imagegen demo` starts its own.",
         )
     else:
@@ -84,16 +88,24 @@ def helpers() -> Iterator[Finding]:
     if not delivering and pending:
         yield fault(
             "webhook worker",
-            f"{pending} webhooks wait, and no webhook worker listens.",
+            f"No webhook worker listens, with {counted(pending, 'webhook')} waiting.",
             "`imagegen webhook-worker`.",
         )
     if downloading and (delivering or not pending):
-        yield ok("helpers", f"{downloading} task workers, {delivering} webhook workers")
+        said = f"{counted(downloading, 'task worker')}, {counted(delivering, 'webhook worker')}"
+        yield ok("helpers", said)
 
 
 def models() -> Iterator[Finding]:
-    """Whether the models that requests may name can be had."""
+    """Whether the models that requests may name can be had.
+
+    What kept a model's files from coming is a note where it may pass and nobody waits for them.
+    """
+    default = ""
+    with suppress(ModelNotFoundError):
+        default = checkpoint_default().pk
     for checkpoint in Checkpoint.objects.filter(enabled=True):
+        is_wanted = checkpoint.pk == default or checkpoint.download_requested_at is not None
         if checkpoint.gated and not settings.HF_TOKEN and checkpoint.state != DiskState.PRESENT:
             yield fault(
                 "gated model",
@@ -101,11 +113,18 @@ def models() -> Iterator[Finding]:
                 f"Accept its licence at {settings.HF_ENDPOINT}/{checkpoint.repository}, and set HF_TOKEN to a token of "
                 "that account; or disable the model.",
             )
-        elif checkpoint.error_code:
+        elif checkpoint.error_code and (checkpoint.state == DiskState.BROKEN or is_wanted):
             yield fault(
                 "model",
                 f"{checkpoint} cannot be used ({checkpoint.error_code}): {checkpoint.error_detail}",
                 f"`imagegen prefetch-models {checkpoint}` tries again and says more; or disable the model.",
+            )
+        elif checkpoint.error_code:
+            yield note(
+                "model",
+                f"{checkpoint} could not be fetched ({checkpoint.error_code}): {checkpoint.error_detail}",
+                f"The next request for it tries again, and so does `imagegen prefetch-models {checkpoint}`; or disable "
+                "the model.",
             )
     if not Checkpoint.objects.filter(enabled=True).exists():
         yield fault("model", "No model is enabled.", "Enable one in the admin pages (Models).")
@@ -131,7 +150,7 @@ def pictures() -> Iterator[Finding]:
     if missing:
         yield fault(
             "pictures",
-            f"Of the newest {len(names)} pictures {len(missing)} are not in {settings.MEDIA_ROOT}, such as "
+            f"{settings.MEDIA_ROOT} lacks {len(missing)} of the newest {counted(len(names), 'picture')}, such as "
             f"{missing[0]}.{elsewhere}",
             "All hosts need one storage: MEDIA_S3_BUCKET, or the same folder mounted at MEDIA_ROOT on each. What was "
             "deleted by hand, `imagegen sweep --files` takes out of the database.",
@@ -143,4 +162,4 @@ def pictures() -> Iterator[Finding]:
             "Unless that folder is shared, set MEDIA_S3_BUCKET.",
         )
     else:
-        yield ok("pictures", f"the newest {len(names)} are here")
+        yield ok("pictures", f"none of the newest {counted(len(names), 'picture')} is missing")

@@ -77,7 +77,7 @@ def migrations() -> Iterator[Finding]:
     if pending:
         yield fault(
             "migrations",
-            f"{len(pending)} are pending: {_names([(step.app_label, step.name) for step, _ in pending])}.",
+            f"Not applied: {len(pending)} ({_names([(step.app_label, step.name) for step, _ in pending])}).",
             "`imagegen migrate`.",
         )
     if not newer and not pending:

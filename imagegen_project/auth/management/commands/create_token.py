@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
+from django.template.defaultfilters import pluralize
 from knox.settings import knox_settings
 
 from imagegen_project.auth.services import token_create
@@ -49,7 +50,7 @@ class Command(ReportingCommand):
             user.save(update_fields=["is_staff"])
             self.stderr.write(f"{username} is staff now.")
         token = token_create(user=user, expires_in=timedelta(days=days) if days else None)
-        self.stderr.write(f"It expires in {days} days." if days else "It does not expire.")
+        self.stderr.write(f"It expires in {days} day{pluralize(days)}." if days else "It does not expire.")
         self.document |= {"user": username, "token": token, "expires_in_days": days or None}
         self.say(token)
 

@@ -108,6 +108,8 @@ def test_create_token_prints_only_the_token(bare_api: APIClient) -> None:
 
 def test_create_token_for_a_known_user(user: User) -> None:
     """`--days 0` never expires, and `--staff` raises the user."""
+    assert "It expires in 1 day." in run_command("ada", "--days", "1")[1]
+    AuthToken.objects.all().delete()
     run_command("ada", "--days", "0", "--staff")
     assert AuthToken.objects.get().expiry is None
     assert User.objects.get(username="ada").is_staff

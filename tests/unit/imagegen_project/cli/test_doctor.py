@@ -22,12 +22,13 @@ from pytest_django import Settings
 from generation.choices import Status
 from generation.models import GeneratedImage, Generation, WebhookDelivery, Worker
 from imagegen_project import env
-from imagegen_project.cli.doctor import deployment, ground, jobs, servers
+from imagegen_project.cli.doctor import command, deployment, ground, jobs, servers
 from imagegen_project.cli.doctor.findings import Check, Finding, State
 from imagegen_project.cli.exits import Exit
 from imagegen_project.cli.main import main
 from models_registry.choices import DiskState, DownloadProblem
 from models_registry.models import Checkpoint
+from models_registry.services import checkpoint_make_default
 from tests.support.clocks import SEARCH_PATH, clock_replace, clock_set
 from tests.support.disks import small_disk
 from tests.support.factories import GenerationMaker, make_worker
@@ -288,7 +289,7 @@ def test_a_redis_that_drops_what_it_must_keep(
 def test_workers_that_are_missing_silent_or_of_another_version(make: GenerationMaker) -> None:
     assert "gpu-worker" in bad(jobs.workers, "workers", State.NOTE).remedy
     job = make()
-    assert "1 jobs wait" in bad(jobs.workers, "workers").said
+    assert "with 1 job waiting" in bad(jobs.workers, "workers").said
     worker = make_worker("w", version="0.0.1")
     assert "0.0.1" in bad(jobs.workers, "worker version").said
     Worker.objects.update(heartbeat_at=Now() - timedelta(minutes=3))
@@ -317,7 +318,7 @@ def test_helpers_that_do_not_run(make: GenerationMaker) -> None:
         payload={},
         next_attempt_at=Now(),
     )
-    assert "1 webhooks wait" in bad(jobs.helpers, "webhook worker").said
+    assert "with 1 webhook waiting" in bad(jobs.helpers, "webhook worker").said
 
 
 def test_models_that_cannot_be_had(db: None, settings: Settings) -> None:
@@ -332,6 +333,17 @@ def test_models_that_cannot_be_had(db: None, settings: Settings) -> None:
     row.error_code, row.error_detail, row.state = DownloadProblem.OFFLINE, "No room.", DiskState.BROKEN
     row.save()
     assert "No room." in bad(jobs.models, "model").said
+    # What may have passed by now is a note, until somebody asks for the model again or requests that name none get it.
+    row.state = DiskState.ABSENT
+    row.save()
+    assert "No room." in bad(jobs.models, "model", State.NOTE).said
+    row.download_requested_at = Now()
+    row.save()
+    bad(jobs.models, "model")
+    row.download_requested_at = None
+    row.save()
+    checkpoint_make_default(checkpoint=row)
+    bad(jobs.models, "model")
     Checkpoint.objects.update(enabled=False)
     assert bad(jobs.models, "model").said == "No model is enabled."
 
@@ -350,6 +362,22 @@ def test_pictures_that_another_host_keeps(make: GenerationMaker, settings: Setti
     (tmp_path / "generations" / "x").mkdir(parents=True)
     (tmp_path / "generations" / "x" / "1-0.png").touch()
     assert well(jobs.pictures)
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        ((State.NOTE, State.OK), "0 faults, 1 note, 1 check is well."),
+        ((State.FAULT, State.NOTE, State.NOTE, State.OK, State.OK), "1 fault, 2 notes, 2 checks are well."),
+    ],
+)
+def test_one_is_counted_in_the_singular(
+    states: tuple[State, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [Finding(check="x", state=state, said="x") for state in states]
+    monkeypatch.setattr(command, "findings", lambda **_: found)
+    main(["doctor"])
+    assert capsys.readouterr().out.splitlines()[-1] == said
 
 
 def test_the_command_says_faults_and_remedies(

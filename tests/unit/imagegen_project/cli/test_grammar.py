@@ -34,6 +34,14 @@ def test_help_names_every_command_and_exit_status(capsys: pytest.CaptureFixture[
     assert "sqlsequencereset" not in said
 
 
+def test_help_says_that_a_token_is_a_users(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["tokens", "create", "--help"])
+    assert re.search(
+        r"^  USER +whose; .*made where there is none$", capsys.readouterr().out, flags=re.MULTILINE
+    )
+
+
 def test_a_command_is_not_taken_for_the_web_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither where it is called as a module, as `make install` has it."""
     monkeypatch.setattr(sys, "argv", ["/srv/imagegen_project/__main__.py", "status", "--help"])

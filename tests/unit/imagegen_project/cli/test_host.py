@@ -2,14 +2,17 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.db.models.functions import Now
 from knox.models import AuthToken
 
 from generation.choices import ErrorCode, Status
 from generation.models import Generation, Worker
+from imagegen_project import env
 from imagegen_project.auth.services import token_create
 from imagegen_project.cli.exits import Exit
 from imagegen_project.cli.main import main
@@ -69,6 +72,21 @@ def test_tokens_are_made_listed_and_revoked(owner: User, capsys: pytest.CaptureF
     assert main(["tokens", "revoke", row["id"]]) == Exit.DONE
     assert not AuthToken.objects.filter(user=owner).exists()
     assert AuthToken.objects.count() == 1
+
+
+def test_a_service_that_is_stopped_is_said_at_once(
+    db: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a connection that is refused, and not by the pool, which tries again for ten seconds."""
+    monkeypatch.setitem(connection.settings_dict, "HOST", "127.0.0.1")
+    monkeypatch.setitem(connection.settings_dict, "PORT", "9")
+    monkeypatch.setattr(env, "DATABASE_URL", "postgresql://127.0.0.1:9/imagegen")
+    assert main(["status"]) == Exit.UNREACHABLE
+    assert "The database cannot be asked (" in capsys.readouterr().err
+    monkeypatch.setattr(env, "DATABASE_URL", "")
+    monkeypatch.setattr(env, "DATA_DIR", tmp_path)
+    assert main(["status"]) == Exit.UNREACHABLE
+    assert f"No service runs on the data folder {tmp_path}: `imagegen demo`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["nonsense", "0198c5d2-7a51-7c3e-9a40-5f1d8a1c2b3d"])
