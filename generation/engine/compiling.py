@@ -19,10 +19,14 @@ _MOST_GRAPHS: Final = 256
 
 
 class Graphs:
-    """How many this process has made, or taken from those that are kept on disk, and how often it has run them."""
+    """How many this process has made, or taken from those that are kept on disk, and how often it has run them.
+
+    `problem` is why the last one that could not be made was not.
+    """
 
     made = 0
     runs = 0
+    problem = ""
 
 
 def compiler_hold() -> None:
@@ -61,8 +65,12 @@ def blocks_mark(pipeline: Any) -> bool:
 
 
 def _graph_make(graph: Any, inputs: list[Any]) -> Callable[..., Any]:
-    """What the backend makes of a graph, counted."""
-    compiled = torch._dynamo.lookup_backend(BACKEND)(graph, inputs)  # noqa: SLF001
+    """What the backend makes of a graph, counted. Raises whatever the backend does, which torch keeps to itself."""
+    try:
+        compiled = torch._dynamo.lookup_backend(BACKEND)(graph, inputs)  # noqa: SLF001
+    except Exception as error:
+        Graphs.problem = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise
     Graphs.made += 1
 
     def run(*arguments: Any) -> Any:

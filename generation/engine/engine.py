@@ -126,10 +126,10 @@ class Engine:
     def compile(self, batch: Batch) -> int:
         """Has graphs made of a model's blocks by drawing two steps of a batch; how many are new.
 
-        Once for one picture, for several, and without guidance. What fails here fails no request. Raises
-        EngineModelUnavailable, EngineOutOfMemory.
+        Once for one picture, for several, and without guidance. What fails here fails no request: `compile_problem` is
+        why there is none. Raises EngineModelUnavailable, EngineOutOfMemory.
         """
-        made = Graphs.made
+        made, Graphs.problem = Graphs.made, ""
         one = dataclasses.replace(batch, num_inference_steps=2)
         several, unguided = (
             dataclasses.replace(one, **each) for each in ({"num_images": 2}, {"guidance_scale": 1.0})
@@ -141,6 +141,11 @@ class Engine:
                     while not list(sheet.step()):
                         pass
         return Graphs.made - made
+
+    @property
+    def compile_problem(self) -> str:
+        """Why `compile` made no graph the last time, where it made none."""
+        return Graphs.problem or "No block of the model, as it lies in memory, could be compiled."
 
     def unload(self, model_id: str) -> bool:
         """Frees device and host memory of a checkpoint; False when it was not there."""

@@ -45,8 +45,10 @@ from generation.pictures.availability import StorageState, storage_state
 from generation.queue.entries import worker_wake
 from generation.queue.precedence import generation_next
 from imagegen_project import __version__
+from imagegen_project.common.compilers import compiler_lacking
 from models_registry.classes import folder_check
 from models_registry.errors import ModelNotFoundError
+from models_registry.models import Checkpoint
 from models_registry.quantization import library_lacks
 from models_registry.selectors import checkpoint_default, checkpoints_on_host, safety_classifier_folder
 
@@ -229,13 +231,20 @@ class GpuRuntime:
             checkpoint = checkpoint_default()
             self.engine.load(model_ref(checkpoint))
             if settings.COMPILE_MODELS:
-                graphs = self.engine.compile(batch_default(checkpoint))
-                logger.info("default model compiled", extra={"model_id": checkpoint.id, "graphs": graphs})
+                self._compile(checkpoint)
         except (EngineError, ModelNotFoundError) as error:
             logger.warning("default model not loaded", extra={"reason": str(error)})
         finally:
             self._loading = False
             close_old_connections()
+
+    def _compile(self, checkpoint: Checkpoint) -> None:
+        if graphs := self.engine.compile(batch_default(checkpoint)):
+            logger.info("default model compiled", extra={"model_id": checkpoint.id, "graphs": graphs})
+            return
+        lacking = compiler_lacking(card=self.engine.device.type != "cpu")
+        reason = lacking or self.engine.compile_problem
+        logger.warning("default model not compiled", extra={"model_id": checkpoint.id, "reason": reason})
 
     # What the control thread asks for
 

@@ -42,7 +42,7 @@ def findings(*, port: int) -> Iterator[Finding]:
             "Correct that variable, in the environment or in .env; docs/settings.md explains each.",
         )
         return
-    yield from _all((ground.packages, ground.gpu))
+    yield from _all((ground.packages, ground.gpu, ground.compiler))
     settings = list(ground.settings_usable())
     yield from settings
     if any(finding.state is State.FAULT for finding in settings):

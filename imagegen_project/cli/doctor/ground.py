@@ -12,6 +12,7 @@ from pathlib import Path
 from imagegen_project import env
 from imagegen_project.cli.doctor.findings import Finding, fault, first_line, note, ok
 from imagegen_project.cli.manage import django_setup
+from imagegen_project.common.compilers import compiler_lacking
 
 _ROOT = Path(env.__file__).resolve().parent.parent
 _SMI_TIMEOUT_S = 20
@@ -140,6 +141,22 @@ def _build(built_for: str, offered: re.Match[str] | None) -> Iterator[Finding]:
         )
     else:
         yield ok("gpu driver", f"it works, and torch was built for CUDA {built_for}")
+
+
+def compiler() -> Iterator[Finding]:
+    """Whether there is the program that COMPILE_MODELS needs."""
+    built_for = torch_cuda()
+    if built_for is None or not env.COMPILE_MODELS:
+        return
+    has_card = bool(built_for) and shutil.which("nvidia-smi") is not None
+    if lacking := compiler_lacking(card=has_card):
+        yield fault(
+            "compiler",
+            f"COMPILE_MODELS is on, and models are drawn without compiling: {lacking}",
+            f"Install one (`apt-get install {'gcc' if has_card else 'g++'}`), or set COMPILE_MODELS=false.",
+        )
+    else:
+        yield ok("compiler", "there is what COMPILE_MODELS needs")
 
 
 def torch_cuda() -> str | None:

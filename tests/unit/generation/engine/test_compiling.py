@@ -28,12 +28,17 @@ PROGRAM = """
 import json, sys
 from importlib import import_module
 from pathlib import Path
+from imagegen_project import env
+env.configure_torch_process()
 import_module("torch._dynamo")
 from generation.engine import Engine, ModelRef
+from tests.support.batches import quick
 from tests.unit.generation.engine.test_compiling import looks
 engine = Engine(threads=1, compiles=True)
-print(json.dumps(looks(engine, ModelRef("tiny", "tiny", "", Path(sys.argv[1]), dtype="float32"))))
+model = ModelRef("tiny", "tiny", "", Path(sys.argv[1]), dtype="float32")
 """
+LOOKS = PROGRAM + "print(json.dumps(looks(engine, model)))"
+COMPILES = PROGRAM + "print(json.dumps([engine.compile(quick(model)), engine.compile_problem]))"
 
 
 @pytest.fixture
@@ -108,16 +113,31 @@ def test_graphs_are_left_alone_where_blocks_are_left_out(compiler: Engine, tiny:
 @pytest.mark.long
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
 def test_kernels_are_made_of_graphs(tmp_path: Path) -> None:
-    """In a process of its own that imports as a worker does, and kept on disk for the next one."""
-    folder = tiny_checkpoint_copy("sd1", tmp_path / "sd1")
-    kept = tmp_path / "compiled"
+    """In a process of its own that imports as a worker does, and kept on disk for the next one; nothing elsewhere."""
+    judge(run(LOOKS, tmp_path))
+    assert list((tmp_path / "compiled").rglob("*.so"))
+    assert not list((tmp_path / "temporary").rglob("*torchinductor*"))
+
+
+@pytest.mark.long
+def test_a_compiler_that_there_is_not_is_named(tmp_path: Path) -> None:
+    made, problem = run(COMPILES, tmp_path, CXX="no-such-compiler")
+    assert made == 0
+    assert "no-such-compiler" in problem
+
+
+def run(program: str, folder: Path, **variables: str) -> Any:
+    """What a program prints at last that draws with a tiny model; the folder is its data folder."""
+    model = tiny_checkpoint_copy("sd1", folder / "sd1")
+    (folder / "temporary").mkdir()
+    own = {"DATA_DIR": str(folder), "TMPDIR": str(folder / "temporary")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TORCHINDUCTOR_")}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder)],
-        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "TORCHINDUCTOR_CACHE_DIR": str(kept)},
+        [sys.executable, "-c", program, str(model)],
+        env=inherited | own | variables,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    judge(json.loads(done.stdout.splitlines()[-1]))
-    assert list(kept.rglob("*.so"))
+    return json.loads(done.stdout.splitlines()[-1])

@@ -171,6 +171,27 @@ def test_a_driver_that_does_not_fit(
     assert said in bad(ground.gpu, name).said
 
 
+@pytest.mark.parametrize(
+    ("built_for", "usual", "variable"), [("", "g++", "CXX"), ("13.0", "gcc or clang", "CC")]
+)
+def test_a_compiler_that_there_is_not(
+    built_for: str, usual: str, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked for where it is asked for; on a card, Triton's."""
+    monkeypatch.setattr(ground, "torch_cuda", lambda: built_for)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(variable, raising=False)
+    for name in ("nvidia-smi", "my-compiler"):
+        (tmp_path / name).touch(mode=0o755)
+    assert list(ground.compiler()) == []
+    monkeypatch.setattr(env, "COMPILE_MODELS", True)
+    assert f"on the PATH: {usual} " in bad(ground.compiler, "compiler").said
+    monkeypatch.setenv(variable, "other-compiler")
+    assert "other-compiler" in bad(ground.compiler, "compiler").said
+    monkeypatch.setenv(variable, "my-compiler")
+    assert well(ground.compiler)
+
+
 def test_the_build_of_torch_is_read_without_importing_it() -> None:
     assert ("+cpu" in metadata.version("torch")) == (ground.torch_cuda() == "")
 
