@@ -345,8 +345,9 @@ def configure_torch_process() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     for name, folder in (("HF_HOME", HF_HOME), ("TORCH_HOME", TORCH_HOME)):
         os.environ.setdefault(name, str(folder))
-    # What was compiled stays for the next start.
+    # What was compiled stays for the next start; but headers, which torch keeps among temporary files, are read anew.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(DATA_DIR / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
     # Weights are put in place by the downloader; a generation never opens a connection of its own.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
