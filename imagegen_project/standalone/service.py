@@ -33,6 +33,17 @@ class StandaloneError(Exception):
     """The service cannot start or did not do what was asked; the message says why in one sentence."""
 
 
+def ready_lines(seconds: float) -> list[str]:
+    """What is said once the service answers, so many seconds after its start."""
+    lines = [f"Ready after {seconds:.1f} s."]
+    if env.COMPILE_MODELS:
+        lines.append(
+            "GPU workers compile the default model before they draw, which takes minutes at the first start: jobs "
+            "wait, and `imagegen workers` says `loading` until then."
+        )
+    return lines
+
+
 def port_claim(host: str, port: int) -> int:
     """The port if it is free, a free one for 0. Raises StandaloneError."""
     with _bound(host, port) as probe:

@@ -131,7 +131,8 @@ class Command(BaseCommand):
         self._await_ready(supervisor, host, port)
         for child in standalone.background_children(logs=logs):
             supervisor.start(child)
-        self._say(f"Ready after {time.monotonic() - began:.1f} s.")
+        for line in standalone.ready_lines(time.monotonic() - began):
+            self._say(line)
         if options["once"] is None:
             note = addresses.address_file(env.DATA_DIR)
             note.write_text(addresses.base_url(host, port), encoding="ascii")
