@@ -2,12 +2,34 @@
 
 import io
 import math
+from functools import partial
 
 from PIL import Image
 
 from generation.pictures.reading import Picture, Size
 
 MASK_THRESHOLD = 128
+
+
+def side_near(pixels: float, *, low: int, high: int, multiple: int) -> int:
+    """The side nearest to so many pixels: a multiple of `multiple` from `low` to `high`."""
+    lowest, highest = _bounds(low, high, multiple)
+    return min(max(round(pixels / multiple) * multiple, lowest), highest)
+
+
+def _bounds(low: int, high: int, multiple: int) -> tuple[int, int]:
+    return math.ceil(low / multiple) * multiple, high // multiple * multiple
+
+
+def size_near(asked: Size, *, low: int, high: int, multiple: int) -> Size:
+    """The size for one that a request names, within a checkpoint's limits: each side is moved for itself.
+
+    Where a side is too long, both are shortened first: the aspect ratio of large pictures is kept.
+    """
+    _, highest = _bounds(low, high, multiple)
+    scale = min(1.0, highest / max(asked))
+    wide, tall = (side_near(side * scale, low=low, high=high, multiple=multiple) for side in asked)
+    return wide, tall
 
 
 def size_follow(
@@ -17,11 +39,8 @@ def size_follow(
 
     Sides are multiples of `multiple` from `low` to `high`; the aspect ratio is kept as well as that allows.
     """
-    lowest, highest = math.ceil(low / multiple) * multiple, high // multiple * multiple
-
-    def snap(pixels: float) -> int:
-        return min(max(round(pixels / multiple) * multiple, lowest), highest)
-
+    lowest, highest = _bounds(low, high, multiple)
+    snap = partial(side_near, low=low, high=high, multiple=multiple)
     wide, tall = picture
     if width is not None:
         return width, snap(width * tall / wide)

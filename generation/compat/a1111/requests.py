@@ -13,7 +13,7 @@ from generation.compat.a1111.samplers import sampler_fit, sampler_read
 from generation.compat.a1111.scripts import scripts_read
 from generation.compat.dialect import refuse
 from generation.models import MAX_MASK_PADDING, MAX_SEED, A1111Options
-from generation.pictures.fitting import size_follow
+from generation.pictures.fitting import side_near, size_follow, size_near
 from generation.pictures.reading import Picture, Size, picture_made
 from generation.requests.model_limits import MAX_STEPS, strength_suffices
 from models_registry.family_facts import FAMILY_FACTS
@@ -200,29 +200,32 @@ def _size(
     factor: float | None = None,
     as_picture: bool = False,
 ) -> dict[str, int]:
-    """Width and height that the checkpoint can draw, with a warning where others were asked for.
+    """Width and height that the checkpoint can draw, with a warning for each that was asked for otherwise.
 
     They are the picture's, `factor` times as large, or just so `as_picture`.
     """
-    given = [params.within(side, low=1, high=_MAX_SIDE, whole=True) for side in ("width", "height")]
-    if picture and as_picture:
-        if given not in ([None, None], [*picture.size]):
-            reason = "What is masked is drawn at the size of the whole picture, which is the answer's too."
-            params.note("inpaint_full_res", reason, used="{}x{}".format(*picture.size))
-        given = [*picture.size]
-    if picture and factor:
-        given = [round(side * factor) for side in picture.size]
+    asked = [params.within(side, low=1, high=_MAX_SIDE, whole=True) for side in ("width", "height")]
+    if picture and as_picture and asked not in ([None, None], [*picture.size]):
+        reason = "What is masked is drawn at the size of the whole picture, which is the answer's too."
+        params.note("inpaint_full_res", reason, used="{}x{}".format(*picture.size))
     limits = {"low": checkpoint.min_size, "high": checkpoint.max_size, "multiple": checkpoint.side_multiple}
-    if picture and None in given:
-        wide, tall = size_follow(picture.size, width=given[0], height=given[1], **limits)
+    if picture and (factor or as_picture):
+        asked = [round(side * (factor or 1)) for side in picture.size]
+        used = size_follow((asked[0], asked[1]), width=None, height=None, **limits)
+    elif None in asked:
+        wide, tall = (side and side_near(side, **limits) for side in asked)
+        if picture:
+            used = size_follow(picture.size, width=wide, height=tall, **limits)
+        else:
+            used = wide or checkpoint.default_width, tall or checkpoint.default_height
     else:
-        wide, tall = given[0] or checkpoint.default_width, given[1] or checkpoint.default_height
-    used = size_follow((wide, tall), width=None, height=None, **limits)
-    if used != (wide, tall):
-        reason = "{} takes multiples of {multiple} from {low} to {high} pixels.".format(
-            checkpoint.id, **limits
-        )
-        params.note("width" if used[0] != wide else "height", reason, used="{}x{}".format(*used))
+        used = size_near((asked[0], asked[1]), **limits)
+    reason = "{} takes multiples of {multiple} from {low} to {high} pixels; larger pictures keep their shape.".format(
+        checkpoint.id, **limits
+    )
+    for name, side, drawn in zip(("width", "height"), asked, used, strict=True):
+        if side not in (None, drawn):
+            params.note(name, reason, used=drawn)
     return {"width": used[0], "height": used[1]}
 
 

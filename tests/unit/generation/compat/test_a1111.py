@@ -296,14 +296,27 @@ def test_numbers_beyond_the_limits_are_moved_to_them(api: APIClient) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "drawn"),
-    [((500, 512), (496, 512)), ((64, 64), (256, 256)), ((2048, 1024), (1024, 512)), ((512, 512), (512, 512))],
+    [
+        ((500, 512), (496, 512)),
+        ((64, 64), (256, 256)),
+        ((72, 512), (256, 512)),
+        ((72, None), (256, 512)),
+        ((None, 5000), (512, 1024)),
+        ((2048, 1024), (1024, 512)),
+        ((512, 512), (512, 512)),
+    ],
 )
 def test_sizes_are_those_the_model_can_draw(
-    api: APIClient, asked: tuple[int, int], drawn: tuple[int, int]
+    api: APIClient, asked: tuple[int | None, int | None], drawn: tuple[int, int]
 ) -> None:
-    generation = made(api.post(URL, REQUEST | {"width": asked[0], "height": asked[1]}))
+    """A side that is valid stays, unless a large picture keeps its shape; each that was moved is named."""
+    sides = dict(zip(("width", "height"), asked, strict=True))
+    generation = made(api.post(URL, REQUEST | sides))
     assert (generation.width, generation.height) == drawn
-    assert bool(warned(generation)) == (asked != drawn)
+    moved = {name: (side, getattr(generation, name)) for name, side in sides.items() if side is not None}
+    # The model itself draws the largest ones smaller, which is a warning of its own.
+    said = {entry["param"]: entry["used"] for entry in generation.warnings if isinstance(entry["used"], int)}
+    assert said == {name: used for name, (side, used) in moved.items() if side != used}
 
 
 def test_only_the_first_unknown_fields_are_named(api: APIClient) -> None:

@@ -152,7 +152,7 @@ def test_only_what_is_masked_is_drawn(api: APIClient) -> None:
     files = {"init_images": [text_of(encoded(large))], "mask": text_of(encoded(mask_of(large)))}
     smaller = drawn_from(api, inpaint_full_res_padding=32, **files)
     assert (smaller.width, smaller.height, smaller.padding_mask_crop) == (1024, 512, 16)
-    assert warned(smaller) >= {"width"}
+    assert warned(smaller) >= {"width", "height"}
     assert drawn_from(api, inpaint_full_res_padding=32).padding_mask_crop is None
 
 
@@ -207,6 +207,24 @@ def test_no_strength_still_draws_a_step(api: APIClient) -> None:
         generation = drawn_from(api, denoising_strength=0, steps=steps)
         assert generation.total_steps == 1
         assert warned(generation) == {"denoising_strength"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn"),
+    [
+        ({"width": 72}, (256, 512)),
+        ({"width": 72, "height": 512}, (256, 512)),
+        ({"height": 5000}, (512, 1024)),
+    ],
+)
+def test_a_side_that_is_left_out_follows_the_picture(
+    api: APIClient, asked: dict[str, int], drawn: tuple[int, int]
+) -> None:
+    """In its shape, beside the side that the model takes instead of the one that was asked for."""
+    tall = text_of(encoded(gradient(256, 512)))
+    generation = made(api.post(IMG2IMG_URL, {"prompt": "a", "init_images": [tall], "steps": 4} | asked))
+    assert (generation.width, generation.height) == drawn
+    assert warned(generation) >= {name for name, side in asked.items() if side not in drawn}
 
 
 def test_sd_upscale_draws_the_whole_picture_larger(api: APIClient) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageCms, ImageStat
 
 from generation.errors import InvalidImageError
-from generation.pictures.fitting import image_prepare, mask_prepare, size_follow
+from generation.pictures.fitting import image_prepare, mask_prepare, size_follow, size_near
 from generation.pictures.reading import MAX_PICTURE_BYTES, Picture, base64_decode, picture_read
 from tests.support.pictures import (
     decoded,
@@ -374,9 +374,10 @@ def test_the_size_follows_the_picture_within_the_models_limits(
 )
 def test_any_picture_gets_an_allowed_size(wide: int, tall: int, low: int, room: int, multiple: int) -> None:
     """Multiples within the limits, for every picture and every model that allows any size at all."""
-    high = low + room + multiple
-    for side in size_follow((wide, tall), width=None, height=None, low=low, high=high, multiple=multiple):
-        assert low <= side <= high
+    limits = {"low": low, "high": low + room + multiple, "multiple": multiple}
+    followed = size_follow((wide, tall), width=None, height=None, **limits)
+    for side in (*followed, *size_near((wide, tall), **limits)):
+        assert low <= side <= limits["high"]
         assert side % multiple == 0
 
 
