@@ -14,6 +14,10 @@ class ModelNotFoundError(DomainError):
     title = "There is no such model"
 
 
+class ModelNotEnabledError(ModelNotFoundError):
+    """A checkpoint has it, and requests may not name it."""
+
+
 class ModelUnsupportedError(DomainError):
     """The model's files, as its repository has them, cannot be used here: asking again would change nothing."""
 

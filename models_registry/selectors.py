@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 from models_registry import builtin
 from models_registry.choices import BUILTIN_ID, DiskState, DownloadProblem
-from models_registry.errors import ModelNotFoundError, ModelUnsupportedError
+from models_registry.errors import ModelNotEnabledError, ModelNotFoundError, ModelUnsupportedError
 from models_registry.models import Checkpoint
 
 # A download gives a sign of life every few seconds; this much silence means that its process is gone.
@@ -25,16 +25,20 @@ def checkpoints_enabled() -> QuerySet[Checkpoint]:
 
 
 def checkpoint_get(*, name: str, among: QuerySet[Checkpoint] | None = None) -> Checkpoint:
-    """The enabled checkpoint with this registry id or repository name. Raises ModelNotFoundError.
+    """The enabled checkpoint with this registry id or repository name. Raises ModelNotFoundError, ModelNotEnabledError.
 
     `among` are the enabled checkpoints, where they are to be read with more than they have.
     """
     rows = checkpoints_enabled() if among is None else among
-    checkpoint = rows.filter(Q(id=name) | Q(repository=name)).first()
-    if checkpoint is None:
-        known = ", ".join(checkpoints_enabled().values_list("id", flat=True))
-        raise ModelNotFoundError(f"No model is called {name!r} here. Known: {known}.", param="model")
-    return checkpoint
+    named = Q(id=name) | Q(repository=name)
+    if checkpoint := rows.filter(named).first():
+        return checkpoint
+    if Checkpoint.objects.filter(named, enabled=False).exists():
+        raise ModelNotEnabledError(
+            f"{name} is not enabled here: staff can enable it in the admin.", param="model"
+        )
+    known = ", ".join(checkpoints_enabled().values_list("id", flat=True))
+    raise ModelNotFoundError(f"No model is called {name!r} here. Known: {known}.", param="model")
 
 
 def checkpoint_default(*, among: QuerySet[Checkpoint] | None = None) -> Checkpoint:
@@ -47,6 +51,14 @@ def checkpoint_default(*, among: QuerySet[Checkpoint] | None = None) -> Checkpoi
     rows = checkpoints_enabled() if among is None else among
     chosen = rows.filter(Q(is_default=True) | Q(id=BUILTIN_ID)).order_by("-is_default").first()
     return chosen or checkpoint_get(name=BUILTIN_ID, among=among)
+
+
+def checkpoint_default_id() -> str | None:
+    """The id of what runs when a request names no model; None where `DEFAULT_MODEL_ID` names nothing."""
+    try:
+        return checkpoint_default().id
+    except ModelNotFoundError:
+        return None
 
 
 def checkpoint_check_supported(checkpoint: Checkpoint) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 
 from generation.requests.loras import MAX_NAME
 from imagegen_project.common.serializers import TextField
-from models_registry.errors import ModelNotFoundError
+from models_registry.errors import ModelNotEnabledError, ModelNotFoundError
 from models_registry.models import Checkpoint
 from models_registry.selectors import checkpoint_get, checkpoint_hash, checkpoints_enabled
 
@@ -17,12 +17,15 @@ _SUFFIXES: Final = (".safetensors", ".ckpt")
 def checkpoint_named(value: object) -> Checkpoint:
     """The checkpoint of a registry id, a repository, `name.safetensors`, `name [hash]`, a title or a hash.
 
-    Raises ModelNotFoundError where there is none, and ValidationError for what is no name.
+    Raises ModelNotFoundError where there is none, ModelNotEnabledError where it is not enabled, and ValidationError for
+    what is no name.
     """
     name = TextField(max_length=MAX_NAME).run_validation(value)
     for known in _names(name):
         try:
             return checkpoint_get(name=known)
+        except ModelNotEnabledError:
+            raise
         except ModelNotFoundError:
             continue
     digest = name.lower()

@@ -117,6 +117,14 @@ def test_an_unknown_name_says_which_are_known() -> None:
         checkpoint_get(name="sd15")
 
 
+@pytest.mark.parametrize("name", ["flux-1-dev", "black-forest-labs/FLUX.1-dev"])
+def test_a_model_that_is_not_enabled_is_said_to_be_there(name: str) -> None:
+    """By either name, to everybody; status and code are those of a name that nothing has."""
+    answer = APIClient().get(f"/api/v1/models/{name}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "model_not_found")
+    assert answer.json()["detail"] == f"{name} is not enabled here: staff can enable it in the admin."
+
+
 def test_weights_lie_in_the_model_cache(settings: Settings) -> None:
     """A folder a checkpoint and commit, named by its id: no part of a path comes from a request."""
     row = Checkpoint.objects.get(id="sd-xl-base")
