@@ -23,18 +23,19 @@ from generation.models import Worker
 from generation.orders import order_create, order_get, order_result
 from imagegen_project.common.http import Preference, caller
 from imagegen_project.common.waiting import Wait, has_waited, leave_to_gate
-from models_registry.selectors import checkpoint_get, checkpoints_enabled
+from models_registry.selectors import checkpoint_default_id, checkpoint_get, checkpoints_enabled
 
 
 def _context(request: Request) -> dict[str, Any]:
-    """The live workers by name. A name tells host and process, so strangers see numbers instead."""
+    """The default, and the live workers by name. A name tells host and process, so strangers see numbers instead."""
     workers = Worker.objects.live().order_by("name")
     known = request.user.is_authenticated
     return {
+        "default_id": checkpoint_default_id(),
         "workers": [
             (worker.name if known else f"worker-{number}", worker)
             for number, worker in enumerate(workers, start=1)
-        ]
+        ],
     }
 
 

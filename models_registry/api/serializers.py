@@ -67,7 +67,10 @@ class ModelErrorOut(serializers.Serializer[Any]):
 
 
 class ModelOut(serializers.ModelSerializer[Checkpoint]):
-    """One model: OpenAI's four fields (`id, object, created, owned_by`), then what it is, allows and defaults to."""
+    """One model: OpenAI's four fields (`id, object, created, owned_by`), then what it is, allows and defaults to.
+
+    The context has the `default_id`.
+    """
 
     object = serializers.CharField(default="model", read_only=True)
     created = serializers.SerializerMethodField()
@@ -76,6 +79,7 @@ class ModelOut(serializers.ModelSerializer[Checkpoint]):
     takes = ModelTakesOut(source="facts", read_only=True)
     limits = ModelLimitsOut(source="*", read_only=True)
     defaults = ModelDefaultsOut(source="*", read_only=True)
+    is_default = serializers.SerializerMethodField(help_text="It draws where a request names no model.")
     percent = serializers.FloatField(read_only=True, help_text="How much of it is on disk.")
     error = serializers.SerializerMethodField()
 
@@ -115,6 +119,10 @@ class ModelOut(serializers.ModelSerializer[Checkpoint]):
     def get_owned_by(self, checkpoint: Checkpoint) -> str:
         """The organisation in front of the repository's name."""
         return checkpoint.repository.partition("/")[0]
+
+    def get_is_default(self, checkpoint: Checkpoint) -> bool:
+        """Whether it is what `DEFAULT_MODEL_ID`, the registry or, where neither says so, the service chooses."""
+        return bool(checkpoint.pk == self.context["default_id"])
 
     @extend_schema_field(ModelErrorOut(allow_null=True))
     def get_error(self, checkpoint: Checkpoint) -> Any:

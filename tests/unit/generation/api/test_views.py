@@ -72,18 +72,27 @@ def test_defaults_are_the_models(api: APIClient) -> None:
 def test_the_default_model(
     api: APIClient, settings: Settings, configured: str, default_row: str | None, expected: str
 ) -> None:
-    """DEFAULT_MODEL_ID (id or repository), else the default row, else the built-in."""
+    """DEFAULT_MODEL_ID (id or repository), else the default row, else the built-in; the list of models says which."""
     settings.DEFAULT_MODEL_ID = configured
     Checkpoint.objects.filter(id=default_row).update(is_default=True)
     assert api.post(BASE, {"prompt": "a"}).json()["model"] == expected
+    assert defaults_listed(api) == [expected]
+    assert api.get(f"/api/v1/models/{expected}").json()["is_default"] is True
+
+
+def defaults_listed(api: APIClient) -> list[str]:
+    """The ids of the models that are shown as the default."""
+    models = api.get("/api/v1/models").json()["data"]
+    return [model["id"] for model in models if model["is_default"]]
 
 
 def test_a_misconfigured_default_model_is_a_clear_refusal(api: APIClient, settings: Settings) -> None:
-    """Not a 500."""
+    """Not a 500; and no model is shown as the default."""
     settings.DEFAULT_MODEL_ID = "gone"
     response = api.post(BASE, {"prompt": "a"})
     assert response.status_code == 400
     assert response.json()["errors"][0]["code"] == "model_not_found"
+    assert defaults_listed(api) == []
 
 
 def test_a_repository_name_is_a_model_too(api: APIClient) -> None:
@@ -287,6 +296,16 @@ def test_a_page_costs_the_same_however_many_rows_it_has(
             finished(make, worker)
         with django_assert_num_queries(3):
             assert api.get(BASE).status_code == 200
+
+
+def test_a_list_of_models_costs_the_same_however_many_there_are(
+    api: APIClient, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    """Three queries: the models, the default one, and the workers."""
+    for _ in range(2):
+        with django_assert_num_queries(3):
+            assert api.get("/api/v1/models").status_code == 200
+        Checkpoint.objects.update(enabled=True)
 
 
 def test_models_are_open_to_all_in_openais_shape(db: None) -> None:
