@@ -40,7 +40,9 @@ def acceleration_check(checkpoint: Checkpoint, acceleration: str) -> None:
     """Whether the checkpoint can be drawn with so. Raises AccelerationUnsupportedError."""
     if acceleration == Acceleration.FIRST_BLOCK_CACHE and not checkpoint.facts.first_block_cache:
         raise AccelerationUnsupportedError(
-            f"{checkpoint.id} has no first_block_cache: its acceleration is none.", param="acceleration"
+            f"{checkpoint.id} cannot be drawn with first_block_cache: leave acceleration out. "
+            "`takes.first_block_cache` of GET /api/v1/models says which models can.",
+            param="acceleration",
         )
 
 

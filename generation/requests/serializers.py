@@ -178,7 +178,7 @@ class GenerationCreateIn(StrictSerializer):
         required=False,
         default=Acceleration.NONE,
         help_text="`first_block_cache`: steps that bring little new are mostly left out: faster, at a small visible "
-        "loss, where the model `takes` it. Such a generation is drawn alone.",
+        "loss, where the model `takes` it. Such a generation shares its steps with no other job's.",
     )
     scheduler = serializers.ChoiceField(
         list(SCHEDULERS.items()),

@@ -61,13 +61,14 @@ def test_it_is_a_part_of_the_request(api: APIClient, flux: str) -> None:
     ],
 )
 def test_a_model_without_it_refuses_it(api: APIClient, flux: str, pipeline: str, family: str) -> None:
-    """Naming the field, and what the model can do; beside other mistakes, with them."""
+    """Naming the field, what to do, and which models take it; beside other mistakes, with them."""
     Checkpoint.objects.filter(pk=flux).update(pipeline=pipeline, family=family)
     body = REQUEST | FAST | {"model": flux}
     answer = api.post(BASE, body)
     assert (answer.status_code, answer.json()["code"]) == (422, "acceleration_unsupported")
     assert answer.json()["errors"][0]["param"] == "acceleration"
-    assert "flux has no first_block_cache: its acceleration is none." in answer.content.decode()
+    assert "flux cannot be drawn with first_block_cache: leave acceleration out." in answer.json()["detail"]
+    assert "`takes.first_block_cache` of GET /api/v1/models" in answer.json()["detail"]
     assert api.post(BASE, body | {"acceleration": "none"}).status_code == 202
     assert params_of(api.post(BASE, body | {"width": 77})) == {"acceleration", "width"}
 
