@@ -36,9 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from argcomplete.finders import CompletionFinder
 
         CompletionFinder()(parser)
-    if given and (given[0] in SERVICE_COMMANDS or given[0] == "manage"):
-        # Their options are theirs: argparse would take some of them for its own.
-        return _django(given)
+    # Options of Django's commands are theirs: argparse would take some of them for its own.
+    if given[:1] == ["manage"]:
+        return _manage(given[1:])
+    if given and given[0] in SERVICE_COMMANDS:
+        return _service_command(given[0], given[1:])
     options = parser.parse_args(given)
     if options.version:
         say(__version__)
@@ -83,14 +85,33 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _django(given: list[str]) -> int:
+def _manage(given: list[str]) -> int:
     from imagegen_project.cli.manage import manage
 
-    name = given[1:2] if given[0] == "manage" else [SERVICE_COMMANDS[given[0]][0]]
-    rest = given[2:] if given[0] == "manage" else given[1:]
     # What the process is called in logs and by PostgreSQL is read from here.
-    sys.argv = ["imagegen", *name, *rest]
+    sys.argv = ["imagegen", *given]
     manage(sys.argv)
+    return Exit.DONE
+
+
+def _service_command(typed: str, rest: list[str]) -> int:
+    """Runs one of Django's commands by the name that it has here, and says what kept it from its end as ours do."""
+    from imagegen_project.cli.manage import command_load
+
+    name = SERVICE_COMMANDS[typed][0]
+    sys.argv = ["imagegen", name, *rest]
+    command = command_load(name, rest)
+    from django.core.management.base import CommandError, SystemCheckError
+
+    try:
+        # Else Django says it in its own words, and ends the process.
+        command.run_from_argv(["imagegen", typed, "--traceback", *rest])
+    except CommandError as error:
+        if "--traceback" in rest:
+            raise
+        # Failed checks of Django have a form of their own.
+        say(str(error) if isinstance(error, SystemCheckError) else f"imagegen: {error}", to=sys.stderr)
+        return error.returncode
     return Exit.DONE
 
 

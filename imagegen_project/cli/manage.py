@@ -4,6 +4,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from django.core.management.base import BaseCommand
 
 SETTINGS = "imagegen_project.settings"
 
@@ -18,17 +22,28 @@ def django_setup() -> None:
 
 def manage(arguments: Sequence[str]) -> None:
     """Runs one management command; `arguments` begin with the program's name."""
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", SETTINGS)
     if list(arguments[1:2]) == ["standalone"]:
-        _prepare_standalone(arguments[2:])
-        from imagegen_project.management.commands.standalone import Command
-
-        # It sets Django up itself, while its workers load.
-        Command().run_from_argv(list(arguments))
+        command_load("standalone", arguments[2:]).run_from_argv(list(arguments))
         return
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", SETTINGS)
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(list(arguments))
+
+
+def command_load(name: str, arguments: Sequence[str]) -> "BaseCommand":
+    """A management command, ready to run with these arguments: Django is set up for it."""
+    if name == "standalone":
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", SETTINGS)
+        _prepare_standalone(arguments)
+        from imagegen_project.management.commands.standalone import Command
+
+        # It sets Django up itself, while its workers load.
+        return Command()
+    django_setup()
+    from django.core.management import ManagementUtility
+
+    return ManagementUtility().fetch_command(name)
 
 
 def _prepare_standalone(arguments: Sequence[str]) -> None:
@@ -48,4 +63,4 @@ def _prepare_standalone(arguments: Sequence[str]) -> None:
         make_data_folder(env.DATA_DIR)
         paths.ensure_secrets(env.DATA_DIR)
     except (EmbeddedError, OSError) as error:
-        sys.exit(f"standalone: {error}")
+        sys.exit(f"imagegen: {error}")

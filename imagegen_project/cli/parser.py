@@ -68,7 +68,9 @@ def parser_make() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version, and end")
     # One list of all commands, by subject, is the epilog; completion knows them all the same.
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="one of those below")
+    commands = parser.add_subparsers(
+        prog="imagegen", dest="command", metavar="COMMAND", help="one of those below"
+    )
     _client_commands(commands)
     _host_commands(commands)
     for name in (*SERVICE_COMMANDS, "manage"):

@@ -15,6 +15,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+class UsageError(CommandError):
+    """The command line makes no sense, or names what does not exist: the exit status is that of such requests."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, returncode=2)
+
+
 class ReportingCommand(BaseCommand):
     """Takes `--json`: then it prints `document`, which `handle` fills, in place of what it says."""
 
@@ -33,7 +40,8 @@ class ReportingCommand(BaseCommand):
         try:
             return super().execute(*args, **options)
         except CommandError as error:
-            self.document["error"] = {"code": "failed", "detail": str(error)}
+            code = "usage" if isinstance(error, UsageError) else "failed"
+            self.document["error"] = {"code": code, "detail": str(error)}
             raise
         finally:
             if self._as_json and self.document:

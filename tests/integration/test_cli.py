@@ -103,6 +103,7 @@ def test_models_are_listed_loaded_and_unloaded(imagegen: Typed) -> None:
         (("generate", "x", "--image", "missing.png"), {}, 2, "cannot be read"),
         (("tail", "0198c5d2-7a51-7c3e-9a40-5f1d8a1c2b3d"), {}, 2, "No generation"),
         (("load", "nowhere"), {}, 2, "nowhere"),
+        (("prefetch-models", "nowhere"), {}, 2, "imagegen: No model is called 'nowhere'"),
         (("generate", "x"), {"IMAGEGEN_TOKEN": "img_wrong"}, 4, "tokens create"),
     ],
 )

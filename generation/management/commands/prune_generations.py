@@ -6,10 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.core.management.base import CommandError
 
 from generation.upkeep.pruning import generations_prune
-from imagegen_project.common.commands import ReportingCommand
+from imagegen_project.common.commands import ReportingCommand, UsageError
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -39,9 +38,9 @@ class Command(ReportingCommand):
         parser.add_argument("--dry-run", action="store_true", help="Only say what would go.")
 
     def handle(self, *args: Any, older_than: timedelta, user: str, dry_run: bool, **options: Any) -> None:
-        """Deletes, and says how much. Raises CommandError for a user that there is not."""
+        """Deletes, and says how much. Raises UsageError for a user that there is not."""
         if user and not User.objects.filter(username=user).exists():
-            raise CommandError(f"There is no user called {user!r}.")
+            raise UsageError(f"There is no user called {user!r}.")
         pruned = generations_prune(older_than=older_than, username=user, dry_run=dry_run)
         done = "would be deleted" if dry_run else "deleted"
         self.document |= {"generations": pruned.generations, "bytes": pruned.size_bytes, "dry_run": dry_run}

@@ -3,11 +3,9 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import CommandError
-
 from generation.upkeep.stored_files import storage_reconcile
 from generation.upkeep.sweep import sweep
-from imagegen_project.common.commands import ReportingCommand
+from imagegen_project.common.commands import ReportingCommand, UsageError
 
 
 class Command(ReportingCommand):
@@ -31,9 +29,9 @@ class Command(ReportingCommand):
         )
 
     def handle(self, *args: Any, files: bool, dry_run: bool, **options: Any) -> None:
-        """Sweeps once, and says what was done. Raises CommandError."""
+        """Sweeps once, and says what was done. Raises UsageError."""
         if dry_run and not files:
-            raise CommandError("--dry-run says what --files would delete: give both. A sweep has no dry run.")
+            raise UsageError("--dry-run says what --files would delete: give both. A sweep has no dry run.")
         if not dry_run:
             self._sweep()
         if files:

@@ -7,7 +7,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.db.models import Q
 from tqdm import tqdm
 
-from imagegen_project.common.commands import ReportingCommand
+from imagegen_project.common.commands import ReportingCommand, UsageError
 from models_registry.classifier import classifier_prefetch
 from models_registry.downloads import checkpoint_prefetch
 from models_registry.errors import DownloadFailedError, DownloadLostError
@@ -20,7 +20,8 @@ class Command(ReportingCommand):
     help = (
         "Downloads the safetensors files of models, and of the classifier that SAFETY_MODEL names, into "
         "MODEL_CACHE_DIR and verifies them. What is there already "
-        "is left alone, what was interrupted goes on. Ends with 1 when one failed, and says why."
+        "is left alone, what was interrupted goes on. Ends with 1 when one failed, with 2 when a name is nobody's, "
+        "and says why."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -49,13 +50,13 @@ class Command(ReportingCommand):
 
     def _chosen(self, ids: list[str], *, all_enabled: bool) -> list[Checkpoint]:
         if not ids and not all_enabled:
-            raise CommandError("Name models, or give --all-enabled.")
+            raise UsageError("Name models, or give --all-enabled.")
         chosen = {row.pk: row for row in Checkpoint.objects.filter(enabled=True)} if all_enabled else {}
         for name in ids:
             row = Checkpoint.objects.filter(Q(id=name) | Q(repository=name)).first()
             if row is None:
                 known = ", ".join(Checkpoint.objects.values_list("id", flat=True))
-                raise CommandError(f"No model is called {name!r} here. Known: {known}.")
+                raise UsageError(f"No model is called {name!r} here. Known: {known}.")
             chosen[row.pk] = row
         return list(chosen.values())
 

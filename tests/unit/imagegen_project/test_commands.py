@@ -42,7 +42,9 @@ def test_what_keeps_a_command_from_its_end_is_in_its_document(db: None) -> None:
     said = StringIO()
     with pytest.raises(CommandError):
         call_command("prune_generations", "--older-than", "1d", "--user", "nobody", "--json", stdout=said)
-    assert "'nobody'" in json.loads(said.getvalue())["error"]["detail"]
+    error = json.loads(said.getvalue())["error"]
+    assert error["code"] == "usage"
+    assert "'nobody'" in error["detail"]
 
 
 def test_a_worker_begins_with_its_allocator_set() -> None:

@@ -6,12 +6,11 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
-from django.core.management.base import CommandError
 from django.template.defaultfilters import pluralize
 from knox.settings import knox_settings
 
 from imagegen_project.auth.services import token_create
-from imagegen_project.common.commands import ReportingCommand
+from imagegen_project.common.commands import ReportingCommand, UsageError
 
 MAX_DAYS = 36_500
 
@@ -38,9 +37,9 @@ class Command(ReportingCommand):
         )
 
     def handle(self, *_args: Any, username: str, days: int, staff: bool, **_options: Any) -> None:
-        """Raises CommandError for a bad username or a negative number of days."""
+        """Raises UsageError for a bad username or a negative number of days."""
         if not 0 <= days <= MAX_DAYS:
-            raise CommandError(f"--days must be from 0 (no expiry) to {MAX_DAYS}.")
+            raise UsageError(f"--days must be from 0 (no expiry) to {MAX_DAYS}.")
         user = User.objects.filter(username=username).first()
         if user is None:
             user = _user_create(username)
@@ -61,6 +60,6 @@ def _user_create(username: str) -> User:
     try:
         user.full_clean()
     except ValidationError as error:
-        raise CommandError("; ".join(error.messages)) from error
+        raise UsageError("; ".join(error.messages)) from error
     user.save()
     return user

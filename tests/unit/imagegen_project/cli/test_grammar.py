@@ -42,6 +42,28 @@ def test_help_says_that_a_token_is_a_users(capsys: pytest.CaptureFixture[str]) -
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["generate", "demo", "standalone", "tell-schedulers", "prefetch-models", "create-superuser"]
+)
+def test_help_calls_a_command_as_it_is_typed(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["imagegen"])
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == Exit.DONE
+    assert capsys.readouterr().out.startswith(f"usage: imagegen {name} [-h] ")
+
+
+def test_a_service_command_says_what_kept_it_from_its_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the others do, and with the exit status of what cannot be."""
+    monkeypatch.setattr(sys, "argv", ["imagegen"])
+    assert main(["sweep", "--dry-run", "--skip-checks"]) == Exit.USAGE
+    assert capsys.readouterr().err.startswith("imagegen: --dry-run says")
+
+
 def test_a_command_is_not_taken_for_the_web_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither where it is called as a module, as `make install` has it."""
     monkeypatch.setattr(sys, "argv", ["/srv/imagegen_project/__main__.py", "status", "--help"])
