@@ -1,5 +1,6 @@
 """Messages of sockets that are begun and not ended: bounded in size, in time, and all together."""
 
+import socket
 import struct
 
 import pytest
@@ -54,6 +55,16 @@ def test_a_message_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one.overdue() is None
 
 
+def answer(client: socket.socket) -> bytes:
+    """The first frame that is no ping, which comes where everything takes long; all of them are short."""
+    with client.makefile("rb") as stream:
+        while True:
+            frame = stream.read(2)
+            frame += stream.read(frame[1])
+            if not frame.startswith(b"\x89"):
+                return frame
+
+
 @pytest.mark.slow
 def test_half_sent_messages_do_not_fill_the_memory(flooding: int) -> None:  # noqa: F811
     """Through the real server: the socket over the bound is closed, the others stay."""
@@ -68,7 +79,7 @@ def test_half_sent_messages_do_not_fill_the_memory(flooding: int) -> None:  # no
             while not head.endswith(b"\r\n\r\n"):
                 head += client.recv(1)
             client.sendall(masked + bytes(15 * MIB))
-        assert clients[4].recv(4) == b"\x88\x02" + struct.pack("!H", TOO_MANY)
+        assert answer(clients[4]) == b"\x88\x02" + struct.pack("!H", TOO_MANY)
         assert "/ws/silent/0" not in status(flooding)["ended"]
     finally:
         for client in clients:
