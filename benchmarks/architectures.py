@@ -31,13 +31,13 @@ from diffusers import (
 
 from generation.engine import loader
 from generation.engine.loader import HostModule, channels_last
+from tests.support.tiny_checkpoints import NOISE
 from tests.support.tiny_parts import t5_encoder, t5_tokenizer, text_encoder, tokenizer
 
 Weights = dict[str, torch.Tensor]
 Parts = dict[str, Any]
 
 _CONVOLUTION: Final = 4  # dimensions of its weights
-_NOISE: Final = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _DOWN, _CROSS_DOWN = "DownBlock2D", "CrossAttnDownBlock2D"
 _UP, _CROSS_UP = "UpBlock2D", "CrossAttnUpBlock2D"
 _TINY_UNET: Final = {
@@ -115,7 +115,7 @@ ARCHITECTURES: Final = {
     "sd15": Architecture(
         "SD 1.5",
         StableDiffusionPipeline,
-        lambda: PNDMScheduler(**_NOISE, skip_prk_steps=True, steps_offset=1),
+        lambda: PNDMScheduler(**NOISE, skip_prk_steps=True, steps_offset=1),
         _sd_texts,
         ("unet", UNet2DConditionModel),
         # What else it is the class takes where nothing is said.
@@ -132,7 +132,7 @@ ARCHITECTURES: Final = {
     "sdxl": Architecture(
         "SDXL",
         StableDiffusionXLPipeline,
-        lambda: EulerDiscreteScheduler(**_NOISE, steps_offset=1, timestep_spacing="leading"),
+        lambda: EulerDiscreteScheduler(**NOISE, steps_offset=1, timestep_spacing="leading"),
         _sdxl_texts,
         ("unet", UNet2DConditionModel),
         {

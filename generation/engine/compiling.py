@@ -38,7 +38,7 @@ def compiler_hold() -> None:
     config = torch._dynamo.config  # noqa: SLF001 - torch.compiler has no names for these
     config.recompile_limit, config.suppress_errors = _MOST_GRAPHS, True
     # Sizes that happen to be equal while a model warms up need not be so later.
-    torch.fx.experimental._config.use_duck_shape = False  # noqa: SLF001
+    torch.fx.experimental._config.use_duck_shape = False  # noqa: SLF001 - nor for this
     torch.compiler.set_stance("eager_on_recompile")
 
 
@@ -67,7 +67,7 @@ def blocks_mark(pipeline: Any) -> bool:
 def _graph_make(graph: Any, inputs: list[Any]) -> Callable[..., Any]:
     """What the backend makes of a graph, counted. Raises whatever the backend does, which torch keeps to itself."""
     try:
-        compiled = torch._dynamo.lookup_backend(BACKEND)(graph, inputs)  # noqa: SLF001
+        compiled = torch._dynamo.lookup_backend(BACKEND)(graph, inputs)  # noqa: SLF001 - nor for this
     except Exception as error:
         Graphs.problem = str(error).strip().partition("\n")[0] or type(error).__name__
         raise

@@ -48,8 +48,6 @@ from generation.engine.stages import decode_by, decoding_bytes, encode_once
 from generation.engine.weighted import encode_weighted
 
 _VERSIONED = ("diffusers", "transformers", "pillow")
-
-
 _version = functools.cache(metadata.version)
 
 

@@ -14,7 +14,7 @@ ANSWER_TIMEOUT_S = 60.0
 EVENT_TIMEOUT_S = 0.5
 RECONNECT_PAUSE_S = 0.5
 ENDINGS = frozenset({"succeeded", "failed", "canceled"})
-_NO_TOKEN = "Give a token with --token or in IMAGEGEN_TOKEN; `imagegen tokens create USER` makes one on the server."  # noqa: S105
+_NO_TOKEN = "Give a token with --token or in IMAGEGEN_TOKEN; `imagegen tokens create USER` makes one on the server."  # noqa: S105 - it is what to do without one
 
 
 class ServiceClient:
