@@ -44,6 +44,8 @@ SAMPLERS = ("euler", "euler_a", "ddim", "dpmpp_2m", "unipc", "lcm")
 LATENTS_OFF = 0.02
 # After which a model of true size begins no other round.
 TRUE_SIZE_S = 60.0
+# So many for a part that has a process of its own: all of them are to end within eight minutes.
+PROCESS_S = 180.0
 
 
 class NoCardError(Exception):
@@ -339,7 +341,7 @@ _COMPILE = """
 from importlib import import_module
 import_module("torch._dynamo")
 from benchmarks.true_size import measure
-found = measure("sdxl", tiny=False, rounds=2, seconds=120, compiles=True)
+found = measure("sdxl", tiny=False, rounds=2, seconds=60, compiles=True)
 print("; ".join(f"{what}: {measured}" for what, measured in found.lines()))
 """
 
@@ -352,9 +354,11 @@ def compiled(bench: Bench) -> str:
 
 
 def _in_process(program: str) -> str:
-    """What a program says at its end."""
+    """What a program says at its end. Raises TimeoutExpired where that does not come."""
     whole = f"import sys; sys.path[:] = {sys.path!r}\n{program}"
-    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", whole], capture_output=True, text=True, check=False, timeout=PROCESS_S
+    )
     lines = done.stdout.splitlines()
     assert lines, done.stderr[-500:]
     return lines[-1]
