@@ -37,25 +37,25 @@ def _no_complaints(visits: Visits) -> None:
     visits.complaints.clear()
 
 
-def begun(page: "Page") -> str:
-    """Waits until some steps of the large picture are done; its words."""
+def begun(page: "Page") -> None:
+    """Waits until some steps of the large picture are done."""
     page.wait_for_selector(".card.large.denoising")
     until(page, "Number(document.querySelector('.card.large progress').value) > 2")
-    return page.inner_text(".card.large .status p")
 
 
-def test_a_prompt_becomes_a_picture_where_one_looks(visits: Visits) -> None:
-    """A preview sharpens, the title counts, and nothing jumps."""
+def test_a_prompt_becomes_a_picture_where_one_looks(visits: Visits, live: Live) -> None:
+    """A preview sharpens, the title counts, and nothing jumps. The worker stands still while one looks."""
     with visits.opened("/") as page:
         page.wait_for_selector(".examples button img")
         assert page.evaluate("document.activeElement.id") == "prompt"
         assert violations(page) == []
-        draw(page, "a red circle", steps=40, size=512)
-        assert re.match(r"Step \d+ of 40", begun(page))
-        page.wait_for_selector(".card.large .preview")
-        assert re.match(r"\d+ % · Create", page.title())
-        place = page.locator(".card.large .frame").bounding_box()
-        assert violations(page) == []
+        draw(page, "a red circle", steps=LONG, size=512)
+        page.wait_for_selector(".card.large.denoising .preview")
+        with live.held():
+            assert re.match(rf"Step \d+ of {LONG}", page.inner_text(".card.large .status p"))
+            assert re.match(r"\d+ % · Create", page.title())
+            place = page.locator(".card.large .frame").bounding_box()
+            assert violations(page) == []
         drawn(page)
         assert page.locator(".card.large .frame").bounding_box() == place
         assert page.title() == "Create · imagegen"
