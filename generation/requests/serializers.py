@@ -91,6 +91,31 @@ def merge_alias(data: dict[str, Any], *, name: str, alias: str) -> None:
         raise serializers.ValidationError({alias: f"Differs from {name}; give one of them."})
 
 
+# What A1111, ComfyUI, OpenAI and diffusers call a field.
+_ELSEWHERE = {
+    "sampler": "scheduler",
+    "sampler_name": "scheduler",
+    "sampler_index": "scheduler",
+    "cfg": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "denoise": "strength",
+    "denoising_strength": "strength",
+    "init_image": "image",
+    "init_images": "image",
+    "mask": "mask_image",
+    "n": "num_images",
+    "n_iter": "num_images",
+    "batch_size": "num_images",
+    "num_images_per_prompt": "num_images",
+    "size": "width",
+    "checkpoint": "model",
+    "response_format": "output_format",
+    "quality": "output_quality",
+    "lora": "loras",
+    "callback_url": "webhook_url",
+}
+
+
 @extend_schema_field(OpenApiTypes.STR)
 class LorasTextField(FormListField):
     """The list of LoRA, documented as the JSON text that stands for it in a form."""
@@ -102,6 +127,8 @@ class GenerationCreateIn(StrictSerializer):
     The context's `owner` is who asks; its `kinds` are those that the route makes, by default all; where
     `prompt_required` is false, the prompt may be empty.
     """
+
+    elsewhere = _ELSEWHERE
 
     prompt = TextField(max_length=MAX_PROMPT_CHARACTERS, help_text="What to draw.")
     negative_prompt = TextField(

@@ -92,6 +92,9 @@ def _fields_of(serializer_class: Any) -> dict[str, Any]:
 class StrictSerializer(FieldsMadeOnce[Any]):
     """Refuses fields it does not know (DRF drops them in silence), and says at once all that is wrong."""
 
+    # The field that is meant by what other APIs call it.
+    elsewhere: Mapping[str, str] = {}
+
     def form_choices(self) -> dict[str, list[tuple[str, str]]]:
         """What a form offers for fields whose values depend on what there is: value and words, by field."""
         return {}
@@ -146,11 +149,16 @@ class StrictSerializer(FieldsMadeOnce[Any]):
         return {
             text_shown(name)[:MAX_NAME_SHOWN]: [
                 serializers.ErrorDetail(
-                    f"Unknown field.{did_you_mean(name, known)} Known: {', '.join(known)}.", "unknown_field"
+                    f"Unknown field.{self._meant(name)} Known: {', '.join(known)}.", "unknown_field"
                 )
             ]
             for name in unknown[:MAX_UNKNOWN_NAMED]
         }
+
+    def _meant(self, name: str) -> str:
+        """A question for whoever knows a field by another API's word, or misspelt it; or nothing."""
+        word = self.elsewhere.get(name.lower())
+        return f" Did you mean {word}?" if word else did_you_mean(name, sorted(self.fields))
 
     def _parts(self, data: Any) -> set[str]:
         """The keys of a form that are parts of a field, such as `loras[0][lora]` of `loras`."""

@@ -22,10 +22,18 @@ def refused(api: APIClient, body: Any, path: str = PATH, **options: Any) -> dict
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("promt", "prompt"), ("negative", "negative_prompt"), ("guidance", "guidance_scale")]
+    ("name", "meant"),
+    [
+        ("promt", "prompt"),
+        ("negative", "negative_prompt"),
+        ("guidance", "guidance_scale"),
+        ("sampler", "scheduler"),
+        ("CFG_scale", "guidance_scale"),
+        ("denoising_strength", "strength"),
+    ],
 )
 def test_a_misspelt_field_is_asked_back(api: APIClient, name: str, meant: str) -> None:
-    """With the field that it looks like, before all that there are."""
+    """With the field that it looks like, or that another API calls so, before all that there are."""
     assert refused(api, CIRCLE | {name: 1})[name].startswith(f"Unknown field. Did you mean {meant}? Known: ")
 
 
