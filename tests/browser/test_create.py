@@ -63,6 +63,25 @@ def test_a_prompt_becomes_a_picture_where_one_looks(visits: Visits, live: Live) 
     assert visits.complaints == []
 
 
+def test_two_pictures_fill_their_frame(visits: Visits) -> None:
+    """From the start, so that nothing jumps when they come."""
+    with visits.opened("/") as page:
+        draw(page, "a red circle", steps=20, pictures=2)
+        until(page, "document.querySelectorAll('.card.large .batch > *').length === 2")
+        place = page.locator(".card.large .frame").bounding_box()
+        until(page, "document.querySelectorAll('.card.large.succeeded .batch img').length === 2")
+        until(
+            page, "[...document.querySelectorAll('.card.large .batch img')].every((one) => one.naturalWidth)"
+        )
+        assert page.locator(".card.large .frame").bounding_box() == place
+        shown = page.locator(".card.large .batch img")
+        for box in (shown.nth(0).bounding_box(), shown.nth(1).bounding_box()):
+            assert box is not None
+            assert box["height"] == pytest.approx(box["width"], abs=2)
+        assert violations(page) == []
+    assert visits.complaints == []
+
+
 def test_an_example_is_one_click(visits: Visits, live: Live) -> None:
     """No worker draws meanwhile: a fast one is done before the key is pressed."""
     with visits.opened("/") as page, live.undrawn():

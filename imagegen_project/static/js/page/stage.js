@@ -16,15 +16,21 @@ export function shownJob({ jobs, focus }) {
   return jobs.find((job) => job.id === focus) ?? jobs[0];
 }
 
+/** How many of so many pictures stand beside one another. @param {number} count */
+const columnsFor = (count) => Math.ceil(Math.sqrt(count));
+
 /** @param {{job: Job, large?: boolean}} props */
 function Picture({ job, large }) {
   const { jobs } = useApp();
   const alt = job.prompt;
-  if (job.images.length > 1) {
-    return html`<div class="batch">
-      ${job.images.map((image) => {
-        const picture = html`<img src=${large ? pathOf(image.url) : thumbnail(image.url, 256)} alt=${`${alt} (${image.index + 1})`} />`;
-        return large ? html`<${Link} key=${image.index} to=${`/gallery/${job.id}/#${image.index}`}>${picture}<//>` : picture;
+  if (job.count > 1) {
+    return html`<div class="batch" style=${{ "--columns": columnsFor(job.count) }}>
+      ${Array.from({ length: job.count }, (_, index) => {
+        const image = job.images[index];
+        // Previews are of the first one.
+        if (!image) return job.preview && !index ? html`<img class="preview" src=${job.preview} alt="" />` : html`<div class="shimmer"></div>`;
+        const picture = html`<img src=${large ? pathOf(image.url) : thumbnail(image.url, 256)} alt=${`${alt} (${index + 1})`} />`;
+        return large ? html`<${Link} key=${index} to=${`/gallery/${job.id}/#${image.index}`}>${picture}<//>` : picture;
       })}
     </div>`;
   }
@@ -47,8 +53,10 @@ function LargeCard({ job }) {
   const words = told(job, SPOKEN);
   const cancel = () => jobs.cancel(job.id).catch(bad);
   const busy = job.phase === "decoding" || job.phase === "saving" || job.phase === "loading" || job.phase === "sending";
-  return html`<article class=${`card large ${job.phase}`} aria-label=${job.prompt} style=${{ "--ratio": job.width / job.height }}>
-    <div class="frame" style=${{ aspectRatio: `${job.width} / ${job.height}` }}>
+  const columns = columnsFor(job.count);
+  const ratio = (columns * job.width) / (Math.ceil(job.count / columns) * job.height);
+  return html`<article class=${`card large ${job.phase}`} aria-label=${job.prompt} style=${{ "--ratio": ratio }}>
+    <div class="frame" style=${{ aspectRatio: String(ratio) }}>
       <${Picture} job=${job} large />
       ${job.phase === "failed" &&
       html`<div class="failure">
