@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagegen_project import __version__
-from scripts.install import DOWNLOAD_MB, command_install, installer, torch_wanted
+from scripts.install import DOWNLOAD_MB, UNPACK_S, command_install, installer, torch_wanted
 from scripts.locks import TORCH_CPU_INDEX, TORCH_LOCKS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -71,8 +71,8 @@ def test_uv_installs_only_what_it_finds_where_pip_does(
 
 
 def test_what_is_installed_is_announced_with_its_size() -> None:
-    """Each lock that is installed by itself."""
-    assert {"all", "dev", *TORCH_LOCKS} == set(DOWNLOAD_MB)
+    """Each lock that is installed by itself, and with how long it takes."""
+    assert {"all", "dev", *TORCH_LOCKS} == set(DOWNLOAD_MB) == set(UNPACK_S)
 
 
 def test_the_command_lies_beside_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
