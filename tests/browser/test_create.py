@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 LONG = 100
+SIZE_OF = "(one) => [document.querySelector(one).naturalWidth, document.querySelector(one).naturalHeight]"
 OFFLINE_S = 10
 # Longer than a page waits in silence before it takes a socket for dead (`SILENCE_MS` in socket.js).
 SILENCE_MS = 61_000
@@ -67,8 +68,11 @@ def test_two_pictures_fill_their_frame(visits: Visits) -> None:
     """From the start, so that nothing jumps when they come."""
     with visits.opened("/") as page:
         draw(page, "a red circle", steps=20, pictures=2)
-        until(page, "document.querySelectorAll('.card.large .batch > *').length === 2")
+        until(page, "document.querySelector('.card.large .preview')?.naturalWidth > 0")
         place = page.locator(".card.large .frame").bounding_box()
+        assert place is not None
+        width, height = page.evaluate(SIZE_OF, ".card.large .preview")
+        assert place["width"] / place["height"] == pytest.approx(width / height, rel=0.01)
         until(page, "document.querySelectorAll('.card.large.succeeded .batch img').length === 2")
         until(
             page, "[...document.querySelectorAll('.card.large .batch img')].every((one) => one.naturalWidth)"

@@ -16,21 +16,18 @@ export function shownJob({ jobs, focus }) {
   return jobs.find((job) => job.id === focus) ?? jobs[0];
 }
 
-/** How many of so many pictures stand beside one another. @param {number} count */
+/** How many of so many pictures stand beside one another, as in their preview. @param {number} count */
 const columnsFor = (count) => Math.ceil(Math.sqrt(count));
 
 /** @param {{job: Job, large?: boolean}} props */
 function Picture({ job, large }) {
   const { jobs } = useApp();
   const alt = job.prompt;
-  if (job.count > 1) {
+  if (job.images.length > 1) {
     return html`<div class="batch" style=${{ "--columns": columnsFor(job.count) }}>
-      ${Array.from({ length: job.count }, (_, index) => {
-        const image = job.images[index];
-        // Previews are of the first one.
-        if (!image) return job.preview && !index ? html`<img class="preview" src=${job.preview} alt="" />` : html`<div class="shimmer"></div>`;
-        const picture = html`<img src=${large ? pathOf(image.url) : thumbnail(image.url, 256)} alt=${`${alt} (${index + 1})`} />`;
-        return large ? html`<${Link} key=${index} to=${`/gallery/${job.id}/#${image.index}`}>${picture}<//>` : picture;
+      ${job.images.map((image) => {
+        const picture = html`<img src=${large ? pathOf(image.url) : thumbnail(image.url, 256)} alt=${`${alt} (${image.index + 1})`} />`;
+        return large ? html`<${Link} key=${image.index} to=${`/gallery/${job.id}/#${image.index}`}>${picture}<//>` : picture;
       })}
     </div>`;
   }
