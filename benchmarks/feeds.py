@@ -39,22 +39,20 @@ UNLIMITED = {"MAX_QUEUED_PER_USER": "100000", "MAX_QUEUED": "100000"}
 HEAVY_RATE, HEAVY_BYTES = 40.0, 20_000
 # Runs in a process of its own: jobs, events a second of each, seconds, and the size of previews come as JSON.
 PUBLISHER = """
-import asyncio, json, sys, time
+import json, sys, time
 import django
 django.setup()
-from generation.feed.stream import event_append, event_notify
+from generation.feed.stream import event_append, events_notify
 order = json.loads(sys.argv[1])
 facts = dict(total_steps=1, percent=0.0, preview="x" * order["preview_bytes"] or None)
-async def main():
-    pause = 1 / (order["rate"] * len(order["jobs"]))
-    began, number = time.perf_counter(), 0
-    while time.perf_counter() - began < order["seconds"]:
-        job = order["jobs"][number % len(order["jobs"])]
-        await event_notify(event_append(job, "progress", attempt=1, step=number, **facts))
-        number += 1
-        await asyncio.sleep(max(0, began + number * pause - time.perf_counter()))
-    print(json.dumps({"events": number, "took": time.perf_counter() - began}))
-asyncio.run(main())
+pause = 1 / (order["rate"] * len(order["jobs"]))
+began, number = time.perf_counter(), 0
+while time.perf_counter() - began < order["seconds"]:
+    job = order["jobs"][number % len(order["jobs"])]
+    events_notify([event_append(job, "progress", attempt=1, step=number, **facts)])
+    number += 1
+    time.sleep(max(0, began + number * pause - time.perf_counter()))
+print(json.dumps({"events": number, "took": time.perf_counter() - began}))
 """
 
 

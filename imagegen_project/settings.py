@@ -134,10 +134,11 @@ CACHES = {
     }
 }
 DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
+CHANNELS_PREFIX = "imagegen"
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [{"address": REDIS_URL}], "prefix": "imagegen"},
+        "CONFIG": {"hosts": [{"address": REDIS_URL}], "prefix": CHANNELS_PREFIX},
     }
 }
 # One queue a worker: RQ recovers interrupted entries only for workers that listen to exactly one.

@@ -1,6 +1,5 @@
 """The thread that publishes a worker's events, so that neither Redis nor Channels can slow a step down."""
 
-import asyncio
 import itertools
 import logging
 import threading
@@ -13,8 +12,8 @@ from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from generation.feed.messages import Event, EventType
-from generation.feed.stream import Telling, event_notify, events_append
+from generation.feed.messages import EventType
+from generation.feed.stream import Telling, events_append, events_notify
 
 logger = logging.getLogger(__name__)
 
@@ -56,23 +55,21 @@ class Publisher:
             return items
 
     def _run(self) -> None:
-        # One event loop for the thread's life: the channel layer keeps a connection a loop.
-        with asyncio.Runner() as runner:
-            while items := self._next():
-                # What takes time to make, such as a preview, is made here, and only for what is really sent.
-                made = [replace(each, data=_made(each.data)) for each in items]
-                for pause in (*RETRY_PAUSES_S, None):
-                    made = [each for each in _publish(made, runner) if each.is_final]
-                    if not made or pause is None:
-                        break
-                    time.sleep(pause)
+        while items := self._next():
+            # What takes time to make, such as a preview, is made here, and only for what is really sent.
+            made = [replace(each, data=_made(each.data)) for each in items]
+            for pause in (*RETRY_PAUSES_S, None):
+                made = [each for each in _publish(made) if each.is_final]
+                if not made or pause is None:
+                    break
+                time.sleep(pause)
 
 
 def _made(data: dict[str, Any]) -> dict[str, Any]:
     return {name: value() if callable(value) else value for name, value in data.items()}
 
 
-def _publish(tellings: Sequence[Telling], runner: asyncio.Runner) -> Sequence[Telling]:
+def _publish(tellings: Sequence[Telling]) -> Sequence[Telling]:
     """Appends and notifies; returns what was not appended."""
     try:
         found = events_append(tellings)
@@ -88,15 +85,10 @@ def _publish(tellings: Sequence[Telling], runner: asyncio.Runner) -> Sequence[Te
     for telling, reason in refused:
         _unpublished([telling], reason)
     try:
-        runner.run(_notify(events))
+        events_notify(events)
     except (RedisError, OSError) as error:
         logger.warning("followers not told", extra={"reason": type(error).__name__})
     return [telling for telling, _ in refused]
-
-
-async def _notify(events: Iterable[Event]) -> None:
-    for event in events:
-        await event_notify(event)
 
 
 def _unpublished(tellings: Iterable[Telling], error: Exception) -> None:

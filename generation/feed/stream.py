@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.conf import settings
 from django.utils import timezone
@@ -189,12 +188,19 @@ def event_append(generation_id: UUID, event_type: EventType, *, attempt: int, **
     return event
 
 
-async def event_notify(event: Event) -> None:
-    """Tells the processes that follow the generation. Raises RedisError."""
-    layer, message = get_channel_layer(), {"type": "generation.event", "event": event}
-    await layer.group_send(group_name(event["job_id"]), message)
-    if event["type"] in TERMINAL_EVENTS:
-        await layer.group_send(group_name(event["job_id"], ends_only=True), message)
+def events_notify(events: Iterable[Event]) -> None:
+    """Tells the processes that follow the generations, in one round trip. Raises RedisError.
+
+    It does what the channel layer's `group_send` does, which wants an event loop, and a round trip for each.
+    """
+    layer = get_channel_layer()
+    pipe: Any = get_redis_connection("default").pipeline(transaction=False)
+    for event in events:
+        message = layer.serialize({"type": "generation.event", "event": event})
+        for ends_only in (False, True) if event["type"] in TERMINAL_EVENTS else (False,):
+            group = group_name(event["job_id"], ends_only=ends_only)
+            pipe.publish(f"{settings.CHANNELS_PREFIX}__group__{group}", message)
+    pipe.execute()
 
 
 def event_publish(generation_id: UUID, event_type: EventType, *, attempt: int, **data: Any) -> None:
@@ -202,7 +208,7 @@ def event_publish(generation_id: UUID, event_type: EventType, *, attempt: int, *
     try:
         event = event_append(generation_id, event_type, attempt=attempt, **data)
         if event is not None:
-            async_to_sync(event_notify)(event)
+            events_notify([event])
     except (RedisError, OSError) as error:
         logger.warning(
             "event not published", extra={"event_type": event_type, "reason": type(error).__name__}

@@ -51,6 +51,9 @@ _CODES = {
     EngineRefused: ErrorCode.WOULD_BE_ADJUSTED,
 }
 
+# What of a fast model's steps is told: people see no more, and each costs the steps themselves some time.
+PROGRESS_EVERY_S = 0.1
+
 # How long a drawn picture is held in memory for a storage that does not take it, and how often it is offered.
 STORAGE_PATIENCE_S = 60.0
 STORAGE_PAUSE_S = 1.0
@@ -179,23 +182,28 @@ def run_listeners(run: Run, publisher: Publisher) -> Listeners:
     generation = run.generation
     attempt = generation.attempt
     seen: list[Preview] = []
+    told_at = float("-inf")
 
     def on_step(step: int, of_steps: int) -> None:
+        nonlocal told_at
         # A checkpoint's own scheduler may do more than was counted on: PNDM does its second step twice.
         total_steps, last = generation.total_steps, step >= of_steps
         run.step = max(1, step * total_steps // of_steps)
         run.trace_step(step)
-        publisher.send(
-            generation.id,
-            "progress",
-            attempt=attempt,
-            step=run.step,
-            total_steps=total_steps,
-            percent=round(100 * run.step / total_steps, 1),
-            eta_s=run.eta_s(run.step, total_steps),
-            preview=seen.pop().jpeg_base64 if seen else None,
-            phase=run.phase,
-        )
+        now = time.monotonic()
+        if last or seen or now - told_at >= PROGRESS_EVERY_S:
+            told_at = now
+            publisher.send(
+                generation.id,
+                "progress",
+                attempt=attempt,
+                step=run.step,
+                total_steps=total_steps,
+                percent=round(100 * run.step / total_steps, 1),
+                eta_s=run.eta_s(run.step, total_steps),
+                preview=seen.pop().jpeg_base64 if seen else None,
+                phase=run.phase,
+            )
         if last:
             run.enter(Phase.DECODING, publisher)
 

@@ -4,6 +4,7 @@ Takes back generations whose lease ran out, keeps RQ entries at least as many as
 download (and not many more), and forgets workers that have been silent for an hour.
 """
 
+import contextlib
 import logging
 from datetime import timedelta
 from functools import partial
@@ -14,6 +15,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
+from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
 from generation.choices import CommandStatus, ErrorCode, Status
@@ -38,6 +40,9 @@ from models_registry.services import checkpoint_request_download, downloads_rest
 logger = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 2.0
+# Redis knows that a sweep was done for as long as that, so that one process sweeps for all.
+SWEPT_S = 2 * SWEEP_EVERY_S
+SWEPT_KEY = "imagegen:swept"
 FORGET_WORKER = timedelta(hours=1)
 # Entries that may wait beyond the rows; each costs a worker one empty look.
 SURPLUS_ENTRIES = 100
@@ -54,7 +59,20 @@ def sweep() -> dict[str, int]:
         "wake-ups for generations restored": entries_restore(),
         "wake-ups for webhooks restored": int(webhooks_restore()),
     }
+    with contextlib.suppress(RedisError, OSError):
+        get_redis_connection("default").set(SWEPT_KEY, 1, px=int(SWEPT_S * 1000))
     return {what: times for what, times in done.items() if times}
+
+
+def sweep_where_nobody_does() -> None:
+    """Sweeps unless another process has done so just now: for a process that draws, whose steps it would hold up."""
+    database_clock.is_steady()  # whoever takes something back has to have looked before the clock was set
+    try:
+        is_swept = bool(get_redis_connection("default").exists(SWEPT_KEY))
+    except (RedisError, OSError):
+        is_swept = False
+    if not is_swept:
+        sweep()
 
 
 def _lost_take_back() -> dict[str, int]:

@@ -23,14 +23,12 @@ LARGE_EVENTS = 1500
 UNREAD_EVENTS = 800
 # As the worker would publish them, with the largest previews there are.
 PUBLISH = """
-import asyncio, sys
+import sys
 import django
 django.setup()
-from generation.feed.stream import event_append, event_notify
-async def main():
-    for number in range({count}):
-        await event_notify(event_append(sys.argv[1], "progress", attempt=0, step=number, preview="x" * 20_000))
-asyncio.run(main())
+from generation.feed.stream import event_append, events_notify
+for number in range({count}):
+    events_notify([event_append(sys.argv[1], "progress", attempt=0, step=number, preview="x" * 20_000)])
 """
 UPGRADE = f"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {'A' * 22}=="
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from generation.upkeep.sweep import SWEEP_EVERY_S, sweep
+from generation.upkeep.sweep import SWEEP_EVERY_S, sweep_where_nobody_does
 from imagegen_project import env
 from imagegen_project.common.periodic import periodic_threads
 
@@ -48,5 +48,5 @@ class Command(BaseCommand):
         if after_input:
             sys.stdin.buffer.read()
         # In a thread of its own: a sweep that has much to do delays neither a cancel nor a lease.
-        with periodic_threads(("sweep", sweep, SWEEP_EVERY_S)):
+        with periodic_threads(("sweep", sweep_where_nobody_does, SWEEP_EVERY_S)):
             gpu_worker_run(name=name)

@@ -14,7 +14,7 @@ from rest_framework.test import APIClient
 
 from generation.compat.openai import stream as openai_stream
 from generation.compat.openai.stream import ImageStream
-from generation.feed.stream import event_append, event_notify
+from generation.feed.stream import event_append, events_notify
 from generation.models import Generation, Worker
 from generation.pictures.files import image_read
 from generation.services import generation_cancel
@@ -290,11 +290,11 @@ async def test_a_stream_shows_partial_pictures_and_ends_with_the_finished_one(
             event_append, generation.id, "progress", attempt=1, percent=percent, preview=preview
         )
         assert event is not None
-        await event_notify(event)
+        events_notify([event])
     await run_in_socket_executor(finish, generation, worker)
     last = await asyncio.to_thread(event_append, generation.id, "succeeded", attempt=1)
     assert last is not None
-    await event_notify(last)
+    events_notify([last])
     events = await running
     assert [name for name, _ in events] == [data["type"] for _, data in events]
     partial, done = events[:-1], events[-1]

@@ -20,7 +20,7 @@ from generation.choices import Status
 from generation.feed import following as feeds
 from generation.feed.following import feed_hub, follow, wait_for_end
 from generation.feed.messages import Event
-from generation.feed.stream import event_append, event_notify, stream_key
+from generation.feed.stream import event_append, events_notify, stream_key
 from generation.models import Generation, Worker
 from generation.services import generation_delete
 from generation.streams.follow_socket import GenerationConsumer
@@ -38,7 +38,7 @@ async def publish(generation_id: UUID, event_type: Any, *, notify: bool = True, 
     event = await asyncio.to_thread(event_append, generation_id, event_type, attempt=1, **data)
     assert event is not None
     if notify:
-        await event_notify(event)
+        events_notify([event])
     return event
 
 

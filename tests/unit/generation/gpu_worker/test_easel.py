@@ -69,7 +69,8 @@ def followers() -> Followers:
 def easel(
     engine: Engine, followers: Followers, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Easel]:
-    """One with room for eight from the first step on."""
+    """One with room for eight from the first step on, which tells of each step."""
+    monkeypatch.setattr("generation.gpu_worker.run.PROGRESS_EVERY_S", 0.0)
     monkeypatch.setattr("generation.engine.capacity.Capacity._judge", lambda self: None)
     monkeypatch.setattr("generation.engine.capacity.FIRST", 8)
     monkeypatch.setattr(engine, "_capacities", {})

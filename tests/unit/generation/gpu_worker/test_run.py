@@ -1,8 +1,10 @@
 """What a generation ends with when the engine could not draw it."""
 
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pytest_django import Settings
 
@@ -16,6 +18,7 @@ from generation.engine import (
     EngineRefused,
     EngineUnsafe,
 )
+from generation.engine.previews import Preview
 from generation.errors import InputNotFoundError
 from generation.feed.publisher import Publisher
 from generation.gpu_worker.run import Run
@@ -86,11 +89,13 @@ def test_an_error_of_the_engine_ends_the_job_with_its_code(
 
 
 class CountingEngine:
-    """Reports six steps and fails."""
+    """Reports six steps, the third one with a preview, and fails."""
 
-    def run(self, *_: Any, on_drawing: Any, on_step: Any, **__: Any) -> Any:
+    def run(self, *_: Any, on_drawing: Any, on_step: Any, on_preview: Any, **__: Any) -> Any:
         on_drawing()
         for step in range(1, 7):
+            if step == 3:
+                on_preview(Preview(np.zeros((1, 4, 1, 1), np.float32), np.zeros((5, 3), np.float32)))
             on_step(step, 6)
         raise EngineOutOfMemory("Too large.")
 
@@ -109,10 +114,27 @@ class Recorder:
             self.phases.append(f"{kind}: {event['phase']}")
 
 
+def test_steps_of_a_fast_model_are_left_out_between_those_that_matter(
+    make: GenerationMaker, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first, the last and those with a preview are told however soon they come; the row has them all."""
+    monkeypatch.setattr("generation.gpu_worker.run.PROGRESS_EVERY_S", math.inf)
+    make(num_inference_steps=6)
+    claimed = generation_claim(worker=worker)
+    assert claimed is not None
+    engine: Any = CountingEngine()
+    recorder: Any = Recorder()
+    run = Run(claimed)
+    run_alone(run, engine, recorder)
+    assert [step for step, _ in recorder.progress] == [1, 3, 6]
+    assert run.step == 6
+
+
 def test_progress_ends_with_the_last_step_whatever_the_scheduler_counts(
-    make: GenerationMaker, worker: Worker
+    make: GenerationMaker, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint's own one may do a step twice, and nobody knew: it is spread over the steps that were announced."""
+    monkeypatch.setattr("generation.gpu_worker.run.PROGRESS_EVERY_S", 0.0)
     make(num_inference_steps=5)
     claimed = generation_claim(worker=worker)
     assert claimed is not None

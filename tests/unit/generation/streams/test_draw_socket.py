@@ -11,7 +11,7 @@ from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import AnonymousUser, User
 
 from generation.feed.snapshots import image_refs
-from generation.feed.stream import event_append, event_notify
+from generation.feed.stream import event_append, events_notify
 from generation.models import Generation, Worker
 from generation.streams import draw_socket as streaming
 from generation.streams.draw_socket import (
@@ -66,7 +66,7 @@ async def ended(generation: Generation, event_type: Any, **data: Any) -> None:
     """Puts the last event into the feed."""
     event = await asyncio.to_thread(event_append, generation.id, event_type, attempt=1, **data)
     assert event is not None
-    await event_notify(event)
+    events_notify([event])
 
 
 async def generation_of(job_id: str) -> Generation:

@@ -9,7 +9,7 @@ import pytest
 from django.contrib.auth.models import User
 from pytest_django import Settings
 
-from generation.feed.stream import event_append, event_notify
+from generation.feed.stream import event_append, events_notify
 from generation.models import Generation, Worker
 from generation.streams.sse import EventStreams
 from imagegen_project.auth.services import token_create
@@ -122,7 +122,7 @@ async def publish(generation: Generation, event_type: Any, **data: Any) -> int:
     """Puts an event into the feed and returns its number."""
     event = await asyncio.to_thread(event_append, generation.id, event_type, attempt=1, **data)
     assert event is not None
-    await event_notify(event)
+    events_notify([event])
     return event["seq"]
 
 
