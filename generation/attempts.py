@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -62,7 +62,7 @@ def lease_end() -> Any:
 
 def _best_queued(worker: Worker, resident: Sequence[str], warm: Sequence[str]) -> Generation | None:
     mine = generations_for(device_class=worker.device_class, unfit=worker.unfit)
-    rows = mine.select_for_update(skip_locked=True, of=("self",)).order_by(*QUEUE_ORDER)
+    rows = _with_theirs(mine.select_for_update(skip_locked=True, of=("self",))).order_by(*QUEUE_ORDER)
     first = rows.first()
     if first is None:
         return None
@@ -80,6 +80,11 @@ def _best_queued(worker: Worker, resident: Sequence[str], warm: Sequence[str]) -
     if here or not is_left:
         return here or first
     return rows.filter(id__in=window).exclude(checkpoint_id__in=elsewhere).first()
+
+
+def _with_theirs(rows: QuerySet[Generation]) -> QuerySet[Generation]:
+    """With what drawing them asks of their rows."""
+    return rows.select_related("checkpoint", "owner")
 
 
 def _seconds_to_load(*, beside: Worker) -> dict[str, float]:
@@ -114,7 +119,7 @@ def generation_claim(
         if queued is None:
             return None
         generation_start(generation=queued, worker=worker, lease_expires_at=lease_end(), publish=publish)
-    return Generation.objects.select_related("checkpoint", "owner", "worker").get(pk=queued.pk)
+    return queued
 
 
 def mates_claim(
@@ -139,18 +144,17 @@ def mates_claim(
         idle = Worker.objects.live().filter(status=WorkerStatus.IDLE).exclude(pk=worker.pk)
         if idle.exists():
             mates = mates.filter(created_at__lt=timezone.now() - LEFT_TO_THE_IDLE)
-        found = mates.select_for_update(skip_locked=True, of=("self",)).order_by(*QUEUE_ORDER)[:pictures]
+        found = _with_theirs(mates.select_for_update(skip_locked=True, of=("self",)))
         taken = []
-        for mate in found:
+        for mate in found.order_by(*QUEUE_ORDER)[:pictures]:
             pictures -= mate.num_images
             if pictures < 0:
                 break
             generation_start(generation=mate, worker=worker, lease_expires_at=lease_end(), publish=publish)
-            taken.append(mate.pk)
+            taken.append(mate)
         if taken:
             turn_reached(priority=first.priority, turn=first.turn)
-    rows = Generation.objects.select_related("checkpoint", "owner", "worker").filter(pk__in=taken)
-    return list(rows.order_by(*QUEUE_ORDER))
+    return taken
 
 
 def attempts_renew(*, progress: Mapping[tuple[UUID, int], Progress]) -> dict[tuple[UUID, int], Lease]:
@@ -195,25 +199,21 @@ def attempt_succeed(
     replay = _replay_columns(generation, images)
     moved = False
     try:
-        with transaction.atomic():
-            moved = generation_end(
-                generation=generation,
-                to=Status.SUCCEEDED,
-                fence=generation.attempt,
-                publish=publish,
-                step=F("total_steps"),
-                receipt=receipt,
-                latency_ms=latency_ms,
-                busy_ms=latency_ms if busy_ms is None else busy_ms,
-                vram_peak_mb=vram_peak_mb,
-                safety_filter_result=safety,
-                warnings=generation.warnings if warnings is None else warnings,
-                **replay,
-            )
-            if moved:
-                GeneratedImage.objects.bulk_create(
-                    image_row(generation, image, name) for image, name in zip(images, names, strict=True)
-                )
+        moved = generation_end(
+            generation=generation,
+            to=Status.SUCCEEDED,
+            fence=generation.attempt,
+            images=[image_row(generation, image, name) for image, name in zip(images, names, strict=True)],
+            publish=publish,
+            step=F("total_steps"),
+            receipt=receipt,
+            latency_ms=latency_ms,
+            busy_ms=latency_ms if busy_ms is None else busy_ms,
+            vram_peak_mb=vram_peak_mb,
+            safety_filter_result=safety,
+            warnings=generation.warnings if warnings is None else warnings,
+            **replay,
+        )
     except (OperationalError, InterfaceError):
         raise
     except BaseException:
@@ -237,7 +237,7 @@ def _ended_before(generation: Generation) -> bool:
 def _ended_unheard(generation: Generation, publish: Publish) -> bool:
     """Tells of a success whose commit nobody heard of, so that nothing has followed it yet."""
     generation.refresh_from_db()
-    generation_ended(generation, publish=publish)
+    generation_ended(generation, images=generation.images.all(), publish=publish)
     return True
 
 

@@ -6,9 +6,8 @@ started is given back. Once it is committed, followers are told; of an end there
 
 import hashlib
 import logging
-from collections.abc import Callable
-from typing import Any, cast
-from uuid import UUID
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, cast
 
 from django.conf import settings
 from django.db import transaction
@@ -23,7 +22,7 @@ from generation.feed.messages import EventType
 from generation.feed.snapshots import image_refs
 from generation.feed.stream import Publish, event_begin, event_publish
 from generation.metrics.counters import generation_measure
-from generation.models import Generation, Worker
+from generation.models import REQUEST_FIELDS, GeneratedImage, Generation, Worker
 from generation.queue.entries import worker_wake, worker_wake_with
 from generation.queue.limits import work_return
 from generation.webhooks.outbox import webhook_note
@@ -31,9 +30,17 @@ from generation.webhooks.outbox import webhook_note
 logger = logging.getLogger("imagegen.generation")
 
 
+# What a move may change: what was asked for stays as it is, and so do the rows that it refers to, but for the worker's.
+_MOVABLE: Final = [
+    each.name
+    for each in Generation._meta.concrete_fields  # noqa: SLF001 - Django's own interface
+    if each.name == "worker" or not (each.primary_key or each.is_relation or each.name in REQUEST_FIELDS)
+]
+
+
 def generation_move(
     *,
-    generation_id: UUID,
+    generation: Generation,
     to: Status,
     origins: tuple[Status, ...] = (),
     fence: int | None = None,
@@ -44,19 +51,19 @@ def generation_move(
     `origins` narrows where it may come from. `fence` is the attempt the caller acts for: a worker whose lease was
     taken back moves nothing.
     """
-    rows = Generation.objects.filter(pk=generation_id, status__in=origins or ALLOWED_FROM[to])
+    rows = Generation.objects.filter(pk=generation.pk, status__in=origins or ALLOWED_FROM[to])
     if fence is not None:
         rows = rows.filter(attempt=fence)
     if to is not Status.RUNNING:
         values["lease_expires_at"] = None
     if to not in ACTIVE:
         values["finished_at"] = Now()
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         moved = rows.update(status=to, **values) == 1
-        if moved:
-            webhook_note(generation_id=generation_id, to=to)
+        if moved and generation.webhook_url:
+            webhook_note(generation_id=generation.pk, to=to)
         if moved and to in (Status.CANCELED, Status.FAILED):
-            work_return(generation_id)
+            work_return(generation.pk)
     return moved
 
 
@@ -83,10 +90,10 @@ def generation_announce(*, generation: Generation) -> None:
 def generation_start(
     *, generation: Generation, worker: Worker, lease_expires_at: Any, publish: Publish = event_publish
 ) -> bool:
-    """Begins the next attempt of a queued generation; False when it was no longer queued."""
+    """Begins the next attempt of a queued generation; True when it moved, and the row is as it is now."""
     waited = timezone.now() - generation.created_at
     moved = generation_move(
-        generation_id=generation.id,
+        generation=generation,
         to=Status.RUNNING,
         fence=generation.attempt,
         attempt=F("attempt") + 1,
@@ -102,7 +109,7 @@ def generation_start(
         publish(
             generation.id,
             "started",
-            attempt=generation.attempt + 1,
+            attempt=generation.attempt,
             phase=Phase.LOADING,
             worker=worker.name,
             model=generation.checkpoint_id,
@@ -112,6 +119,8 @@ def generation_start(
         )
 
     if moved:
+        generation.refresh_from_db(fields=_MOVABLE)
+        generation.worker = worker
         _once_committed(tell)
     return moved
 
@@ -119,7 +128,7 @@ def generation_start(
 def generation_requeue(*, generation: Generation, reason: str, publish: Publish = event_publish) -> bool:
     """Puts a running generation back into the queue; False when this attempt was no longer the one that runs."""
     moved = generation_move(
-        generation_id=generation.id,
+        generation=generation,
         to=Status.QUEUED,
         fence=generation.attempt,
         worker=None,
@@ -143,26 +152,37 @@ def generation_end(
     origins: tuple[Status, ...] = (),
     fence: int | None = None,
     reason: str = "",
+    images: Sequence[GeneratedImage] = (),
     publish: Publish = event_publish,
     **values: Any,
 ) -> bool:
     """Ends a generation and does all that follows; True when *this* call ended it, and the row is as it is now.
 
-    `origins`, `fence` and `values` are those of `generation_move`; `reason` goes into the event.
+    `origins`, `fence` and `values` are those of `generation_move`; `reason` goes into the event, and `images` are the
+    pictures that it ends with, whose rows are stored here.
     """
-    with transaction.atomic():
-        moved = generation_move(generation_id=generation.id, to=to, origins=origins, fence=fence, **values)
+    with transaction.atomic(savepoint=False):
+        moved = generation_move(generation=generation, to=to, origins=origins, fence=fence, **values)
         if moved:
-            generation.refresh_from_db()
-            _once_committed(lambda: generation_ended(generation, reason=reason, publish=publish))
+            GeneratedImage.objects.bulk_create(images)
+            generation.refresh_from_db(fields=_MOVABLE)
+            _once_committed(
+                lambda: generation_ended(generation, images=images, reason=reason, publish=publish)
+            )
     return moved
 
 
-def generation_ended(generation: Generation, *, reason: str = "", publish: Publish = event_publish) -> None:
+def generation_ended(
+    generation: Generation,
+    *,
+    images: Iterable[GeneratedImage],
+    reason: str = "",
+    publish: Publish = event_publish,
+) -> None:
     """Tells of an end that is committed: followers, the log, and the counters."""
     data: dict[str, Any] = {"reason": reason} if reason else {}
     if generation.status == Status.SUCCEEDED:
-        data |= {"seed": generation.seed, "images": image_refs(generation.images.all())}
+        data |= {"seed": generation.seed, "images": image_refs(images)}
     elif error := generation.error:
         data |= {"error": error}
     event = cast(EventType, generation.status)  # what an end is called is what its event is called

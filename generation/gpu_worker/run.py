@@ -252,6 +252,10 @@ def run_end(
 def _succeeded(run: Run, publisher: Publisher, batch: Batch, result: BatchResult) -> Status | None:
     generation = run.generation
     latency_ms = int((time.monotonic() - run.started) * 1000)
+    warnings = [
+        *generation.warnings,
+        *result.warnings,
+    ]  # once: a write whose commit fails has changed the row's copy
     moved = _persist(
         lambda: attempts.attempt_succeed(
             generation=generation,
@@ -261,7 +265,7 @@ def _succeeded(run: Run, publisher: Publisher, batch: Batch, result: BatchResult
             busy_ms=round(latency_ms * result.share),
             vram_peak_mb=result.memory_peak_mb,
             safety=SafetyResult(result.safety),
-            warnings=[*generation.warnings, *result.warnings],
+            warnings=warnings,
             publish=publisher.send,
         )
     )

@@ -6,7 +6,7 @@ from django.utils import timezone
 from generation.choices import Status
 from generation.models import Generation, WorkerCommand
 from imagegen_project.auth.models import HubAccount
-from imagegen_project.common.counters import SharedCounter, SharedHistogram
+from imagegen_project.common.counters import SharedCounter, SharedHistogram, count
 
 _SECONDS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 
@@ -78,22 +78,25 @@ def user_class(user: User) -> str:
 def generation_measure(generation: Generation) -> None:
     """Counts a generation that has just ended."""
     model = generation.checkpoint_id
-    JOBS_ENDED.add(
-        generation.status, generation.kind, model, user_class(generation.owner), generation.error_code
-    )
+    owner_class = user_class(generation.owner)
+    counts = [
+        JOBS_ENDED.adding(generation.status, generation.kind, model, owner_class, generation.error_code)
+    ]
     if generation.queue_ms is not None:
-        JOB_QUEUE_SECONDS.observe(generation.queue_ms / 1000, model)
-    if generation.status != Status.SUCCEEDED or generation.latency_ms is None:
-        return
-    seconds = generation.latency_ms / 1000
-    JOB_SECONDS.observe(seconds, generation.kind, model)
-    JOB_STEP_SECONDS.observe(seconds / generation.total_steps, model)
-    environment = (generation.receipt or {}).get("environment", {})
-    own, others = environment.get("batch_shape", [generation.num_images])[0], environment.get(
-        "batched_with", 0
-    )
-    JOB_BATCH_SIZE.observe(own + others, model)
-    JOBS_DRAWN.add(model, str(bool(environment.get("joined"))).lower(), str(others > 0).lower())
+        counts.append(JOB_QUEUE_SECONDS.observing(generation.queue_ms / 1000, model))
+    if generation.status == Status.SUCCEEDED and generation.latency_ms is not None:
+        seconds = generation.latency_ms / 1000
+        environment = (generation.receipt or {}).get("environment", {})
+        own = environment.get("batch_shape", [generation.num_images])[0]
+        others = environment.get("batched_with", 0)
+        joined, shared = str(bool(environment.get("joined"))).lower(), str(others > 0).lower()
+        counts += [
+            JOB_SECONDS.observing(seconds, generation.kind, model),
+            JOB_STEP_SECONDS.observing(seconds / generation.total_steps, model),
+            JOB_BATCH_SIZE.observing(own + others, model),
+            JOBS_DRAWN.adding(model, joined, shared),
+        ]
+    count(*counts)
 
 
 def order_measure(command: WorkerCommand, *, status: str) -> None:

@@ -9,8 +9,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from itertools import accumulate, chain
+from typing import Any, TypeAlias
 
 from django_redis import get_redis_connection
 from prometheus_client import CollectorRegistry
@@ -24,6 +24,9 @@ PROCESS_REGISTRY = CollectorRegistry()
 HASH_KEY = "imagegen:counters"
 _SUM = "sum"
 
+# Fields of the hash, and by how much each grows.
+Changes: TypeAlias = tuple[tuple[str, float], ...]
+
 
 @dataclass(frozen=True)
 class SharedCounter:
@@ -35,7 +38,11 @@ class SharedCounter:
 
     def add(self, *values: str, amount: int = 1) -> None:
         """Counts `amount` under label values in the order of `labels`."""
-        _increase([(_field(self.name, values, ""), amount)])
+        count(self.adding(*values, amount=amount))
+
+    def adding(self, *values: str, amount: int = 1) -> Changes:
+        """What `add` does, for `count`."""
+        return ((_field(self.name, values, ""), amount),)
 
     def family(self, rows: Iterable[tuple[tuple[str, ...], str, float]]) -> Metric:
         """As Prometheus takes it, from the hash's rows of this counter."""
@@ -56,8 +63,12 @@ class SharedHistogram:
 
     def observe(self, value: float, *values: str) -> None:
         """Counts one observation under label values in the order of `labels`."""
+        count(self.observing(value, *values))
+
+    def observing(self, value: float, *values: str) -> Changes:
+        """What `observe` does, for `count`."""
         bound = next((f"{bound:g}" for bound in self.bounds if value <= bound), "+Inf")
-        _increase([(_field(self.name, values, bound), 1), (_field(self.name, values, _SUM), float(value))])
+        return (_field(self.name, values, bound), 1), (_field(self.name, values, _SUM), float(value))
 
     def family(self, rows: Iterable[tuple[tuple[str, ...], str, float]]) -> Metric:
         """As Prometheus takes it, from the hash's rows of this histogram."""
@@ -89,10 +100,11 @@ def _field(name: str, values: Sequence[str], part: str) -> str:
     return json.dumps([name, list(values), part], separators=(",", ":"))
 
 
-def _increase(changes: Iterable[tuple[str, float]]) -> None:
+def count(*changes: Changes) -> None:
+    """Counts what several counters and histograms would, in one round trip."""
     try:
         pipe: Any = get_redis_connection("default").pipeline(transaction=False)
-        for field, amount in changes:
+        for field, amount in chain(*changes):
             if isinstance(amount, int):
                 pipe.hincrby(HASH_KEY, field, amount)
             else:

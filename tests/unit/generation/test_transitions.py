@@ -10,7 +10,7 @@ from django.core.files.storage import default_storage
 from django.db import IntegrityError, close_old_connections, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
-from pytest_django import Settings
+from pytest_django import DjangoAssertNumQueries, Settings
 
 from generation import services
 from generation.attempts import (
@@ -61,6 +61,25 @@ def test_a_claim_starts_an_attempt_under_a_lease(make: GenerationMaker, worker: 
     assert generation_claim(worker=worker) is None
 
 
+def test_claim_and_end_ask_little_of_the_database(
+    make: GenerationMaker, worker: Worker, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    """A solo picture waits for each of these, and the rows come back as they are without being read once more."""
+    make()
+    generation_claim(worker=worker)  # notes the first turn
+    make()
+    with django_assert_num_queries(
+        7
+    ):  # both ends of the transaction, here; models, row, turn, move, what it is now
+        generation = claimed(worker)
+        assert (generation.owner.username, generation.checkpoint.id) == ("ada", "builtin")
+        assert generation.worker == worker
+    with django_assert_num_queries(5):  # ended before, move, pictures, what it is now, class of its owner
+        assert succeed(generation)
+        assert (generation.owner.username, generation.status) == ("ada", Status.SUCCEEDED)
+    assert generation.finished_at is not None
+
+
 def test_the_oldest_is_claimed_first(make: GenerationMaker, worker: Worker) -> None:
     """First come, first served."""
     ids = [make().id for _ in range(3)]
@@ -80,7 +99,7 @@ def test_only_allowed_moves_happen(make: GenerationMaker, worker: Worker, origin
         values = {"error_code": ErrorCode.TIMEOUT}
     if to is Status.SUCCEEDED:
         values = {"receipt": {}}
-    moved = generation_move(generation_id=generation.id, to=to, **values)
+    moved = generation_move(generation=generation, to=to, **values)
     assert moved is (origin in ALLOWED_FROM[to])
     generation.refresh_from_db()
     assert generation.status == (to if moved else origin)

@@ -69,7 +69,7 @@ async def end(generation: Generation) -> None:
     """Ends the row, without an event."""
 
     def move() -> None:
-        generation_move(generation_id=generation.id, to=Status.CANCELED, cancel_requested_at=Now())
+        generation_move(generation=generation, to=Status.CANCELED, cancel_requested_at=Now())
         close_old_connections()
 
     await sync_to_async(move)()
