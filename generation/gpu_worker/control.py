@@ -4,10 +4,12 @@ import contextlib
 import time
 from typing import Any, Protocol
 
+from django.db import connection
 from django.db.models.functions import Now
 
 from generation.attempts import Progress, attempts_renew
-from generation.choices import CommandKind, CommandStatus, WorkerStatus
+from generation.choices import CommandKind, CommandStatus, Status, WorkerStatus
+from generation.engine import CachedModel
 from generation.gpu_worker.run import CANCELED, LOST, Run, storing_watch
 from generation.models import Worker, WorkerCommand
 from generation.orders import commands_due
@@ -17,6 +19,14 @@ from models_registry.selectors import checkpoint_is_here
 
 TICK_S = 0.25
 LOOK_EVERY_S = 0.5
+# Of a worker that does and has what it did and had.
+HEARTBEAT_EVERY_S = 2.0
+
+# Twice a second, mostly for nothing: built by the ORM, the two questions took four times as much of Python's lock.
+_LOOK = """
+SELECT EXISTS (SELECT FROM generation_workercommand WHERE worker_id = %s AND status = %s),
+    EXISTS (SELECT FROM generation_generation WHERE status = %s)
+"""
 
 
 class Controlled(Protocol):
@@ -37,11 +47,14 @@ class Controlled(Protocol):
     def cache_state(self) -> dict[str, Any]:
         """The columns of the worker's row that say what is in its cache."""
 
+    def models(self) -> list[CachedModel]:
+        """What is in its cache."""
+
     def command_submit(self, command: WorkerCommand) -> None:
         """Carries an order out, beside the job in hand where it can be."""
 
-    def look_ahead(self) -> None:
-        """Gets the model of the next job ready while one runs."""
+    def look_ahead(self, *, queued: bool) -> None:
+        """Gets the model of the next job ready while one runs; `queued` is whether there are any jobs that wait."""
 
 
 class ControlThread:
@@ -49,7 +62,8 @@ class ControlThread:
 
     def __init__(self, runtime: Controlled) -> None:
         self.runtime = runtime
-        self._looked_at = 0.0
+        self._looked_at = self._beaten_at = float("-inf")
+        self._said: tuple[WorkerStatus, list[CachedModel]] | None = None
         self._running = contextlib.ExitStack()
 
     def start(self) -> None:
@@ -65,9 +79,7 @@ class ControlThread:
         self._renew()
         if time.monotonic() - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = time.monotonic()
-            self._heartbeat()
-            self._take_commands()
-            self.runtime.look_ahead()
+            self._look()
 
     def _renew(self) -> None:
         runs = {(run.generation.id, run.generation.attempt): run for run in self.runtime.runs}
@@ -78,6 +90,18 @@ class ControlThread:
             elif leases[each].cancel_requested:
                 run.stop(CANCELED)
             storing_watch(run)
+
+    def _look(self) -> None:
+        says = self.runtime.status(), self.runtime.models()
+        if says != self._said or time.monotonic() - self._beaten_at >= HEARTBEAT_EVERY_S:
+            self._heartbeat()
+            self._said, self._beaten_at = says, time.monotonic()
+        with connection.cursor() as cursor:
+            cursor.execute(_LOOK, [self.runtime.worker.pk, CommandStatus.PENDING, Status.QUEUED])
+            ordered, queued = cursor.fetchone()
+        if ordered:
+            self._take_commands()
+        self.runtime.look_ahead(queued=queued)
 
     def _heartbeat(self) -> None:
         total, free = self.runtime.memory_mb()
@@ -101,11 +125,6 @@ class ControlThread:
             Worker.objects.create(pk=worker.pk, **columns)
 
     def _take_commands(self) -> None:
-        # Most looks find none, and which of them are due is four times as much to ask.
-        if not WorkerCommand.objects.filter(
-            worker=self.runtime.worker, status=CommandStatus.PENDING
-        ).exists():
-            return
         for command in commands_due(self.runtime.worker):
             if _waits_for_files(command):
                 continue

@@ -25,6 +25,7 @@ from django.db.models.functions import Now
 from generation.attempts import generation_claim
 from generation.choices import WorkerStatus
 from generation.engine import (
+    CachedModel,
     Engine,
     EngineError,
     SafetySettings,
@@ -262,6 +263,10 @@ class GpuRuntime:
         loading = self._loading or any(model.tier == "loading" for model in self.engine.models())
         return WorkerStatus.LOADING if loading else WorkerStatus.IDLE
 
+    def models(self) -> list[CachedModel]:
+        """What is in its cache."""
+        return self.engine.models()
+
     def memory_mb(self) -> tuple[int, int]:
         """Total and free memory of the device, MiB."""
         return total_and_free_mb(self.engine.device)
@@ -286,14 +291,16 @@ class GpuRuntime:
             "leaked_mb": self._leaked_mb,
         }
 
-    def look_ahead(self) -> None:
+    def look_ahead(self, *, queued: bool) -> None:
         """Reads the model of the next job into host memory while one runs; begins the next one where nobody said so.
 
-        Entries may be late or lost: Redis may be away, or full.
+        Entries may be late or lost: Redis may be away, or full. `queued` is whether any jobs wait.
         """
         if self.draining.is_set():
             return
-        upcoming = generation_next(device_class=self.worker.device_class, unfit=self.worker.unfit)
+        upcoming = None
+        if queued:
+            upcoming = generation_next(device_class=self.worker.device_class, unfit=self.worker.unfit)
         if upcoming is not None or self.status() is not WorkerStatus.IDLE:
             self._worked_at = time.monotonic()
         elif self._is_idle() and self.engine.models():

@@ -13,7 +13,7 @@ from generation.choices import UNFIT, CommandKind, CommandStatus, ErrorCode, Wor
 from loras.models import Lora
 from models_registry.models import Checkpoint
 
-# A worker renews its row every half second; this much silence means that it is gone.
+# A worker renews its row every two seconds at least; this much silence means that it is gone.
 WORKER_ALIVE = timedelta(seconds=15)
 
 

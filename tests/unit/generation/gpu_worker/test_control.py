@@ -1,4 +1,4 @@
-"""What an idle worker asks of PostgreSQL, twice a second, and how it comes back where it was forgotten."""
+"""What a worker asks of PostgreSQL, twice a second, and how it comes back where it was forgotten."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import pytest
 from generation.choices import WorkerStatus
 from generation.gpu_worker.control import ControlThread
 from generation.models import Worker
-from generation.queue.precedence import generation_next
 from imagegen_project import __version__
+from tests.support.factories import GenerationMaker
 
 
 class Idle:
@@ -18,8 +18,14 @@ class Idle:
         self.worker = worker
         self.runs: list[Any] = []
 
+        self.does = WorkerStatus.IDLE
+        self.found: list[bool] = []
+
     def status(self) -> WorkerStatus:
-        return WorkerStatus.IDLE
+        return self.does
+
+    def models(self) -> list[Any]:
+        return []
 
     def memory_mb(self) -> tuple[int, int]:
         return 16_000, 8_000
@@ -27,22 +33,45 @@ class Idle:
     def cache_state(self) -> dict[str, Any]:
         return {"resident_models": ["builtin"]}
 
-    def look_ahead(self) -> None:
-        assert generation_next() is None
+    def look_ahead(self, *, queued: bool) -> None:
+        self.found.append(queued)
 
 
 @pytest.fixture
-def control(worker: Worker) -> ControlThread:
+def idle(worker: Worker) -> Idle:
     worker.version = __version__
-    return ControlThread(Idle(worker))  # type: ignore[arg-type]
+    return Idle(worker)
 
 
-def test_a_look_that_finds_nothing_asks_three_questions(
-    control: ControlThread, django_assert_num_queries: Any
+@pytest.fixture
+def control(idle: Idle, monkeypatch: pytest.MonkeyPatch) -> ControlThread:
+    """One that looks at each tick."""
+    monkeypatch.setattr("generation.gpu_worker.control.LOOK_EVERY_S", 0.0)
+    return ControlThread(idle)  # type: ignore[arg-type]
+
+
+def test_a_look_that_finds_nothing_asks_one_question(
+    control: ControlThread, idle: Idle, django_assert_num_queries: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The heartbeat, whether there are orders, whether anything is queued; the lease of nothing is not renewed."""
-    with django_assert_num_queries(3):
+    """Whether there are orders or jobs; a heartbeat comes when it has something new to say, and now and then."""
+    with django_assert_num_queries(2):
         control.tick()
+    with django_assert_num_queries(1):
+        control.tick()
+    idle.does = WorkerStatus.BUSY
+    with django_assert_num_queries(2):
+        control.tick()
+    assert Worker.objects.get().status == WorkerStatus.BUSY
+    monkeypatch.setattr("generation.gpu_worker.control.HEARTBEAT_EVERY_S", 0.0)
+    with django_assert_num_queries(2):
+        control.tick()
+
+
+def test_a_look_finds_jobs(control: ControlThread, idle: Idle, make: GenerationMaker) -> None:
+    control.tick()
+    make()
+    control.tick()
+    assert idle.found == [False, True]
 
 
 def test_who_was_forgotten_is_there_again_with_the_next_heartbeat(
