@@ -31,7 +31,7 @@ def generations_visible(
     user: User | AnonymousUser, *, with_their: Container[str] = ("images", "adapters")
 ) -> QuerySet[Generation]:
     """The generations a user may see: their own; staff see all."""
-    rows = Generation.objects.select_related("checkpoint", "owner", "worker")
+    rows = Generation.objects.select_related("checkpoint", "owner")
     rows = rows.prefetch_related(*(name for name in ("images", "adapters") if name in with_their))
     return rows if user.is_staff else rows.filter(owner_id=user.pk)
 

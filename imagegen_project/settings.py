@@ -154,7 +154,7 @@ RQ_QUEUES = {
         *(f"generations.{device_class}" for device_class in env.DEVICE_CLASSES),
     )
 }
-# What a wake-up of GPU workers runs. By name: the web process must never import the worker's module.
+# What a wake-up of GPU workers is called.
 RQ_RUN_NEXT = "generation.gpu_worker.worker.run_next"
 
 AUTHENTICATION_BACKENDS = ["imagegen_project.auth.backends.PatientModelBackend"]

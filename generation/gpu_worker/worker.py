@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from django.conf import settings
+from rq.worker import WorkerStatus
 
 from generation.gpu_worker.runtime import GpuRuntime
 from generation.queue.entries import queue_name
@@ -21,6 +22,19 @@ class GpuWorker(AllowlistedWorker):
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {"generation.worker.run_next": settings.RQ_RUN_NEXT}
     runtime: GpuRuntime
 
+    def entry_run(self, job: Any, queue: Any) -> None:
+        """Forgets the entry, which only says that there is work, and draws: RQ's notes of it would delay that."""
+        with queue.connection.pipeline() as pipe:
+            pipe.lrem(queue.intermediate_queue_key, 1, job.id)
+            pipe.delete(job.key)
+            self.set_state(WorkerStatus.BUSY, pipe)  # what RQ does on a signal depends on it
+            pipe.execute()
+        try:
+            self.runtime.run_next()
+        except Exception:
+            logger.exception("entry failed")
+        self.set_state(WorkerStatus.IDLE)
+
     def request_stop(self, signum: int, frame: Any) -> None:
         """First SIGTERM or SIGINT."""
         self.runtime.drain()
@@ -31,29 +45,16 @@ class GpuWorker(AllowlistedWorker):
         self.runtime.hand_back()
 
 
-_runtime: GpuRuntime | None = None
-
-
-def run_next() -> None:
-    """The entry point of RQ entries: there is work."""
-    if _runtime is not None:
-        _runtime.run_next()
-
-
 def gpu_worker_run(*, name: str = "") -> None:
     """Runs a GPU worker in this process until it is told to stop."""
-    global _runtime  # noqa: PLW0603 - RQ can only call a module's function
-    _runtime = GpuRuntime(name=name)
+    runtime = GpuRuntime(name=name)
     queue = queue_get(queue_name(settings.DEVICE_CLASS))
     # RQ's own name for it is random: one that a killed process left behind would refuse a second birth for 90 s.
     worker = GpuWorker([queue], connection=queue.connection, serializer=queue.serializer)
-    worker.runtime = _runtime
-    _runtime.start()
-    logger.info(
-        "gpu worker started", extra={"worker": _runtime.worker.name, "device": _runtime.worker.device}
-    )
+    worker.runtime = runtime
+    runtime.start()
+    logger.info("gpu worker started", extra={"worker": runtime.worker.name, "device": runtime.worker.device})
     try:
         worker.work(logging_level=None)
     finally:
-        _runtime.close()
-        _runtime = None
+        runtime.close()

@@ -143,11 +143,11 @@ def test_a_worker_finds_jobs_that_no_entry_told_it_of(
 ) -> None:
     """It looks for itself, while it has nothing to do and is not about to stop."""
     runtime = BareRuntime(worker)
-    runtime.look_ahead()
+    runtime.look_ahead(queued=False)
     make()
-    runtime.look_ahead()
+    runtime.look_ahead(queued=True)
     runtime._pipeline.shutdown(wait=True)
     assert runtime.claims == 1
     runtime.draining.set()
-    runtime.look_ahead()
+    runtime.look_ahead(queued=True)
     assert runtime.claims == 1

@@ -39,7 +39,7 @@ def test_models_go_when_nobody_asks_for_anything(
 ) -> None:
     """By default they stay; with a limit they go from device and host, and the next job brings its own back."""
     wait_for(lambda: runtime.engine.resident == ["builtin"], "the default model's load")
-    runtime.look_ahead()
+    runtime.look_ahead(queued=False)
     runtime._pipeline.submit(int).result()
     assert runtime.engine.resident == ["builtin"], "0 is never"
     settings.MODEL_IDLE_UNLOAD_S = 0.01

@@ -21,9 +21,10 @@ from generation.attempts import generation_claim
 from generation.choices import CommandKind
 from generation.gpu_worker.run import CANCELED, HAND_BACK, TIMEOUT, Run
 from generation.gpu_worker.runtime import GpuRuntime
+from generation.gpu_worker.worker import GpuWorker
 from generation.models import Generation, Worker
 from generation.orders import order_create
-from generation.queue.entries import worker_wake
+from generation.queue.entries import worker_wake, workers_wake
 from generation.upkeep.sweep import leases_take_back
 from imagegen_project.common.queues import queue_get
 from imagegen_project.common.rq_worker import AllowlistedWorker
@@ -99,6 +100,31 @@ def test_entries_without_a_readable_function_are_refused(redis_client: Any) -> N
     queue.enqueue_call(f"{__name__}.known", timeout=-1, result_ttl=0)
     work(queue)
     assert calls == [()]
+
+
+def test_a_wake_up_is_forgotten_before_it_is_followed(
+    redis_client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says no more than that there is work: nothing of it is kept, and what goes wrong meanwhile ends no worker."""
+    queue = queue_get("generations")
+    worker = GpuWorker([queue], connection=queue.connection, serializer=queue.serializer)
+    seen: list[Any] = []
+
+    def run_next() -> None:
+        seen.append((worker.get_state(), redis_client.keys("rq:job:*"), redis_client.lrange(between, 0, -1)))
+        if queue.count:
+            raise ValueError
+
+    between = queue.intermediate_queue_key
+    worker.runtime = SimpleNamespace(run_next=run_next)  # type: ignore[assignment]
+    worker_wake()
+    worker.work(burst=True, logging_level=None)
+    assert seen == [("busy", [], [])]
+    workers_wake(device_class="", entries=2)
+    worker.work(burst=True, logging_level=None)
+    assert [state for state, _, _ in seen] == ["busy"] * 3
+    assert "entry failed" in caplog.text
+    assert queue.failed_job_registry.count == queue.started_job_registry.count == 0
 
 
 def test_waking_survives_an_unreachable_redis(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
