@@ -2,22 +2,24 @@
 
 import asyncio
 import threading
+from io import BytesIO
 from typing import Any
 
 import pytest
 from asgiref.sync import SyncToAsync
-from django.http import HttpRequest, HttpResponse
+from django.core.signals import request_finished
+from django.http import FileResponse, HttpRequest, HttpResponse
 
 from imagegen_project.server.handler import OneThreadHandler
 
 
-async def served(handler: OneThreadHandler, sent: list[dict[str, Any]]) -> None:
+async def served(handler: OneThreadHandler, sent: list[dict[str, Any]], *, query: bytes = b"") -> None:
     """One request, answered."""
     scope: dict[str, Any] = {
         "type": "http",
         "method": "GET",
         "path": "/api/v1/me",
-        "query_string": b"",
+        "query_string": query,
         "headers": [(b"host", b"localhost")],
     }
     body = [{"type": "http.request", "body": b"", "more_body": False}]
@@ -34,9 +36,10 @@ async def served(handler: OneThreadHandler, sent: list[dict[str, Any]]) -> None:
     await handler(scope, receive, send)
 
 
-def test_a_request_changes_threads_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the signal that it began, for its middleware and view, and for its end; all that in one thread."""
+def test_a_request_changes_threads_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its beginning, middleware, view and end come in one go, and before the answer is sent."""
     threads: list[int] = []
+    ended: list[int] = []
     changes: list[Any] = []
     call = SyncToAsync.__call__
 
@@ -53,11 +56,36 @@ def test_a_request_changes_threads_three_times(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(SyncToAsync, "__call__", noted)
     sent: list[dict[str, Any]] = []
 
-    asyncio.run(served(OneThreadHandler(), sent))
+    def finished(**_: Any) -> None:
+        assert not sent
+        ended.append(threading.get_ident())
+
+    request_finished.connect(finished)
+    try:
+        asyncio.run(served(OneThreadHandler(), sent))
+    finally:
+        request_finished.disconnect(finished)
     assert sent[0]["status"] == 401
-    assert len(changes) <= 3, changes
-    assert threads
-    assert threads[0] != threading.get_ident()
+    assert len(changes) == 1, changes
+    assert threads == ended != [threading.get_ident()]
+
+
+@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")  # as it does of WhiteNoise's files
+def test_a_file_that_is_streamed_is_closed_behind_its_last_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = BytesIO(bytes(200_000))
+    monkeypatch.setattr(OneThreadHandler, "_get_response", lambda *_: FileResponse(file))
+    sent: list[dict[str, Any]] = []
+
+    asyncio.run(served(OneThreadHandler(), sent))
+    assert b"".join(message.get("body", b"") for message in sent) == bytes(200_000)
+    assert file.closed
+
+
+def test_what_is_no_request_is_refused() -> None:
+    sent: list[dict[str, Any]] = []
+
+    asyncio.run(served(OneThreadHandler(), sent, query=b"\xff"))
+    assert sent[0]["status"] == 400
 
 
 def test_threads_stay_for_the_next_request_and_none_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
