@@ -44,7 +44,8 @@ def adapters_store(generation: Generation, wishes: Sequence[LoraWish], *, owner:
         GenerationLora.objects.create(
             generation=generation, position=position, lora=lora, name=lora.name, scale=wish.scale
         )
-    lora_touch(ids=[wish.lora.pk for wish in wishes if wish.lora])
+    if used := [wish.lora.pk for wish in wishes if wish.lora]:
+        lora_touch(ids=used)
 
 
 def adapters_again(original: Generation, *, owner: User) -> list[LoraWish]:

@@ -14,7 +14,6 @@ from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
-from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
 from generation.choices import ACTIVE, ALLOWED_FROM, Phase, Status
@@ -26,6 +25,7 @@ from generation.models import REQUEST_FIELDS, GeneratedImage, Generation, Worker
 from generation.queue.entries import worker_wake, worker_wake_with
 from generation.queue.limits import work_return
 from generation.webhooks.outbox import webhook_note
+from imagegen_project.common.redis import redis_client
 
 logger = logging.getLogger("imagegen.generation")
 
@@ -75,7 +75,7 @@ def generation_announce(*, generation: Generation) -> None:
 
     def tell() -> None:
         try:
-            with get_redis_connection("default").pipeline(transaction=False) as pipe:
+            with redis_client().pipeline(transaction=False) as pipe:
                 event_begin(
                     pipe, generation.id, "queued", phase=Phase.QUEUED, total_steps=generation.total_steps
                 )

@@ -6,16 +6,16 @@ from typing import Any
 
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.http import require_safe
-from django_redis import get_redis_connection
 
 from generation.models import Worker
 from generation.pictures.availability import StorageState, storage_state
+from imagegen_project.common.redis import redis_client
 
 logger = logging.getLogger(__name__)
 
 
 def _redis() -> None:
-    get_redis_connection("default").ping()
+    redis_client().ping()
 
 
 def _check(probe: Callable[[], Any]) -> str:

@@ -18,10 +18,10 @@ from uuid import UUID
 from channels.layers import get_channel_layer
 from django.conf import settings
 from django.utils import timezone
-from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
 from generation.feed.messages import TERMINAL_EVENTS, Event, EventType
+from imagegen_project.common.redis import redis_client
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def events_decode(
 def preview_latest(generation_id: UUID) -> str | None:
     """The latest preview, a JPEG in base64; None while there is none, or while Redis is away."""
     try:
-        entries = get_redis_connection("default").xrevrange(previews_key(generation_id), count=1)
+        entries = redis_client().xrevrange(previews_key(generation_id), count=1)
     except (RedisError, OSError):
         return None
     return entries[0][1][b"preview"].decode("ascii") if entries else None
@@ -131,7 +131,7 @@ def events_append(tellings: Sequence[Telling]) -> list[Event | RedisError | None
     is away.
     """
     # Not one transaction: each generation's feed is its own.
-    pipe = get_redis_connection("default").pipeline(transaction=False)
+    pipe = redis_client().pipeline(transaction=False)
     events = [_append(pipe, each) for each in tellings]
     found: list[Event | RedisError | None] = []
     for event, answer in zip(events, pipe.execute(raise_on_error=False), strict=True):
@@ -194,7 +194,7 @@ def events_notify(events: Iterable[Event]) -> None:
     It does what the channel layer's `group_send` does, which wants an event loop, and a round trip for each.
     """
     layer = get_channel_layer()
-    pipe: Any = get_redis_connection("default").pipeline(transaction=False)
+    pipe: Any = redis_client().pipeline(transaction=False)
     for event in events:
         message = layer.serialize({"type": "generation.event", "event": event})
         for ends_only in (False, True) if event["type"] in TERMINAL_EVENTS else (False,):

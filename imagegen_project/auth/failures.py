@@ -9,15 +9,14 @@ minute is looked at without asking Redis, until it fails. Without Redis nobody i
 import logging
 import math
 import time
-from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest
 from django.utils.crypto import salted_hmac
-from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
 from imagegen_project.auth.errors import TooManyFailuresError
+from imagegen_project.common.redis import redis_client
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def failures_check(*, address: str, credential: str) -> None:
     if time.monotonic() - _worked.get(name, -math.inf) < WINDOW_S:
         return
     try:
-        of_address, of_token, worked = _redis().mget(
+        of_address, of_token, worked = redis_client().mget(
             _failed("address", address), _failed("token", name), f"{_PREFIX}:worked:{name}"
         )
     except (RedisError, OSError) as error:
@@ -68,7 +67,7 @@ def failures_check(*, address: str, credential: str) -> None:
 def _seconds_left(address: str, name: str) -> int:
     """How long the failures that were counted still count."""
     try:
-        ends = [_redis().ttl(_failed(kind, of)) for kind, of in (("address", address), ("token", name))]
+        ends = [redis_client().ttl(_failed(kind, of)) for kind, of in (("address", address), ("token", name))]
     except (RedisError, OSError):
         ends = []
     return max([seconds for seconds in ends if seconds > 0], default=WINDOW_S)
@@ -81,7 +80,7 @@ def failure_note(*, address: str, credential: str) -> None:
     name = _name(credential)
     _worked.pop(name, None)
     try:
-        pipe = _redis().pipeline()
+        pipe = redis_client().pipeline()
         for key in (_failed("address", address), _failed("token", name)):
             pipe.set(key, 0, ex=WINDOW_S, nx=True)
             pipe.incr(key)
@@ -101,13 +100,9 @@ def success_note(*, credential: str) -> None:
         _worked.clear()
     _worked[name] = now
     try:
-        _redis().set(f"{_PREFIX}:worked:{name}", 1, ex=WORKED_S, nx=True)
+        redis_client().set(f"{_PREFIX}:worked:{name}", 1, ex=WORKED_S, nx=True)
     except (RedisError, OSError) as error:
         _open(error)
-
-
-def _redis() -> Any:
-    return get_redis_connection("default")
 
 
 def _failed(kind: str, name: str) -> str:

@@ -10,10 +10,10 @@ from typing import Final, Literal
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
 from imagegen_project.auth.errors import TicketStoreUnavailableError
+from imagegen_project.common.redis import redis_client
 
 TICKET_BYTES = 32
 MAX_TICKET_LENGTH = 128
@@ -51,7 +51,7 @@ def link_redeem(nonce: str) -> User | None:
 def _create(kind: str, user: User, *, ttl_s: int) -> str:
     secret = secrets.token_urlsafe(TICKET_BYTES)
     try:
-        get_redis_connection("default").set(_key(kind, secret), str(user.pk), ex=ttl_s)
+        redis_client().set(_key(kind, secret), str(user.pk), ex=ttl_s)
     except RedisError as error:
         raise TicketStoreUnavailableError from error
     return secret
@@ -61,7 +61,7 @@ def _user(command: Literal["get", "getdel"], kind: str, secret: str) -> User | N
     if not 0 < len(secret) <= MAX_TICKET_LENGTH:
         return None
     try:
-        user_id = getattr(get_redis_connection("default"), command)(_key(kind, secret))
+        user_id = getattr(redis_client(), command)(_key(kind, secret))
     except RedisError as error:
         raise TicketStoreUnavailableError from error
     if user_id is None:

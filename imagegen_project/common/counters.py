@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Any, TypeAlias
 
-from django_redis import get_redis_connection
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from redis.exceptions import RedisError
+
+from imagegen_project.common.redis import redis_client
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class SharedHistogram:
 def shared_families(metrics: Sequence[SharedCounter | SharedHistogram]) -> Iterator[Metric]:
     """The present values of shared metrics, read in one go. Raises RedisError."""
     rows: dict[str, list[tuple[tuple[str, ...], str, float]]] = defaultdict(list)
-    stored: dict[bytes, bytes] = get_redis_connection("default").hgetall(HASH_KEY)
+    stored: dict[bytes, bytes] = redis_client().hgetall(HASH_KEY)
     for field, number in stored.items():
         name, values, part = json.loads(field)
         rows[name].append((tuple(values), part, float(number)))
@@ -103,7 +104,7 @@ def _field(name: str, values: Sequence[str], part: str) -> str:
 def count(*changes: Changes) -> None:
     """Counts what several counters and histograms would, in one round trip."""
     try:
-        pipe: Any = get_redis_connection("default").pipeline(transaction=False)
+        pipe: Any = redis_client().pipeline(transaction=False)
         for field, amount in chain(*changes):
             if isinstance(amount, int):
                 pipe.hincrby(HASH_KEY, field, amount)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
 from operator import attrgetter
-from typing import Any, Final, NoReturn, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import UploadedFile
@@ -64,20 +64,31 @@ class RowSerializer(FieldsMadeOnce[_Model], serializers.ModelSerializer[_Model])
         }
 
     @cached_property
-    def _readers(self) -> list[tuple[str, Callable[[_Model], Any], Callable[[Any], Any]]]:
-        """Each field's name, how its value is read, and how that is shown."""
-        return [
-            (name, self._reader(field), field.to_representation)
-            for name, field in self.fields.items()
-            if not field.write_only
-        ]
+    def _readers(self) -> "list[_Reader]":
+        """Those of the fields that this one has."""
+        own = self.fields.fields
+        return [reader for reader in _readers_of(cast(Hashable, type(self))) if reader[0] in own]
 
-    def _reader(self, field: Any) -> Callable[[_Model], Any]:
-        is_plain = type(field).get_attribute is serializers.Field.get_attribute and field.source != "*"
-        if is_plain and hasattr(self.Meta.model, field.source_attrs[0]):
-            return attrgetter(field.source)
-        get_attribute: Callable[[_Model], Any] = field.get_attribute
-        return get_attribute
+
+# A field's name, how its value is read, and how that is shown.
+_Reader: TypeAlias = tuple[str, Callable[[Any], Any], Callable[[Any], Any]]
+
+
+@cache
+def _readers_of(serializer_class: Any) -> list[_Reader]:
+    return [
+        (name, _reading(field, serializer_class.Meta.model), field.to_representation)
+        for name, field in _fields_of(serializer_class).items()
+        if not field.write_only
+    ]
+
+
+def _reading(field: Any, model: Any) -> Callable[[Any], Any]:
+    is_plain = type(field).get_attribute is serializers.Field.get_attribute and field.source != "*"
+    if is_plain and hasattr(model, field.source_attrs[0]):
+        return attrgetter(field.source)
+    get_attribute: Callable[[Any], Any] = field.get_attribute
+    return get_attribute
 
 
 @cache

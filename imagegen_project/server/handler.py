@@ -53,8 +53,9 @@ class OneThreadHandler(ASGIHandler):
         set_script_prefix(get_script_prefix(scope))
         signals.request_started.send(sender=self.__class__, scope=scope)
         request, refusal = self.create_request(scope, body)
-        response: Any = refusal if request is None else self.get_response(request)
-        response._handler_class = self.__class__  # noqa: SLF001 - as Django's own
+        given: Any = refusal if request is None else self.get_response(request)
+        response: HttpResponseBase = given
+        given._handler_class = self.__class__  # noqa: SLF001 - as Django's own
         if not response.streaming:
             response.close()
         return response

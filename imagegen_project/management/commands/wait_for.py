@@ -8,11 +8,11 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
-from django_redis import get_redis_connection
 from psycopg_pool import PoolTimeout
 from redis.exceptions import RedisError
 
 from imagegen_project.common.commands import ReportingCommand
+from imagegen_project.common.redis import redis_client
 
 _POLL_S = 1.0
 
@@ -23,7 +23,7 @@ def _database() -> bool:
 
 
 def _redis() -> bool:
-    return bool(get_redis_connection("default").ping())
+    return bool(redis_client().ping())
 
 
 def _migrations() -> bool:

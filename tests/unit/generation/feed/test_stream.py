@@ -91,7 +91,7 @@ def test_publishing_survives_an_unreachable_redis(monkeypatch: pytest.MonkeyPatc
     def unreachable(*args: Any, **kwargs: Any) -> Any:
         raise redis.exceptions.ConnectionError
 
-    monkeypatch.setattr("generation.feed.stream.get_redis_connection", unreachable)
+    monkeypatch.setattr("generation.feed.stream.redis_client", unreachable)
     event_publish(uuid4(), "queued", attempt=0)
 
 
