@@ -4,6 +4,7 @@ import hashlib
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db.models import Q, QuerySet
@@ -24,16 +25,22 @@ def checkpoints_enabled() -> QuerySet[Checkpoint]:
     return Checkpoint.objects.filter(enabled=True)
 
 
-def checkpoint_get(*, name: str, among: QuerySet[Checkpoint] | None = None) -> Checkpoint:
-    """The enabled checkpoint with this registry id or repository name. Raises ModelNotFoundError, ModelNotEnabledError.
+def checkpoints_called(name: Any) -> QuerySet[Checkpoint]:
+    """Those with this registry id or repository name, enabled or not."""
+    return Checkpoint.objects.filter(Q(id=name) | Q(repository=name))
 
-    `among` are the enabled checkpoints, where they are to be read with more than they have.
-    """
-    rows = checkpoints_enabled() if among is None else among
-    named = Q(id=name) | Q(repository=name)
-    if checkpoint := rows.filter(named).first():
+
+def checkpoints_by_default() -> QuerySet[Checkpoint]:
+    """The enabled checkpoints that may run when a request names no model, the first choice first."""
+    return checkpoints_enabled().filter(Q(is_default=True) | Q(id=BUILTIN_ID)).order_by("-is_default")
+
+
+def checkpoint_get(*, name: str) -> Checkpoint:
+    """The enabled one of this registry id or repository name. Raises ModelNotFoundError, ModelNotEnabledError."""
+    called = checkpoints_called(name)
+    if checkpoint := called.filter(enabled=True).first():
         return checkpoint
-    if Checkpoint.objects.filter(named, enabled=False).exists():
+    if called.filter(enabled=False).exists():
         raise ModelNotEnabledError(
             f"{name} is not enabled here: staff can enable it in the admin.", param="model"
         )
@@ -41,16 +48,14 @@ def checkpoint_get(*, name: str, among: QuerySet[Checkpoint] | None = None) -> C
     raise ModelNotFoundError(f"No model is called {name!r} here. Known: {known}.", param="model")
 
 
-def checkpoint_default(*, among: QuerySet[Checkpoint] | None = None) -> Checkpoint:
+def checkpoint_default() -> Checkpoint:
     """What runs when a request names no model: `DEFAULT_MODEL_ID`, else the default row, else the built-in one.
 
-    `among` is as for `checkpoint_get`. Raises ModelNotFoundError when `DEFAULT_MODEL_ID` names nothing.
+    Raises ModelNotFoundError when `DEFAULT_MODEL_ID` names nothing.
     """
     if settings.DEFAULT_MODEL_ID:
-        return checkpoint_get(name=settings.DEFAULT_MODEL_ID, among=among)
-    rows = checkpoints_enabled() if among is None else among
-    chosen = rows.filter(Q(is_default=True) | Q(id=BUILTIN_ID)).order_by("-is_default").first()
-    return chosen or checkpoint_get(name=BUILTIN_ID, among=among)
+        return checkpoint_get(name=settings.DEFAULT_MODEL_ID)
+    return checkpoints_by_default().first() or checkpoint_get(name=BUILTIN_ID)
 
 
 def checkpoint_default_id() -> str | None:

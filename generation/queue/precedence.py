@@ -1,14 +1,17 @@
 """What is claimable, and what comes first."""
 
+import json
 from collections.abc import Collection, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
+from django.conf import settings
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import Exists, F, Func, JSONField, OuterRef, QuerySet
 
 from generation.choices import UNFIT, Fit, Status
 from generation.errors import ModelNeedsLibraryError, ModelTooLargeError
 from generation.models import Generation, GenerationLora, Worker
+from imagegen_project.common.prepared import Prepared, open_value
 from loras.choices import LoraState
 from models_registry.choices import DiskState
 from models_registry.models import Checkpoint
@@ -16,7 +19,8 @@ from models_registry.selectors import (
     checkpoint_check_supported,
     checkpoint_default,
     checkpoint_get,
-    checkpoints_enabled,
+    checkpoints_by_default,
+    checkpoints_called,
     checkpoints_here,
 )
 
@@ -78,12 +82,8 @@ def _unfit(
     return ModelTooLargeError(reason, param="model")
 
 
-def checkpoint_for(*, name: str | None) -> Checkpoint:
-    """The checkpoint that a request means by a name, or by none; in one query with what the workers say of it.
-
-    Raises ModelNotFoundError, ModelUnsupportedError, and where no live worker has the memory for it or the library that
-    reads it ModelTooLargeError or ModelNeedsLibraryError.
-    """
+def _with_plans(rows: QuerySet[Checkpoint]) -> QuerySet[Any]:
+    """The same, with what the live workers say of them as `plans`, the one with the most memory first."""
     plan = Func(
         F("model_plans"),
         OuterRef("pk"),
@@ -92,11 +92,26 @@ def checkpoint_for(*, name: str | None) -> Checkpoint:
         output_field=JSONField(),
     )
     plans = ArraySubquery(Worker.objects.live().order_by("-memory_total_mb").values(plan=plan))
-    rows = checkpoints_enabled().annotate(plans=plans)
-    checkpoint: Any = (
-        checkpoint_default(among=rows) if name is None else checkpoint_get(name=name, among=rows)
-    )
+    return rows.annotate(plans=plans)
+
+
+_CALLED: Final = Prepared(lambda: _with_plans(checkpoints_called(open_value("name")).filter(enabled=True)))
+_BY_DEFAULT: Final = Prepared(lambda: _with_plans(checkpoints_by_default()))
+
+
+def checkpoint_for(*, name: str | None) -> Checkpoint:
+    """The checkpoint that a request means by a name, or by none; in one query with what the workers say of it.
+
+    Raises ModelNotFoundError, ModelUnsupportedError, and where no live worker has the memory for it or the library that
+    reads it ModelTooLargeError or ModelNeedsLibraryError.
+    """
+    called = settings.DEFAULT_MODEL_ID or None if name is None else name
+    checkpoint = _BY_DEFAULT.first() if called is None else _CALLED.first(name=called)
+    if checkpoint is None:
+        # They say why there is none, or find one that has just been enabled.
+        found = checkpoint_default() if name is None else checkpoint_get(name=name)
+        return checkpoint_for(name=found.pk)
     checkpoint_check_supported(checkpoint)
-    if unfit := _unfit(checkpoint, checkpoint.plans):
+    if unfit := _unfit(checkpoint, [json.loads(plan) if plan else None for plan in checkpoint.plans]):
         raise unfit
     return cast(Checkpoint, checkpoint)
