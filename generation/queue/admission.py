@@ -5,9 +5,10 @@ of the moment in which it holds that lock, so that no limit is exceeded and no t
 limit may be exceeded by what several users store at the same moment.
 """
 
+import json
+from functools import cache
 from typing import Any, Final
 
-from django.contrib.postgres.fields import ArrayField
 from django.db import DEFAULT_DB_ALIAS, connection
 from django.db.models.expressions import DatabaseDefault
 
@@ -56,8 +57,10 @@ used AS (
 _STORED: Final = """
 stored AS (
     INSERT INTO generation_generation ({columns})
-    SELECT {values}
-    FROM place CROSS JOIN used
+    SELECT {columns}
+    FROM used CROSS JOIN jsonb_populate_record(
+        NULL::generation_generation, %(row)s::jsonb || jsonb_build_object('turn', (SELECT turn FROM place))
+    )
     WHERE coalesce(used.own < %(max_own)s, true)
         AND coalesce(used.queued < %(max_queued)s, true)
         AND coalesce(used.work + %(pixel_steps)s <= %(max_work)s, true)
@@ -84,26 +87,28 @@ def generation_admit(generation: Generation) -> None:
         _store(generation, Limits())
 
 
+@cache
+def _statement(columns: tuple[str, ...], defaults: tuple[str, ...]) -> str:
+    """What stores a row of these columns, and returns its id and the columns that have their default."""
+    stored = _STORED.format(columns=", ".join(columns), returned=", ".join(("id", *defaults)))
+    return f"{_LOCK}{_PLACE}{LOAD}, {_USED}{stored}"
+
+
 def _store(generation: Generation, limits: Limits) -> bool:
     """Stores it within the limits; False where one of them is reached."""
-    columns, values, defaults = [], [], ["id"]
-    parameters: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    defaults = []
     for field in Generation._meta.concrete_fields:  # noqa: SLF001 - Django's own interface
         value = field.pre_save(generation, add=True)
-        name = str(field.column)
         if isinstance(value, DatabaseDefault):
-            defaults.append(name)
-            continue
-        cast = f"::{field.db_type(connection)}" if isinstance(field, ArrayField) else ""
-        columns.append(name)
-        values.append("place.turn" if name == "turn" else f"%({name})s{cast}")
-        parameters[name] = field.get_db_prep_save(value, connection=connection)
-    stored = _STORED.format(
-        columns=", ".join(columns), values=", ".join(values), returned=", ".join(defaults)
-    )
-    parameters |= LOAD_VALUES | limits.values() | {"pixel_steps": generation.pixel_steps}
+            defaults.append(str(field.column))
+        else:
+            values[str(field.column)] = value
+    parameters = {name: values[name] for name in ("id", "owner_id", "priority", "input_bytes", "created_at")}
+    # Ids and times as PostgreSQL reads them.
+    parameters |= {"row": json.dumps(values, default=str), "pixel_steps": generation.pixel_steps}
     with connection.cursor() as cursor:
-        cursor.execute(f"{_LOCK}{_PLACE}{LOAD}, {_USED}{stored}", parameters)
+        cursor.execute(_statement(tuple(values), tuple(defaults)), parameters | LOAD_VALUES | limits.values())
         cursor.nextset()
         row = cursor.fetchone()
     if row is None:
@@ -111,7 +116,7 @@ def _store(generation: Generation, limits: Limits) -> bool:
     turn, ahead, wait_ms, _, *chosen = row
     state = generation._state  # noqa: SLF001 - as Model.save does
     state.adding, state.db = False, DEFAULT_DB_ALIAS
-    for name, value in zip(defaults[1:], chosen, strict=True):
+    for name, value in zip(defaults, chosen, strict=True):
         setattr(generation, name, value)
     generation.turn = turn
     generation.standing = standing_of(generation, ahead=ahead, wait_ms=wait_ms)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -55,7 +55,7 @@ class Limits:
 
     def values(self) -> dict[str, Any]:
         """By name, for a query."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 def limits_now(owner_id: int) -> Limits:

@@ -63,6 +63,7 @@ start AS (
                 width::bigint * height * num_images * total_steps AS work
             FROM generation_generation drawn
             WHERE status = 'succeeded' AND drawn.checkpoint_id = load.checkpoint_id AND latency_ms IS NOT NULL
+                AND finished_at IS NOT NULL  -- else an index of all is read through what has not ended
             ORDER BY finished_at DESC
             LIMIT %(speed_samples)s
         ) latest
