@@ -95,8 +95,10 @@ def _with_plans(rows: QuerySet[Checkpoint]) -> QuerySet[Any]:
     return rows.annotate(plans=plans)
 
 
-_CALLED: Final = Prepared(lambda: _with_plans(checkpoints_called(open_value("name")).filter(enabled=True)))
-_BY_DEFAULT: Final = Prepared(lambda: _with_plans(checkpoints_by_default()))
+_CALLED: Final = Prepared(
+    lambda: _with_plans(checkpoints_called(open_value("name")).filter(enabled=True))[:1]
+)
+_BY_DEFAULT: Final = Prepared(lambda: _with_plans(checkpoints_by_default())[:1])
 
 
 def checkpoint_for(*, name: str | None) -> Checkpoint:

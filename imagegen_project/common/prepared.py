@@ -35,15 +35,19 @@ class Prepared(Generic[_Row]):
     def __init__(self, rows: Callable[[], QuerySet[_Row]]) -> None:
         self._rows = rows
 
-    def first(self, **values: Any) -> _Row | None:
-        """The first row, for these values of what was left open."""
+    def all(self, **values: Any) -> list[_Row]:
+        """The rows, for these values of what was left open."""
         model, sql, parameters = self._question
         given = [values[each.name] if isinstance(each, _Open) else each for each in parameters]
         manager = model._default_manager  # noqa: SLF001 - Django's own interface
-        return next(iter(manager.raw(sql, given)), None)
+        return list(manager.raw(sql, given))
+
+    def first(self, **values: Any) -> _Row | None:
+        """The first of them."""
+        return next(iter(self.all(**values)), None)
 
     @cached_property
     def _question(self) -> tuple[type[_Row], str, tuple[Any, ...]]:
-        rows = self._rows()[:1]
+        rows = self._rows()
         sql, parameters = rows.query.sql_with_params()
         return rows.model, sql, parameters

@@ -21,6 +21,7 @@ def test_a_question_is_put_once_and_asked_with_other_values(
         return called.annotate(address=F("email"))
 
     prepared: Prepared[User] = Prepared(rows)
+    assert prepared.all(name="anna") == []
     assert prepared.first(name="anna") is None
     for name in ("anna", "bert"):
         User.objects.create(username=name, email=f"{name}@example.com")
