@@ -123,7 +123,8 @@ class Easel:
             self._finish(first.run, partial(_raise, first.error or EngineError("It was not prepared.")))
             return
         self._closed = False
-        self._ask_anyway_at = 0.0
+        # The claim has just seen the queue: others wait in it where entries do.
+        self._entries, self._ask_anyway_at = 0, time.monotonic() + ASK_ANYWAY_S
         self._rows = {}
         listeners = run_listeners(first.run, self._publisher)
         try:

@@ -23,7 +23,7 @@ from generation.gpu_worker.easel import Easel  # noqa: E402
 from generation.gpu_worker.run import CANCELED  # noqa: E402
 from generation.models import Generation, Worker  # noqa: E402
 from generation.pictures.files import image_read  # noqa: E402
-from generation.queue.entries import worker_wake  # noqa: E402
+from generation.queue.entries import queue_shorten, worker_wake  # noqa: E402
 from generation.services import generation_cancel  # noqa: E402
 from imagegen_project.common import tracing  # noqa: E402
 from tests.support.collector import Collector  # noqa: E402
@@ -141,6 +141,19 @@ def test_the_queue_is_asked_when_an_entry_came(
     assert receipt(mates[0])["joined"]
     # At the beginning, for the entry, behind what joined, and when that had left.
     assert asked.call_count <= 4
+
+
+def test_where_no_entry_waits_the_queue_is_not_asked_at_first(
+    make: GenerationMaker, easel: Easel, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim has just seen it; a job's own entry was taken for it."""
+    monkeypatch.setattr(easels, "ASK_ANYWAY_S", 600.0)
+    asked = Mock(wraps=easels.mates_claim)
+    monkeypatch.setattr(easels, "mates_claim", asked)
+    make(num_inference_steps=4)
+    queue_shorten("", 0)
+    draw(easel, worker)
+    asked.assert_not_called()
 
 
 def test_what_must_be_alone_is_drawn_alone(make: GenerationMaker, easel: Easel, worker: Worker) -> None:
