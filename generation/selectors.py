@@ -25,6 +25,8 @@ from generation.errors import (
 from generation.models import PIXEL_STEPS, PROMPT_WORDS, GeneratedImage, Generation, Share, share_id
 
 MOST_FOUND: Final = 10_000
+_IMAGE: Final = GeneratedImage._meta  # noqa: SLF001 - Django's own interface
+_OF_IMAGE: Final = [field.name for field in _IMAGE.concrete_fields]
 
 
 def generations_visible(
@@ -102,22 +104,24 @@ def generations_active(*, owner: User) -> QuerySet[Generation]:
 
 def image_get(*, user: User | AnonymousUser, generation_id: UUID, index: int) -> GeneratedImage:
     """One picture of a generation. Raises GenerationNotFoundError or ImageNotFoundError."""
-    generation = generation_get(user=user, generation_id=generation_id, with_their=("images",))
-    return _image_of(generation, index)
+    return _image_get(generation_id, index, {} if user.is_staff else {"owner_id": user.pk})
 
 
 def image_get_signed(*, generation_id: UUID, index: int) -> GeneratedImage:
     """The same for whoever has its signed address. Raises GenerationNotFoundError or ImageNotFoundError."""
-    generation = Generation.objects.filter(pk=generation_id).first()
-    if generation is None:
-        raise GenerationNotFoundError(f"No generation {generation_id}.")
-    return _image_of(generation, index)
+    return _image_get(generation_id, index, {})
 
 
-def _image_of(generation: Generation, index: int) -> GeneratedImage:
-    image = next((image for image in generation.images.all() if image.index == index), None)
+def _image_get(generation_id: UUID, index: int, whose: dict[str, Any]) -> GeneratedImage:
+    """A picture, of a generation with these values; of the generation itself no more is read than names the file."""
+    pictures = GeneratedImage.objects.filter(generation_id=generation_id, index=index)
+    pictures = pictures.filter(**{f"generation__{name}": value for name, value in whose.items()})
+    image = pictures.select_related("generation").only(*_OF_IMAGE, "generation__prompt").first()
     if image is None:
-        raise ImageNotFoundError(f"The generation is {generation.status} and has no picture {index}.")
+        status = Generation.objects.filter(pk=generation_id, **whose).values_list("status", flat=True).first()
+        if status is None:
+            raise GenerationNotFoundError(f"No generation {generation_id}.")
+        raise ImageNotFoundError(f"The generation is {status} and has no picture {index}.")
     return image
 
 

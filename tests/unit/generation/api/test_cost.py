@@ -114,6 +114,20 @@ def test_reading_costs_the_same_for_many(
     assert counts[0] == counts[1] <= 4, counts
 
 
+def test_a_picture_is_one_question(api: APIClient, make: GenerationMaker, worker: Worker) -> None:
+    """Which reads of its generation only what its name takes; by its signed address, too."""
+    make()
+    assert succeed(generation_claim(worker=worker) or make())
+    (picture,) = api.get(BASE).json()["results"][0]["images"]
+    address = picture["url"].partition("?")[0]
+    for client, asked_for in ((api, address), (APIClient(), picture["url"])):
+        with CaptureQueriesContext(connection) as queries:
+            assert client.get(asked_for).status_code == 200
+        (sql,) = asked(queries)
+        assert "prompt" in sql
+        assert "receipt" not in sql
+
+
 def test_what_one_door_does_not_require_another_still_does(api: APIClient, owner: User) -> None:
     """Fields are made once for all requests."""
     other_door = GenerationCreateIn(data={}, context={"owner": owner, "prompt_required": False})
