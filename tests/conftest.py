@@ -45,7 +45,6 @@ def pytest_unconfigure() -> None:
 
 def pytest_collection_finish() -> None:
     """What is imported by now stays: the collector need not look through all of torch again, at each swap of models."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import engine as benchmark
 from benchmarks.architectures import ARCHITECTURES
 from benchmarks.true_size import TINY_STEPS, similarity
 
@@ -15,6 +14,8 @@ from benchmarks.true_size import TINY_STEPS, similarity
 @pytest.mark.slow
 def test_it_draws_with_each_model_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In single precision on a CPU both draw the same, bit for bit; and its table says that there is no card."""
+    from benchmarks import engine as benchmark
+
     path = tmp_path / "engine.json"
     found = benchmark.main(["--tiny", "--rounds", "1", "--json", str(path)])
     assert found.keys() == ARCHITECTURES.keys()
