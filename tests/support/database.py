@@ -1,5 +1,8 @@
 """The suite's database, which a test that commits leaves as the migrations made it."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
 from django.db import connection, transaction
 
 
@@ -39,3 +42,17 @@ class MigratedDatabase:
                         f"INSERT INTO {name} SELECT * FROM json_populate_recordset(NULL::{name}, %s)",
                         [self._rows[table]],
                     )
+
+
+@contextmanager
+def rows_for_now(table: str) -> Iterator[None]:
+    """A transaction that adds many rows to a table and is rolled back, so that nothing looks up what they refer to.
+
+    Rolled back they still fill the table's pages, and each later test would read over them: they are vacuumed away.
+    """
+    with transaction.atomic():
+        yield
+        transaction.set_rollback(True)
+    # In a connection of its own, as VACUUM runs in no transaction, and a test is one.
+    with closing(connection.copy()) as other, other.cursor() as cursor:
+        cursor.execute(f"VACUUM (TRUNCATE FALSE) {other.ops.quote_name(table)}")

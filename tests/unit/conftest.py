@@ -1,5 +1,6 @@
 """Fixtures of all unit tests: folders, users and their clients, generations, workers and LoRA."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,19 @@ from tests.support.hub import HubDouble
 from tests.support.lora_files import lora_bytes
 
 
+@pytest.fixture(scope="session")
+def _storages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Paths of folders that whoever writes there makes: few tests store something."""
+    folder = tmp_path_factory.mktemp("storages")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_storage(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_storage(settings: Settings, _storages: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test has a storage of its own, empty at first, that nobody has looked at."""
-    settings.MEDIA_ROOT = tmp_path / "media"
-    settings.LORA_CACHE_DIR = tmp_path / "loras"
+    storage = next(_storages)
+    settings.MEDIA_ROOT = storage / "media"
+    settings.LORA_CACHE_DIR = storage / "loras"
     monkeypatch.setattr(availability, "_watch", availability._Watch())
 
 

@@ -270,8 +270,7 @@ class World:
 
 
 @pytest.fixture
-def world(settings: Any, tmp_path: Any) -> World:
-    settings.MEDIA_ROOT = tmp_path / "media"
+def world() -> World:
     return World()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection, transaction
+from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
@@ -20,6 +20,7 @@ from generation.models import Generation, Worker
 from generation.queue.precedence import QUEUE_ORDER, generation_next, generations_claimable
 from generation.queue.standing import queue_standing
 from generation.services import generation_cancel
+from tests.support.database import rows_for_now
 from tests.support.endings import succeed
 from tests.support.factories import GenerationMaker, checkpoint_fetch, make_worker
 
@@ -236,7 +237,7 @@ def long_queue(make: GenerationMaker, owner: User) -> Iterator[Generation]:
     }
     chosen = ", ".join(changed.get(column, f'"{column}"') for column in columns)
     named = ", ".join(f'"{column}"' for column in columns)
-    with transaction.atomic(), connection.cursor() as cursor:
+    with rows_for_now("generation_generation"), connection.cursor() as cursor:
         cursor.execute(
             f"INSERT INTO generation_generation ({named}) SELECT {chosen} "
             "FROM generation_generation, generate_series(1, %s) n WHERE id = %s",
@@ -244,8 +245,6 @@ def long_queue(make: GenerationMaker, owner: User) -> Iterator[Generation]:
         )
         cursor.execute("ANALYZE generation_generation")
         yield first
-        # Else what each row refers to would be looked up when the test ends.
-        transaction.set_rollback(True)
 
 
 def plan_nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:

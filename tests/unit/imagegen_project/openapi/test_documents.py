@@ -75,9 +75,7 @@ def test_refusals_are_enumerated() -> None:
 
 
 @pytest.fixture
-def world(settings: Any, tmp_path: Any, db: None) -> World:
-    settings.MEDIA_ROOT = tmp_path / "media"
-    settings.LORA_CACHE_DIR = tmp_path / "loras"
+def world(db: None) -> World:
     return World()
 
 
