@@ -15,7 +15,6 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
-from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
 from generation.choices import CommandStatus, ErrorCode, Status
@@ -28,6 +27,7 @@ from generation.queue.precedence import generations_claimable, unfit_everywhere
 from generation.transitions import attempt_log_with, generation_end, generation_requeue
 from generation.upkeep.clock import database_clock, times_restamp
 from generation.webhooks.outbox import webhooks_restore
+from imagegen_project.common.redis import redis_client
 from loras.cache import loras_resume
 from loras.choices import LoraState
 from loras.models import Lora
@@ -60,7 +60,7 @@ def sweep() -> dict[str, int]:
         "wake-ups for webhooks restored": int(webhooks_restore()),
     }
     with contextlib.suppress(RedisError, OSError):
-        get_redis_connection("default").set(SWEPT_KEY, 1, px=int(SWEPT_S * 1000))
+        redis_client().set(SWEPT_KEY, 1, px=int(SWEPT_S * 1000))
     return {what: times for what, times in done.items() if times}
 
 
@@ -68,7 +68,7 @@ def sweep_where_nobody_does() -> None:
     """Sweeps unless another process has done so just now: for a process that draws, whose steps it would hold up."""
     database_clock.is_steady()  # whoever takes something back has to have looked before the clock was set
     try:
-        is_swept = bool(get_redis_connection("default").exists(SWEPT_KEY))
+        is_swept = bool(redis_client().exists(SWEPT_KEY))
     except (RedisError, OSError):
         is_swept = False
     if not is_swept:

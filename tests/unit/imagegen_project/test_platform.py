@@ -114,10 +114,10 @@ def test_health_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     lonely = client.get("/health/ready?worker=1")
     assert (lonely.status_code, lonely.json()["workers"]) == (503, 0)
 
-    def unreachable(alias: str) -> Any:
+    def unreachable() -> Any:
         raise ConnectionRefusedError
 
-    monkeypatch.setattr("imagegen_project.health.get_redis_connection", unreachable)
+    monkeypatch.setattr("imagegen_project.health.redis_client", unreachable)
     broken = client.get("/health/ready")
     assert (broken.status_code, broken.json()["checks"]) == (
         503,

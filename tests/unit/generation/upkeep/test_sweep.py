@@ -47,7 +47,7 @@ def test_everybody_sweeps_while_redis_is_away(lost: Generation, monkeypatch: pyt
     def unreachable(*args: Any, **kwargs: Any) -> Any:
         raise redis.exceptions.ConnectionError
 
-    monkeypatch.setattr("generation.upkeep.sweep.get_redis_connection", unreachable)
+    monkeypatch.setattr("generation.upkeep.sweep.redis_client", unreachable)
     sweep_where_nobody_does()
     lost.refresh_from_db()
     assert lost.status == Status.QUEUED
