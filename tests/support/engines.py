@@ -21,6 +21,8 @@ for name, value in (
     ("OMP_WAIT_POLICY", "PASSIVE"),
     ("TRANSFORMERS_VERBOSITY", "error"),
     ("DIFFUSERS_VERBOSITY", "error"),
+    # On AMD's processors MKL rounds by where in memory the numbers lie, and two loads of one model draw other pixels.
+    ("MKL_CBWR", "AUTO"),
 ):
     os.environ.setdefault(name, value)
 

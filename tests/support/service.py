@@ -30,6 +30,7 @@ _NOT_PASSED_ON = {
     "HF_HOME",
     "HF_HUB_OFFLINE",
     "TORCH_HOME",
+    "MKL_CBWR",
     "TESTS_RUN_DIR",
 }
 
