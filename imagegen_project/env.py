@@ -340,6 +340,8 @@ def configure_torch_process() -> None:
     Passive OpenMP waiting: spinning threads slow every step by an order of magnitude beside a busy process.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Else MKL, on AMD's processors, rounds by where in memory the numbers lie: the same request drew other pixels.
+    os.environ.setdefault("MKL_CBWR", "AUTO")
     # They write to standard error beside the log, for instance that torchvision is missing, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
