@@ -13,7 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from generation.engine.cpu import CPU_INFO, has_amx
+from generation.engine.cpu import CPU_INFO, quick_bfloat16
 
 PROMPTS = (
     "a large red circle on a white background",
@@ -76,7 +76,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": model or platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "amx_bf16": has_amx(),
+        "quick_bfloat16": quick_bfloat16(),
         "python": platform.python_version(),
         "load_before": os.getloadavg()[0],
     }

@@ -13,7 +13,7 @@ import diffusers
 import torch
 from accelerate import init_empty_weights
 
-from generation.engine.cpu import has_amx
+from generation.engine.cpu import quick_bfloat16
 from generation.engine.errors import EngineModelBroken
 from generation.engine.float8 import float8_store
 from generation.engine.loader import BROKEN, HostModel, HostModule, channels_last, load_error
@@ -42,7 +42,7 @@ def host_build(
                 and not part.quantized
                 and name not in left_on_host
                 and device.type == "cpu"  # also where the card's host has tiles
-                and has_amx()
+                and quick_bfloat16()
                 and channels_last(host.dtype)
             ):
                 prepack(modules[name])

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
-from generation.engine.cpu import has_amx
+from generation.engine.cpu import quick_bfloat16
 from generation.engine.errors import EngineModelBroken, EngineModelUnavailable
 from generation.engine.float8 import FLOAT8, storable
 from generation.engine.planner import FLOAT8_PART
@@ -77,7 +77,7 @@ def dtype_for(
 
     `auto` is what such weights were made for: float16 with a U-Net, else bfloat16, which they need for its range. A
     card that only emulates that gets float16, and a picture that comes out as no number then fails its job. On a CPU it
-    is bfloat16 where the processor has tiles for that (AMX), else single precision, also where `float16` is asked for:
+    is bfloat16 where the processor multiplies that faster, else single precision, also where `float16` is asked for:
     nothing there is fast at it. What torchao quantized is for bfloat16 everywhere.
     """
     formats = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -86,7 +86,7 @@ def dtype_for(
         return TORCHAO_DTYPE
     if device.type == "cpu":
         if name == "auto":
-            return torch.bfloat16 if has_amx() else torch.float32
+            return torch.bfloat16 if quick_bfloat16() else torch.float32
         return torch.float32 if name == "float16" else formats[name]
     if name in formats:
         return formats[name]

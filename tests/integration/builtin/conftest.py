@@ -23,10 +23,10 @@ def pipeline() -> Any:
     """In the number format and the order of weights that a worker on this machine draws with."""
     import torch
 
-    from generation.engine.cpu import has_amx
+    from generation.engine.cpu import quick_bfloat16
     from models_registry.builtin.evaluate import load_pipeline
 
-    if not has_amx():
+    if not quick_bfloat16():
         return load_pipeline()
     loaded = load_pipeline(number_format="bfloat16")
     for part in (loaded.unet, loaded.vae):

@@ -19,33 +19,40 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
     """No answer from another test's processor."""
-    cpu.has_amx.cache_clear()
+    cpu.quick_bfloat16.cache_clear()
     yield
-    cpu.has_amx.cache_clear()
+    cpu.quick_bfloat16.cache_clear()
 
 
-def _pretend(monkeypatch: pytest.MonkeyPatch, folder: Path, flags: str) -> None:
+def _pretend(monkeypatch: pytest.MonkeyPatch, folder: Path, flags: str, vendor: str = "GenuineIntel") -> None:
     path = folder / "cpuinfo"
-    path.write_text(f"processor\t: 0\nmodel name\t: amx_bf16 in a name says nothing\nflags\t\t: {flags}\n\n")
+    path.write_text(
+        f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: amx_bf16 in a name says nothing\nflags\t\t: {flags}\n\n"
+    )
     monkeypatch.setattr(cpu, "CPU_INFO", path)
 
 
 @pytest.mark.parametrize(
-    ("flags", "allowed", "dtype"),
+    ("vendor", "flags", "allowed", "instructions"),
     [
-        ("fpu avx512f avx512_bf16 amx_bf16 amx_tile", "", torch.bfloat16),
-        ("fpu avx512f avx512_bf16", "", torch.float32),
-        ("fpu amx_bf16", "AVX512_CORE_BF16", torch.float32),
-        ("fpu amx_bf16", "AVX512_CORE_AMX", torch.bfloat16),
+        ("GenuineIntel", "fpu avx512f avx512_bf16 amx_bf16 amx_tile", "", "amx_bf16"),
+        ("GenuineIntel", "fpu avx512f avx512_bf16", "", ""),
+        ("GenuineIntel", "fpu amx_bf16", "AVX512_CORE_BF16", ""),
+        ("GenuineIntel", "fpu amx_bf16", "AVX512_CORE_AMX", "amx_bf16"),
+        ("AuthenticAMD", "fpu avx512f avx512_bf16", "", "avx512_bf16"),
+        ("AuthenticAMD", "fpu avx512f avx512_bf16", "AVX512_CORE_BF16", "avx512_bf16"),
+        ("AuthenticAMD", "fpu avx512f avx512_bf16", "AVX512_CORE", ""),
+        ("AuthenticAMD", "fpu avx512f", "", ""),
     ],
 )
-def test_a_cpu_runs_in_bfloat16_where_it_has_tiles(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, allowed: str, dtype: torch.dtype
+def test_a_cpu_runs_in_bfloat16_where_it_is_quick_at_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vendor: str, flags: str, allowed: str, instructions: str
 ) -> None:
-    """And where oneDNN may use them."""
-    _pretend(monkeypatch, tmp_path, flags)
+    """And where oneDNN may use what makes it so."""
+    _pretend(monkeypatch, tmp_path, flags, vendor)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
-    assert dtype_for("auto", CPU) is dtype
+    assert cpu.quick_bfloat16() == instructions
+    assert dtype_for("auto", CPU) is (torch.bfloat16 if instructions else torch.float32)
 
 
 @pytest.mark.parametrize("flags", ["amx_bf16", "avx2"])
@@ -58,7 +65,7 @@ def test_a_format_that_is_named_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_weights_are_packed_for_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A card's host may have tiles, too, and its half precision has the same layout."""
-    monkeypatch.setattr("generation.engine.building.has_amx", lambda: True)
+    monkeypatch.setattr("generation.engine.building.quick_bfloat16", lambda: "amx_bf16")
     host = host_read(ModelRef("builtin", "", "", WEIGHTS, dtype="bfloat16"), CPU)
     *_, pipeline = host_build(host, torch.device("meta"))  # any other device than the CPU
     assert not any(isinstance(layer, PackedConv2d | PackedLinear) for layer in pipeline.unet.modules())

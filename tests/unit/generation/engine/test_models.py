@@ -420,7 +420,7 @@ def test_the_number_format_follows_model_and_card(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: card == "new")
     assert dtype_for(name, torch.device("cuda"), components=components) == expected
-    monkeypatch.setattr("generation.engine.loader.has_amx", lambda: False)
+    monkeypatch.setattr("generation.engine.loader.quick_bfloat16", lambda: "")
     of_a_cpu = torch.bfloat16 if name == "bfloat16" else torch.float32
     assert dtype_for(name, torch.device("cpu"), components=components) == of_a_cpu
 

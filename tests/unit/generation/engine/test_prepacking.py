@@ -8,12 +8,14 @@ from torch import nn
 
 from generation.engine import ModelRef
 from generation.engine.building import host_build
-from generation.engine.cpu import has_amx
+from generation.engine.cpu import quick_bfloat16
 from generation.engine.loader import host_read
 from generation.engine.prepacking import LARGEST_BYTES, PackedConv2d, PackedLinear, prepack
 from models_registry.builtin import WEIGHTS
 
-pytestmark = pytest.mark.skipif(not has_amx(), reason="it is for processors with AMX, and this has none")
+pytestmark = pytest.mark.skipif(
+    not quick_bfloat16(), reason="it is for processors that are quick at bfloat16, and this is not"
+)
 BF16 = torch.bfloat16
 
 
