@@ -52,7 +52,7 @@ DOWNLOAD_MB = {"all": 250, "dev": 150, "torch-cpu": 190, "torch-cuda": 2700}
 # What a fast home line brings.
 LINE_MB_S = 20
 # And how long unpacking and compiling takes pip on a core that does nothing else.
-UNPACK_S = {"all": 65, "dev": 55, "torch-cpu": 25, "torch-cuda": 120}
+UNPACK_S = {"all": 65, "dev": 55, "torch-cpu": 15, "torch-cuda": 120}
 
 
 def pip_has_settings() -> bool:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 MANY = 200
+# Whether there is paint at a place on the canvas's diagonal.
+PAINTED = "((at) => document.querySelector('.easel canvas').getContext('2d').getImageData(at, at, 1, 1).data[3] > 0)"
 COPIES = """
 from uuid_utils.compat import uuid7
 from generation.models import GeneratedImage, Generation
@@ -156,7 +158,9 @@ def test_a_part_is_painted_and_drawn_anew(visits: Visits, live: Live, job: dict[
                 page.mouse.down()
                 page.mouse.move(at[0] + 5, at[1])
                 page.mouse.up()
+            until(page, f"{PAINTED}({256 * part})")
         page.click(".brushes button:has-text('Undo')")
+        until(page, f"!{PAINTED}({256 * part})")
         page.fill("#paint-prompt", "a small blue star")
         page.click(".brushes footer button:has-text('Draw')")
         drawn(page)

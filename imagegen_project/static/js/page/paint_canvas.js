@@ -134,6 +134,10 @@ export class Canvas {
     context.lineWidth = width;
     context.lineCap = context.lineJoin = "round";
     context.beginPath();
+    // A tap is one point, and browsers need not draw a line without a length.
+    context.arc(...points[0], width / 2, 0, 2 * Math.PI);
+    context.fill();
+    context.beginPath();
     context.moveTo(...points[0]);
     for (const point of points) context.lineTo(...point);
     context.stroke();
@@ -143,9 +147,9 @@ export class Canvas {
   #down(event) {
     if (event.button) return;
     event.preventDefault();
-    this.#canvas.setPointerCapture(event.pointerId);
     const width = Math.max(2, this.#size * Math.min(this.#canvas.width, this.#canvas.height));
     this.#add({ kind: "stroke", erasing: this.#erasing, width, points: [this.#at(event)] });
+    this.#canvas.setPointerCapture(event.pointerId);
   }
 
   /** @param {PointerEvent} event */
