@@ -43,9 +43,11 @@ class OneThreadHandler(ASGIHandler):
             return
         with body:
             response = await self._respond(scope, body)
-            await self.send_response(response, send)
-            if response.streaming:
-                await sync_to_async(response.close)()
+            try:
+                await self.send_response(response, send)
+            finally:  # also where the client hung up, and the server cancels what still sends
+                if response.streaming:
+                    await sync_to_async(response.close)()
 
     @sync_to_async
     def _respond(self, scope: dict[str, Any], body: IO[bytes]) -> HttpResponseBase:

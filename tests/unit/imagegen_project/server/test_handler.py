@@ -81,6 +81,24 @@ def test_a_file_that_is_streamed_is_closed_behind_its_last_piece(monkeypatch: py
     assert file.closed
 
 
+class HangsUp(list[dict[str, Any]]):
+    """What is sent to a client that goes at the first piece: the server cancels whoever sends."""
+
+    def append(self, message: dict[str, Any]) -> None:
+        super().append(message)
+        if message["type"] == "http.response.body":
+            raise asyncio.CancelledError
+
+
+@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")  # as it does of WhiteNoise's files
+def test_a_file_is_closed_too_where_the_client_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = BytesIO(bytes(200_000))
+    monkeypatch.setattr(OneThreadHandler, "_get_response", lambda *_: FileResponse(file))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(served(OneThreadHandler(), HangsUp()))
+    assert file.closed
+
+
 def test_what_is_no_request_is_refused() -> None:
     sent: list[dict[str, Any]] = []
 
