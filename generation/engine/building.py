@@ -41,7 +41,7 @@ def host_build(
                 packs
                 and not part.quantized
                 and name not in left_on_host
-                and device.type == "cpu"  # also where the card's host has tiles
+                and device.type == "cpu"  # also where the card's host is quick at it
                 and quick_bfloat16()
                 and channels_last(host.dtype)
             ):

@@ -19,8 +19,8 @@ _ANY = ("", "ALL", "DEFAULT")
 def quick_bfloat16() -> str:
     """The instructions that multiply bfloat16 faster than single precision, where oneDNN may use them; else "".
 
-    Those are tiles (AMX), and AVX-512's own on AMD's processors: eight rows of the built-in model took 3.2 instead of
-    5.1 s on an EPYC of the fourth generation. On Intel's, AVX-512 alone is slower at it than at single precision
+    Those are tiles (AMX), and AVX-512's own on AMD's processors: eight pictures of the built-in model took 3.2 instead
+    of 5.1 s on an EPYC of the fourth generation. On Intel's, AVX-512 alone is slower at it than at single precision
     (195 ms a step against 121 to 154).
     """
     allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()

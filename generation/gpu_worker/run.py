@@ -252,10 +252,8 @@ def run_end(
 def _succeeded(run: Run, publisher: Publisher, batch: Batch, result: BatchResult) -> Status | None:
     generation = run.generation
     latency_ms = int((time.monotonic() - run.started) * 1000)
-    warnings = [
-        *generation.warnings,
-        *result.warnings,
-    ]  # once: a write whose commit fails has changed the row's copy
+    # Put together once: a write whose commit fails has changed the row's copy.
+    warnings = [*generation.warnings, *result.warnings]
     moved = _persist(
         lambda: attempts.attempt_succeed(
             generation=generation,

@@ -47,7 +47,7 @@ def idle(worker: Worker) -> Idle:
 def control(idle: Idle, monkeypatch: pytest.MonkeyPatch) -> ControlThread:
     """One that looks at each tick."""
     monkeypatch.setattr("generation.gpu_worker.control.LOOK_EVERY_S", 0.0)
-    return ControlThread(idle)  # type: ignore[arg-type]
+    return ControlThread(idle)  # type: ignore[arg-type]  # it has what is asked of it, and no more
 
 
 def test_a_look_that_finds_nothing_asks_one_question(
