@@ -266,6 +266,8 @@ TORCH_HOME: Path = _env.path("TORCH_HOME", DATA_DIR / "torch")
 TORCH_THREADS: int = _env.int("TORCH_THREADS", 0, validate=_AT_LEAST_ZERO)
 #: Whether GPU workers compile blocks of the default model before they are ready (docs/operations.md).
 COMPILE_MODELS: bool = _env.bool("COMPILE_MODELS", False)
+#: Whether GPU workers record a denoiser's steps on a card and play them again (docs/operations.md).
+CUDA_GRAPHS: bool = _env.bool("CUDA_GRAPHS", True)
 #: Kinds of workers that a generation may ask for in device_class, e.g. large,small; the same on every host.
 DEVICE_CLASSES: list[str] = _env.list("DEVICE_CLASSES", [], subcast=_device_class)
 #: Which of them this host's GPU workers are; empty: they run what asks for none.

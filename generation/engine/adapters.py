@@ -71,6 +71,8 @@ class AdapterRack:
         self.budget_bytes = budget_bytes
         self.around_attach = around_attach
         self.torn = False
+        # How often weights were put on or taken off.
+        self.changes = 0
         self._attached: dict[str, _Attached] = {}
         self._clock = itertools.count(1)
 
@@ -117,6 +119,7 @@ class AdapterRack:
         """Lets an adapter's weights go; False when it was not attached."""
         if self._attached.pop(sha256, None) is None:
             return False
+        self.changes += 1
         with _as_meant():
             self.pipeline.delete_adapters(_name(sha256))
         return True
@@ -134,6 +137,7 @@ class AdapterRack:
     def _load(
         self, use: AdapterUse, tensors: dict[str, torch.Tensor], stop_if_asked: Callable[[], None]
     ) -> None:
+        self.changes += 1
         try:
             # Beside a running step this would be in inference mode, and such weights could not be switched.
             with (

@@ -34,9 +34,14 @@ def host_build(
     for name, part in host.modules.items():
         try:
             place = torch.device("cpu") if name in left_on_host else device
+            if part.built is not None:
+                modules[name], part.built = _brought(part.built, place), None
+                yield None
+                continue
             modules[name] = _module_build(part, host.dtype, place)
             if host.float8 and name == FLOAT8_PART:
                 float8_store(modules[name], host.dtype)
+                part.origins = []
             elif (
                 packs
                 and not part.quantized
@@ -46,6 +51,7 @@ def host_build(
                 and channels_last(host.dtype)
             ):
                 prepack(modules[name])
+                part.origins = []
         except torch.OutOfMemoryError:
             raise
         except BROKEN as error:
@@ -88,9 +94,42 @@ def _module_build(part: HostModule, dtype: torch.dtype, device: torch.device) ->
             missing = found["missing_keys"]
         if missing:
             raise EngineModelBroken(f"The weights lack {len(missing)} tensors, such as {min(missing)}.")
-        # Libraries' own `to` may refuse what is quantized, whose weights know how.
         module = module.requires_grad_(requires_grad=False).eval()
+        part.origins = _origins(module, tensors.values())
+        return _brought(module, device)
+
+
+def _brought(module: Any, device: torch.device) -> Any:
+    # Libraries' own `to` may refuse what is quantized, whose weights know how.
+    with torch.inference_mode(mode=False):
         return torch.nn.Module.to(module, device, non_blocking=True)
+
+
+def _origins(
+    module: Any, tensors: Collection[torch.Tensor]
+) -> list[tuple[dict[str, Any], str, torch.Tensor]]:
+    """Where a module has which tensors, while they are those of the host; none where it has copies of them."""
+    held = {tensor.data_ptr() for tensor in tensors}
+    if any(parameter.data_ptr() not in held for parameter in module.parameters()):
+        return []
+    return [
+        (places, name, tensor.data)
+        for each in module.modules()
+        for places in (each._parameters, each._buffers)  # noqa: SLF001 - as torch's own `to` finds them
+        for name, tensor in places.items()
+        if tensor is not None
+    ]
+
+
+def modules_keep(host: HostModel, pipeline: Any) -> None:
+    """Keeps a pipeline's modules, as they were built, with their tensors in host memory: they leave the device.
+
+    To build them anew takes longer than to bring their tensors back.
+    """
+    for name, part in host.modules.items():
+        for places, key, tensor in part.origins:
+            places[key].data = tensor
+        part.built = getattr(pipeline, name, None) if part.origins else None
 
 
 def _signatures_keep(module: Any) -> None:

@@ -59,6 +59,8 @@ class ModelCache:
         self.compiles = False
         # What there is for models, whoever has it now.
         self.memory: Callable[[], Memory] = lambda: memory_look(device)
+        # Called in the pipeline thread where a model needs room: lets go of what is soon made anew.
+        self.on_room: Callable[[], object] = lambda: None
         # Called by the reading thread when a model that somebody waits for can be built.
         self.on_readable: Callable[[], None] = lambda: None
         # Called in the pipeline thread with a model's id, where it came from and in how many seconds.
@@ -227,6 +229,7 @@ class ModelCache:
             return True
         try:
             if entry.build is None:
+                self.on_room()
                 self._make_room(entry)
                 host = entry.host or self._host_read(entry)  # it may have had to give way while it was warm
                 entry.take(host)
@@ -376,6 +379,7 @@ class ModelCache:
 
     def drop_idle(self) -> None:
         """Frees the device of everything that is not in use."""
+        self.on_room()
         with self._lock:
             for entry in list(self._entries.values()):
                 if entry.pipeline is not None and not entry.pins:

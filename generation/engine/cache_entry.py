@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from generation.engine.adapters import AdapterRack
+from generation.engine.building import modules_keep
 from generation.engine.compiling import eager
 from generation.engine.loader import HostModel
 from generation.engine.planner import Plan
@@ -95,6 +96,9 @@ class CacheEntry:
 
     def take_off(self) -> None:
         """Lets go of what is on the device."""
+        untouched = self.rack and not (self.rack.changes or self.compiles or self.residency or self.broken)
+        if self.pipeline is not None and self.host is not None and untouched:
+            modules_keep(self.host, self.pipeline)
         self.pipeline = self.build = self.rack = self.residency = None
         self.kinds = {}
         self.embeddings = Embeddings()

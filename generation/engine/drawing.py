@@ -26,7 +26,7 @@ from generation.engine.errors import (
 )
 from generation.engine.framing import framed, unframed
 from generation.engine.loader import channels_last
-from generation.engine.noise import noise_in_turn
+from generation.engine.noise import noise_in_turn, timesteps_on_host
 from generation.engine.pipelines import (
     call_arguments,
     in_tiles,
@@ -40,7 +40,7 @@ from generation.engine.pipelines import (
 from generation.engine.predictions import steps_watch
 from generation.engine.previews import Preview, colours_fit, latents_spatial
 from generation.engine.prompts import prompt_warnings
-from generation.engine.rows import Row, Rows
+from generation.engine.rows import Row, Rows, denoiser_name
 from generation.engine.safety import SafetyFilter
 from generation.engine.schedulers import scheduler_make
 from generation.engine.specs import Batch, BatchResult, OnPreview, OnStep, OnWarning, ShouldStop
@@ -270,6 +270,8 @@ class Drawing:
         )
         if self.engine.device.type == "cuda":
             noise_in_turn(self.pipeline.scheduler)
+            if denoiser_name(self.entry.pipeline) == "unet":
+                timesteps_on_host(self.pipeline.scheduler)
         if batch.preview_every:
             steps_watch(self.pipeline.scheduler, self._preview, every=batch.preview_every)
         # On the CPU in either case: a seed then means the same noise on every device.

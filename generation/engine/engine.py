@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -23,7 +23,9 @@ from generation.engine.cache import ModelCache
 from generation.engine.cache_entry import CacheEntry
 from generation.engine.capacity import Capacity
 from generation.engine.compiling import Graphs, compiler_hold, compiling
+from generation.engine.cuda_graphs import CudaGraphs
 from generation.engine.drawing import Drawing, Drawn, Listeners, ignore, never_stop, stopper
+from generation.engine.joining import Call, call_plainly
 from generation.engine.loader import device_of_choice
 from generation.engine.planner import Plan
 from generation.engine.rows import Row, Rows, denoiser_name
@@ -44,7 +46,8 @@ from generation.engine.specs import (
 class Engine:
     """One device and the models on it. Budgets are in MiB, 0 for automatic ones.
 
-    With `compiles`, `compile` has graphs made of models' blocks; at all other times they are run and none is made.
+    With `compiles`, `compile` has graphs made of models' blocks; at all other times they are run and none is made. With
+    `records`, a card plays steps that it has run before.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Engine:
         adapters_mb: int = 1024,
         safety: SafetySettings | None = None,
         compiles: bool = False,
+        records: bool = True,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
@@ -74,6 +78,9 @@ class Engine:
         self.cache.compiles = compiles
         if compiles:
             compiler_hold()
+        self.recorded = CudaGraphs(self.device) if records and self.device.type == "cuda" else None
+        if self.recorded:
+            self.cache.on_room = self.recorded.drop
         self._budgets_mb = {"resident_mb": resident_mb, "warm_mb": warm_mb}
         self._canary = memory.LeakCanary(self.device)
         # What was learned, by model, number format, pixels and acceleration.
@@ -134,12 +141,16 @@ class Engine:
         several, unguided = (
             dataclasses.replace(one, **each) for each in ({"num_images": 2}, {"guidance_scale": 1.0})
         )
-        with compiling():
-            for each in (one, several, unguided):
-                with self.drawing(each) as sheet:
-                    sheet.add(each, Listeners())
-                    while not list(sheet.step()):
-                        pass
+        recorded, self.recorded = self.recorded, None  # of steps in which a compiler is at work
+        try:
+            with compiling():
+                for each in (one, several, unguided):
+                    with self.drawing(each) as sheet:
+                        sheet.add(each, Listeners())
+                        while not list(sheet.step()):
+                            pass
+        finally:
+            self.recorded = recorded
         return Graphs.made - made
 
     @property
@@ -174,7 +185,8 @@ class Engine:
 
     def leaks(self) -> memory.CanaryReport:
         """What is allocated beyond the cache, compared with the first look."""
-        return self._canary.look(self.cache.held_bytes())
+        recorded = self.recorded.bytes if self.recorded else 0
+        return self._canary.look(self.cache.held_bytes() + recorded)
 
     def close(self) -> None:
         """Ends the engine's threads."""
@@ -192,7 +204,7 @@ class Engine:
             memory.peak_reset(self.device)
             stop_if_asked()
             rack = cast(AdapterRack, entry.rack)
-            # Graphs do not see the hooks of an acceleration.
+            # Neither kind of graph sees the hooks of an acceleration.
             in_graphs = not (batch.reproducible or batch.acceleration != "none")
             with entry.graphs(wanted=in_graphs), rack.applied(batch.adapters, stop_if_asked=stop_if_asked):
                 width, height = batch.drawn_size or (batch.width, batch.height)
@@ -201,11 +213,19 @@ class Engine:
                     self.device,
                     self._capacities.setdefault(key, Capacity()),
                     between_steps=self.cache.advance,
+                    run=self._run_by(entry, batch) if in_graphs else call_plainly,
                 )
                 try:
                     yield Sheet(self, entry, rows, batch)
                 finally:
                     rows.close()
+
+    def _run_by(self, entry: CacheEntry, batch: Batch) -> Callable[[Any, Call], Any]:
+        """How a model's denoiser is called: what has hooks, which change its answer from call to call, plainly."""
+        if self.recorded is None or entry.residency or entry.stored_dtype or entry.quantized:
+            return call_plainly
+        rack = cast(AdapterRack, entry.rack)
+        return partial(self.recorded.run, beside=(rack.changes, tuple(batch.adapters)))
 
     def run(
         self,

@@ -1,6 +1,6 @@
 """Several calls of a denoiser as one: what belongs to pictures is put side by side, what all share must be equal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,42 @@ class Call:
             else:
                 flat[name] = value
         return flat
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """Those that it was called with, in an order of its own."""
+        return [value for value in self.flat.values() if isinstance(value, torch.Tensor)]
+
+    @property
+    def shape(self) -> Hashable:
+        """All of it but the numbers in its tensors; None where something of it is neither tensor nor plain value."""
+        said: list[Hashable] = []
+        for name, value in self.flat.items():
+            if isinstance(value, torch.Tensor):
+                said.append((name, value.shape, value.stride(), value.dtype, value.device))
+            elif isinstance(value, bool | int | float | str | None):
+                said.append((name, type(value), value))
+            else:
+                return None
+        return tuple(said)
+
+    def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Call":
+        """The same call with other tensors."""
+
+        def each(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: each(inner) for name, inner in value.items()}
+            return change(value) if isinstance(value, torch.Tensor) else value
+
+        return Call(
+            tuple(each(value) for value in self.arguments),
+            {name: each(value) for name, value in self.keywords.items()},
+        )
+
+
+def call_plainly(module: Any, call: Call) -> Any:
+    """What a module answers."""
+    return module(*call.arguments, **call.keywords)
 
 
 def calls_fit(one: Call, other: Call) -> bool:

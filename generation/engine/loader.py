@@ -107,6 +107,8 @@ class HostModule:
     """One part of a pipeline that holds weights, as tensors in host memory.
 
     Where a library has `quantized` them, they are as they lie in its files, and `metadata` is what these say of them.
+    `built` is the module that was made of them, once it has left the device again, and `origins` are the places of its
+    tensors.
     """
 
     type: Any
@@ -114,6 +116,8 @@ class HostModule:
     tensors: dict[str, torch.Tensor]
     quantized: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    built: Any = None
+    origins: list[tuple[dict[str, Any], str, torch.Tensor]] = field(default_factory=list)
 
 
 @dataclass

@@ -1,10 +1,13 @@
-"""The noise that some samplers add at each step.
+"""What samplers bring to a card at each step, without a wait for all that the card is at.
 
-It is drawn on the CPU, so that a seed means the same on every device. diffusers then brings it to a card in a way that
-has the host wait for all that the card is at; from pinned memory it goes there in its turn.
+Some add noise. It is drawn on the CPU, so that a seed means the same on every device; from pinned memory it goes to the
+card in its turn, which diffusers does not see to. Others look up tables of the host's by a timestep that diffusers has
+on the card: U-Nets' stay on the host, and what the denoiser needs of them is written there as a number.
 """
 
+import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +19,25 @@ def noise_in_turn(scheduler: Any) -> None:
     module: Any = sys.modules[type(scheduler).__module__]
     if getattr(module, "randn_tensor", None) is randn_tensor:
         module.randn_tensor = _noise
+
+
+def timesteps_on_host(scheduler: Any) -> None:
+    """Has a scheduler hold its timesteps where its tables are; the numbers stay the same."""
+    inner: Callable[..., None] = scheduler.set_timesteps
+
+    @functools.wraps(inner)  # pipelines look at what it takes
+    def set_timesteps(*arguments: Any, **keywords: Any) -> None:
+        inner(*arguments, **keywords)
+        scheduler.timesteps = scheduler.timesteps.cpu()
+
+    scheduler.set_timesteps = set_timesteps
+
+
+def scalars_brought(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
+    """The same tensor, on the device if it is one number of the host's: in its turn, and without a wait."""
+    if tensor.ndim or tensor.device.type != "cpu":
+        return tensor
+    return torch.full((), tensor.item(), dtype=tensor.dtype, device=device)
 
 
 def _noise(

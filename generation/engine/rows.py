@@ -11,6 +11,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -18,8 +19,9 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from generation.engine.capacity import Capacity
 from generation.engine.compiling import Graphs
-from generation.engine.joining import Call, calls_fit, calls_join, output_part
+from generation.engine.joining import Call, call_plainly, calls_fit, calls_join, output_part
 from generation.engine.memory import allocations_told
+from generation.engine.noise import scalars_brought
 from generation.engine.planner import DENOISERS
 
 # Denoisers whose calls are put side by side; others run one row after the other.
@@ -86,15 +88,21 @@ class Row:
 class Rows:
     """The rows of one model. For the pipeline thread alone.
 
-    `between_steps` is called after each step, while no row is in the middle of anything.
+    `between_steps` is called after each step, while no row is in the middle of anything. `run` calls the denoiser.
     """
 
     def __init__(
-        self, device: torch.device, capacity: Capacity, *, between_steps: Callable[[], object] = lambda: None
+        self,
+        device: torch.device,
+        capacity: Capacity,
+        *,
+        between_steps: Callable[[], object] = lambda: None,
+        run: Callable[[Any, Call], Any] = call_plainly,
     ) -> None:
         self.capacity = capacity
         self._device = device
         self._between_steps = between_steps
+        self._run = run
         self._rows: list[Row] = []
         self._fresh: list[Row] = []
         self._alone: Row | None = None
@@ -168,10 +176,10 @@ class Rows:
         """The denoiser's answer, once every row stands before such a call."""
         row = next((row for row in self._rows if row.greenlet is getcurrent()), None)
         if row is None:
-            return module(*call.arguments, **call.keywords)
+            return call_plainly(module, call)
         if row is self._alone:
             runs = Graphs.runs
-            output = module(*call.arguments, **call.keywords)
+            output = call_plainly(module, call)
             row.compiled |= Graphs.runs > runs
             return output
         row.module, row.call = module, call
@@ -240,9 +248,11 @@ class Rows:
 
     @torch.inference_mode()
     def _forward(self, module: Any, calls: list[Call], *, pictures: int) -> list[Any]:
+        if self._device.type == "cuda":
+            calls = [call.changed(partial(scalars_brought, self._device)) for call in calls]
         call = calls_join(calls) if len(calls) > 1 else calls[0]
         with allocations_told(), self._paced(pictures):
-            output = module(*call.arguments, **call.keywords)
+            output = self._run(module, call)
         return output_part(output, [call.rows for call in calls]) if len(calls) > 1 else [output]
 
     @contextmanager

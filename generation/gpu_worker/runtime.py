@@ -80,6 +80,7 @@ class GpuRuntime:
             adapters_mb=settings.LORA_CACHE_VRAM_MB,
             safety=safety_settings(),
             compiles=settings.COMPILE_MODELS,
+            records=settings.CUDA_GRAPHS,
         )
         self.worker = self._register(name or f"{socket.gethostname()}-{os.getpid()}")
         self.publisher = Publisher()
@@ -101,6 +102,10 @@ class GpuRuntime:
         )
         self.engine.cache.folder_check = folder_check
         self.engine.cache.lacks = library_lacks
+        if self.engine.recorded:
+            self.engine.recorded.on_refused = lambda reason: logger.warning(
+                "denoiser not recorded", extra={"reason": reason}
+            )
         self.engine.cache.around_attach = partial(attach_on_trial, worker=self.worker.name)
         self._orders = OrderCarrier(
             self.engine,

@@ -5,6 +5,8 @@ A part that a CPU cannot show raises NoCardError there.
 
 import dataclasses
 import functools
+import io
+import itertools
 import subprocess
 import sys
 import time
@@ -22,12 +24,13 @@ from PIL import Image
 
 from benchmarks.architectures import ARCHITECTURES
 from benchmarks.true_size import NoRoomError, measure
-from generation.engine import Batch, Drawn, Engine, EngineStopped, Listeners, ModelRef
+from generation.engine import AdapterUse, Batch, Drawn, Engine, EngineStopped, Listeners, ModelRef
 from generation.engine.loader import device_of_choice
 from generation.engine.memory import MIB
 from generation.engine.planner import IN_BLOCKS, IN_FLOAT8, WITH_OFFLOAD, Memory
+from generation.engine.schedulers import SAMPLERS
 from models_registry import builtin
-from tests.support.batches import drawn, memory_least, memory_tight, quick
+from tests.support.batches import SIDE, drawn, memory_least, memory_tight, quick
 from tests.support.quantized import LIBRARY_OF, quantized_make
 from tests.support.tiny_checkpoints import TINY_FAMILIES, make_tiny_checkpoint
 from tests.support.tiny_transformers import BUILDERS
@@ -39,9 +42,15 @@ DRAWING = tuple(name for name in FAMILIES if "edit" not in name and "kontext" no
 # Mean difference to single precision on the CPU, of 255: random weights round to other pictures, and not to noise.
 TOLERANCE = 24.0
 # Whose steps differ in what they ask the host for.
-SAMPLERS = ("euler", "euler_a", "ddim", "dpmpp_2m", "unipc", "lcm")
+WAITING = ("euler", "euler_a", "ddim", "dpmpp_2m", "unipc", "lcm")
+# Whose steps are played from recordings.
+RECORDED = ("builtin", "sd1", "sdxl", "sd3", "flux")
+# Where timesteps lie may change the last bit of a number.
+SAMPLERS_OFF = 0.5
 # Of latents after one step, relative to plain diffusers' in the same format.
 LATENTS_OFF = 0.02
+# Of true size, with their blocks compiled.
+COMPILED = ("sdxl", "flux")
 # After which a model of true size begins no other round.
 TRUE_SIZE_S = 60.0
 # So many for a part that has a process of its own: all of them are to end within eight minutes.
@@ -74,11 +83,11 @@ class Bench:
         return ModelRef(f"{name}-{dtype}", f"tiny/{name}", "", folder, dtype=dtype)
 
     @contextmanager
-    def engine(self, *, on_cpu: bool = False) -> Iterator[Engine]:
+    def engine(self, *, on_cpu: bool = False, records: bool = True) -> Iterator[Engine]:
         """An engine on the device, or beside it on the CPU."""
         device = torch.device("cpu") if on_cpu else self.device
         with patch("generation.engine.engine.device_of_choice", return_value=device):
-            made = Engine()
+            made = Engine(records=records)
         try:
             yield made
         finally:
@@ -305,13 +314,90 @@ def host_waits(bench: Bench) -> str:
     with bench.engine() as engine:
         batch = quick(bench.model("sdxl", dtype="float16"))
         said = []
-        for sampler in SAMPLERS:
+        for sampler in WAITING:
             few, many = (
                 _waits(engine, dataclasses.replace(batch, scheduler=sampler, num_inference_steps=steps))
                 for steps in (4, 12)
             )
             said.append(f"{sampler} {(many - few) / 8:g}")
     return ", ".join(said)
+
+
+def recorded(bench: Bench) -> str:
+    """Steps that are played from recordings draw the same pixels, with an adapter at any strength, too."""
+    if not bench.has_card:
+        raise NoCardError
+    uses = [
+        AdapterUse("pastel", "0" * 64, builtin.ADAPTERS / "pastel.safetensors", scale) for scale in (1.0, 0.3)
+    ]
+    counts = []
+    for name in RECORDED:
+        plain = quick(bench.model(name, dtype="auto"), num_inference_steps=6)
+        with_it = [dataclasses.replace(plain, adapters=(use,)) for use in uses if name == "builtin"]
+        batches = [plain, *with_it, plain]
+        with bench.engine(records=False) as engine:
+            expected = [_numbers(drawn(engine, batch)) for batch in batches]
+        with bench.engine() as engine:
+            assert engine.recorded is not None
+            refusals: list[str] = []
+            engine.recorded.on_refused = refusals.append
+            engine.leaks()
+            for batch, numbers in zip(batches, expected, strict=True):
+                assert np.array_equal(_numbers(drawn(engine, batch)), numbers), f"{name}, {batch.adapters}"
+            assert not refusals, refusals
+            assert not engine.leaks().alarming, engine.leaks()
+            counts.append(f"{name} {engine.recorded.count}")
+    return f"the same pixels, from so many recordings: {', '.join(counts)}"
+
+
+def not_recorded(bench: Bench) -> str:
+    """A denoiser that asks its card for a number in the middle cannot be recorded; it draws the same, as others do."""
+    if not bench.has_card:
+        raise NoCardError
+    batches = [
+        quick(bench.model(name, dtype="auto"), num_inference_steps=6) for name in ("sdxl", "sdxl", "sd1")
+    ]
+    with bench.engine(records=False) as engine:
+        expected = [_numbers(drawn(engine, batch)) for batch in batches]
+    with bench.engine() as engine:
+        assert engine.recorded is not None
+        refusals: list[str] = []
+        engine.recorded.on_refused = refusals.append
+        engine.load(batches[0].model)
+        (entry,) = engine.cache._entries.values()
+        entry.pipeline.unet.mid_block.register_forward_pre_hook(
+            lambda module, inputs: inputs[0].sum().item() and None
+        )
+        for batch, numbers in zip(batches, expected, strict=True):
+            assert np.array_equal(_numbers(drawn(engine, batch)), numbers), "other pixels"
+        assert (len(refusals), engine.recorded.count) == (1, 0), refusals
+    return f"the same pixels, and it is told: {refusals[0].partition(' at ')[0]}"
+
+
+def samplers(bench: Bench) -> str:
+    """Every sampler draws what it draws with its timesteps on the card, as diffusers has them, from pictures too."""
+    given = io.BytesIO()
+    Image.radial_gradient("L").resize((SIDE, SIDE)).convert("RGB").save(given, "PNG")
+    image = {"image": given.getvalue(), "strength": 0.7}
+    kinds: dict[str, dict[str, Any]] = {
+        "txt2img": {},
+        "img2img": image,
+        "inpaint": image | {"mask": given.getvalue()},
+    }
+    most = 0.0
+    with bench.engine() as engine:
+        model = bench.model("sd1", dtype="auto")
+        for sampler, (kind, more) in itertools.product(
+            SAMPLERS if bench.has_card else ("ddim",), kinds.items()
+        ):
+            batch = quick(model, scheduler=sampler, num_inference_steps=6, kind=kind, **more)
+            here = _numbers(drawn(engine, batch))
+            with patch("generation.engine.drawing.timesteps_on_host"):
+                there = _numbers(drawn(engine, batch))
+            difference = float(np.abs(here - there).mean())
+            assert difference < SAMPLERS_OFF, f"{sampler}, {kind}: {difference:.2f} of 255 off"
+            most = max(most, difference)
+    return f"{most:.3f} of 255 off at the most"
 
 
 def _waits(engine: Engine, batch: Batch) -> int:
@@ -341,16 +427,16 @@ _COMPILE = """
 from importlib import import_module
 import_module("torch._dynamo")
 from benchmarks.true_size import measure
-found = measure("sdxl", tiny=False, rounds=2, seconds=60, compiles=True)
-print("; ".join(f"{what}: {measured}" for what, measured in found.lines()))
+found = measure({name!r}, tiny=False, rounds=2, seconds=60, compiles=True)
+print("; ".join(": ".join(line) for line in found.lines()))
 """
 
 
-def compiled(bench: Bench) -> str:
-    """The same of SDXL with its blocks compiled; in a process of its own, which imports the compiler."""
+def compiled(bench: Bench, name: str) -> str:
+    """The same with its blocks compiled; in a process of its own, which imports the compiler."""
     if not bench.has_card:
         raise NoCardError
-    return _in_process(_COMPILE)
+    return _in_process(_COMPILE.format(name=name))
 
 
 def _in_process(program: str) -> str:
@@ -375,10 +461,14 @@ def parts(bench: Bench) -> dict[str, Callable[[], str]]:
         second_chance,
         swaps,
         cancel,
+        recorded,
+        not_recorded,
+        samplers,
         lost_device,
         speed,
         host_waits,
     )
     true_sizes = {f"true size {name}": functools.partial(true_size, bench, name) for name in ARCHITECTURES}
     looks = {part.__name__.replace("_", " "): functools.partial(part, bench) for part in others}
-    return families | looks | true_sizes | {"compiled sdxl": functools.partial(compiled, bench)}
+    compileds = {f"compiled {name}": functools.partial(compiled, bench, name) for name in COMPILED}
+    return families | looks | true_sizes | compileds

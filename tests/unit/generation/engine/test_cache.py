@@ -20,7 +20,7 @@ from generation.engine import (
     memory,
 )
 from generation.engine.memory import LeakCanary, allocated_bytes
-from tests.support.batches import BatchMaker, TinyModel
+from tests.support.batches import BatchMaker, TinyModel, drawn, entry_of, quick
 
 WAIT_S = 30
 
@@ -107,6 +107,34 @@ def test_it_says_how_long_a_swap_took_and_from_where(fresh: Engine, tiny: TinyMo
     for name in ("sd1", "sd1", "sdxl", "sd1"):
         fresh.load(tiny(name))
     assert swaps == [("tiny-sd1", "disk"), ("tiny-sdxl", "disk"), ("tiny-sd1", "memory")]
+
+
+def test_modules_are_built_once_while_their_model_is_warm(fresh: Engine, tiny: TinyModel) -> None:
+    """Building them anew takes longer than bringing their weights to the device; pixels stay the same."""
+    batch = quick(tiny("sd1"))
+    before = drawn(fresh, batch)
+    unet = entry_of(fresh, batch.model).pipeline.unet
+    fresh.cache.drop_idle()
+    assert tiers(fresh) == {"tiny-sd1": "warm"}
+    after = drawn(fresh, batch)
+    assert entry_of(fresh, batch.model).pipeline.unet is unet
+    assert after.result().pictures[0].pixel_sha256 == before.result().pictures[0].pixel_sha256
+    assert entry_of(fresh, batch.model).host.modules["unet"].built is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("what", ["adapters", "an error"])
+def test_modules_that_are_no_more_as_they_were_built_are_built_anew(
+    fresh: Engine, tiny: TinyModel, what: str
+) -> None:
+    fresh.load(tiny("sd1"))
+    entry = entry_of(fresh, tiny("sd1"))
+    unet, rack = entry.pipeline.unet, entry.rack
+    assert rack is not None
+    rack.changes, entry.broken = int(what == "adapters"), what == "an error"
+    fresh.cache.drop_idle()
+    entry.broken = False
+    fresh.load(tiny("sd1"))
+    assert entry_of(fresh, tiny("sd1")).pipeline.unet is not unet
 
 
 @pytest.mark.slow
