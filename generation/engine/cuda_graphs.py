@@ -120,6 +120,8 @@ class CudaGraphs:
     def drop(self) -> bool:
         """Lets all of them go, with the memory that they work in; False when there was none."""
         had = self.count > 0
+        if had and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # one may be playing
         self._made.clear()
         return had
 
