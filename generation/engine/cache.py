@@ -273,7 +273,7 @@ class ModelCache:
         )
         if entry.plan and entry.left_on_host:
             entry.residency = Residency(entry.pipeline, self.device, plan=entry.plan)
-        if self.compiles and not (entry.residency or entry.stored_dtype or entry.quantized):
+        if self.compiles and not entry.hooked:
             entry.compiles = blocks_mark(entry.pipeline)
 
     def _fits(self, entry: CacheEntry) -> bool:

@@ -77,6 +77,11 @@ class CacheEntry:
         return "float8" if self.plan and self.plan.float8 else None
 
     @property
+    def hooked(self) -> bool:
+        """Whether its weights come, go or change their format while it draws."""
+        return bool(self.residency or self.stored_dtype or self.quantized)
+
+    @property
     def left_on_host(self) -> list[str]:
         """The parts that are on the device in turns."""
         return in_turns(self.host.modules) if self.plan and self.plan.in_turns and self.host else []

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 
-from generation.engine import memory
+from generation.engine import lanes, memory
 from generation.engine.adapters import AdapterRack
 from generation.engine.cache import ModelCache
 from generation.engine.cache_entry import CacheEntry
@@ -26,6 +26,7 @@ from generation.engine.compiling import Graphs, compiler_hold, compiling
 from generation.engine.cuda_graphs import CudaGraphs
 from generation.engine.drawing import Drawing, Drawn, Listeners, ignore, never_stop, stopper
 from generation.engine.joining import Call, call_plainly
+from generation.engine.lanes import Lanes
 from generation.engine.loader import device_of_choice
 from generation.engine.planner import Plan
 from generation.engine.rows import Row, Rows, denoiser_name
@@ -81,6 +82,7 @@ class Engine:
         self.recorded = CudaGraphs(self.device) if records and self.device.type == "cuda" else None
         if self.recorded:
             self.cache.on_room = self.recorded.drop
+        self._lanes: Lanes | None = None
         self._budgets_mb = {"resident_mb": resident_mb, "warm_mb": warm_mb}
         self._canary = memory.LeakCanary(self.device)
         # What was learned, by model, number format, pixels and acceleration.
@@ -191,6 +193,8 @@ class Engine:
     def close(self) -> None:
         """Ends the engine's threads."""
         self.cache.close()
+        if self._lanes:
+            self._lanes.close()
 
     @contextlib.contextmanager
     def drawing(self, batch: Batch, *, should_stop: ShouldStop = never_stop) -> Iterator["Sheet"]:
@@ -214,6 +218,7 @@ class Engine:
                     self._capacities.setdefault(key, Capacity()),
                     between_steps=self.cache.advance,
                     run=self._run_by(entry, batch) if in_graphs else call_plainly,
+                    lanes=self._lanes_for(entry),
                 )
                 try:
                     yield Sheet(self, entry, rows, batch)
@@ -222,10 +227,18 @@ class Engine:
 
     def _run_by(self, entry: CacheEntry, batch: Batch) -> Callable[[Any, Call], Any]:
         """How a model's denoiser is called: what has hooks, which change its answer from call to call, plainly."""
-        if self.recorded is None or entry.residency or entry.stored_dtype or entry.quantized:
+        if self.recorded is None or entry.hooked:
             return call_plainly
         rack = cast(AdapterRack, entry.rack)
         return partial(self.recorded.run, beside=(rack.changes, tuple(batch.adapters)))
+
+    def _lanes_for(self, entry: CacheEntry) -> Lanes | None:
+        """The lanes of a CPU, for what two threads may run at once: no hooks that change weights, and no compiler's."""
+        threads = torch.get_num_threads()
+        if self.device.type != "cpu" or threads < lanes.COUNT or entry.hooked or entry.compiles:
+            return None
+        self._lanes = self._lanes or Lanes()
+        return self._lanes
 
     def run(
         self,

@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from generation.engine.capacity import Capacity
 from generation.engine.compiling import Graphs
-from generation.engine.joining import Call, call_plainly, calls_fit, calls_join, output_part
+from generation.engine.joining import Call, call_plainly, calls_fit, calls_halve, calls_join, output_part
+from generation.engine.lanes import Lanes
 from generation.engine.memory import allocations_told
 from generation.engine.noise import scalars_brought
 from generation.engine.planner import DENOISERS
@@ -88,7 +89,8 @@ class Row:
 class Rows:
     """The rows of one model. For the pipeline thread alone.
 
-    `between_steps` is called after each step, while no row is in the middle of anything. `run` calls the denoiser.
+    `between_steps` is called after each step, while no row is in the middle of anything. `run` calls the denoiser,
+    in `lanes` where there are such.
     """
 
     def __init__(
@@ -98,11 +100,13 @@ class Rows:
         *,
         between_steps: Callable[[], object] = lambda: None,
         run: Callable[[Any, Call], Any] = call_plainly,
+        lanes: Lanes | None = None,
     ) -> None:
         self.capacity = capacity
         self._device = device
         self._between_steps = between_steps
         self._run = run
+        self._lanes = lanes
         self._rows: list[Row] = []
         self._fresh: list[Row] = []
         self._alone: Row | None = None
@@ -246,13 +250,19 @@ class Rows:
         if self._device.type != "cuda" and all(not row.ended for row in group):
             self.capacity.observe(pictures, time.perf_counter() - began)
 
-    @torch.inference_mode()
     def _forward(self, module: Any, calls: list[Call], *, pictures: int) -> list[Any]:
         if self._device.type == "cuda":
             calls = [call.changed(partial(scalars_brought, self._device)) for call in calls]
-        call = calls_join(calls) if len(calls) > 1 else calls[0]
         with allocations_told(), self._paced(pictures):
-            output = self._run(module, call)
+            if self._lanes is None or len(calls) == 1:
+                return cast(list[Any], self._together(module, calls))
+            first, second = self._lanes.run(partial(self._together, module), calls_halve(calls))
+            return [*first, *second]
+
+    @torch.inference_mode()  # each thread's own
+    def _together(self, module: Any, calls: list[Call]) -> list[Any]:
+        call = calls_join(calls) if len(calls) > 1 else calls[0]
+        output = self._run(module, call)
         return output_part(output, [call.rows for call in calls]) if len(calls) > 1 else [output]
 
     @contextmanager

@@ -48,13 +48,18 @@ def drawn_alone(engine: Engine, batch: Batch) -> Drawn:
     return row.drawn()
 
 
-@pytest.fixture
-def roomy(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> Iterator[Engine]:
-    """The engine with room for many from the first step on."""
+@pytest.fixture(params=[1, 2], ids=["whole", "in lanes"])
+def roomy(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> Iterator[Engine]:
+    """The engine with room for many from the first step on; with two threads it has lanes."""
     monkeypatch.setattr("generation.engine.capacity.Capacity._judge", lambda self: None)
     monkeypatch.setattr(engine, "_capacities", {})
     monkeypatch.setattr("generation.engine.capacity.FIRST", 8)
-    return engine
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield engine
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
