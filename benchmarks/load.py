@@ -33,10 +33,14 @@ def post(port: int, path: str, headers: dict[str, str] | None = None) -> Ask:
     def ask(body: dict[str, Any]) -> bytes:
         if not hasattr(local, "connection"):
             local.connection = HTTPConnection("127.0.0.1", port, timeout=900)
-        local.connection.request(
-            "POST", path, json.dumps(body), {"Content-Type": "application/json"} | (headers or {})
-        )
-        answer = local.connection.getresponse()
+        told = "POST", path, json.dumps(body), {"Content-Type": "application/json"} | (headers or {})
+        try:
+            local.connection.request(*told)
+            answer = local.connection.getresponse()
+        except (BrokenPipeError, ConnectionResetError):  # it lay idle, and the server closed it
+            local.connection.close()
+            local.connection.request(*told)
+            answer = local.connection.getresponse()
         content: bytes = answer.read()
         if answer.status != 200 or len(content) < 1000:
             message = f"{path} on port {port}: {answer.status} {content[:300]!r}"

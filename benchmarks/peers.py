@@ -178,6 +178,7 @@ def main() -> None:
         "--pictures", type=int, default=32, help="of each server in each round, with many clients"
     )
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=[*PEERS], help="default: all of them")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found: dict[str, Any] = machine() | {"packages": PACKAGES, "rounds": options.rounds, "pictures_per_s": {}}
@@ -188,8 +189,8 @@ def main() -> None:
             asks[name] = service_ask(
                 stack.enter_context(services(root / ("single" if single else "usual"), single=single))
             )
-        for name, peer in PEERS.items():
-            asks[name] = post(stack.enter_context(running(peer, root)), "/generate")
+        for name in options.peers:
+            asks[name] = post(stack.enter_context(running(PEERS[name], root)), "/generate")
         for clients in options.clients:
             count = options.pictures if clients > 1 else max(4, options.pictures // 8)
             rates: dict[str, list[float]] = {name: [] for name in asks}
