@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,20 @@ def post(port: int, path: str, headers: dict[str, str] | None = None) -> Ask:
     """What posts a request to a server on this machine and returns the picture's bytes. Raises RuntimeError."""
     local = threading.local()
 
+    def sent(body: dict[str, Any]) -> HTTPResponse:
+        connection: HTTPConnection = local.connection
+        told = {"Content-Type": "application/json"} | (headers or {})
+        connection.request("POST", path, json.dumps(body), told)
+        return connection.getresponse()
+
     def ask(body: dict[str, Any]) -> bytes:
         if not hasattr(local, "connection"):
             local.connection = HTTPConnection("127.0.0.1", port, timeout=900)
-        told = "POST", path, json.dumps(body), {"Content-Type": "application/json"} | (headers or {})
         try:
-            local.connection.request(*told)
-            answer = local.connection.getresponse()
+            answer = sent(body)
         except (BrokenPipeError, ConnectionResetError):  # it lay idle, and the server closed it
             local.connection.close()
-            local.connection.request(*told)
-            answer = local.connection.getresponse()
+            answer = sent(body)
         content: bytes = answer.read()
         if answer.status != 200 or len(content) < 1000:
             message = f"{path} on port {port}: {answer.status} {content[:300]!r}"

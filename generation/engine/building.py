@@ -41,7 +41,6 @@ def host_build(
             modules[name] = _module_build(part, host.dtype, place)
             if host.float8 and name == FLOAT8_PART:
                 float8_store(modules[name], host.dtype)
-                part.origins = []
             elif (
                 packs
                 and not part.quantized
@@ -51,7 +50,7 @@ def host_build(
                 and channels_last(host.dtype)
             ):
                 prepack(modules[name])
-                part.origins = []
+                part.origins = []  # it has other layers now
         except torch.OutOfMemoryError:
             raise
         except BROKEN as error:

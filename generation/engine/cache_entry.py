@@ -101,8 +101,8 @@ class CacheEntry:
 
     def take_off(self) -> None:
         """Lets go of what is on the device."""
-        untouched = self.rack and not (self.rack.changes or self.compiles or self.residency or self.broken)
-        if self.pipeline is not None and self.host is not None and untouched:
+        changed = self.rack is None or self.rack.changes or self.compiles or self.hooked or self.broken
+        if self.pipeline is not None and self.host is not None and not changed:
             modules_keep(self.host, self.pipeline)
         self.pipeline = self.build = self.rack = self.residency = None
         self.kinds = {}

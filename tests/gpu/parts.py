@@ -335,19 +335,26 @@ def recorded(bench: Bench) -> str:
         plain = quick(bench.model(name, dtype="auto"), num_inference_steps=6)
         with_it = [dataclasses.replace(plain, adapters=(use,)) for use in uses if name == "builtin"]
         batches = [plain, *with_it, plain]
-        with bench.engine(records=False) as engine:
-            expected = [_numbers(drawn(engine, batch)) for batch in batches]
         with bench.engine() as engine:
-            assert engine.recorded is not None
-            refusals: list[str] = []
-            engine.recorded.on_refused = refusals.append
+            drawn(engine, plain)
             engine.leaks()
-            for batch, numbers in zip(batches, expected, strict=True):
-                assert np.array_equal(_numbers(drawn(engine, batch)), numbers), f"{name}, {batch.adapters}"
+            refusals, count = _as_without(bench, engine, batches)
             assert not refusals, refusals
             assert not engine.leaks().alarming, engine.leaks()
-            counts.append(f"{name} {engine.recorded.count}")
+            counts.append(f"{name} {count}")
     return f"the same pixels, from so many recordings: {', '.join(counts)}"
+
+
+def _as_without(bench: Bench, engine: Engine, batches: list[Batch]) -> tuple[list[str], int]:
+    """Draws with and without recordings, and asks for the same pixels; what refused to be recorded, how many are."""
+    assert engine.recorded is not None
+    refusals: list[str] = []
+    engine.recorded.on_refused = refusals.append
+    with bench.engine(records=False) as other:
+        expected = [_numbers(drawn(other, batch)) for batch in batches]
+    for batch, numbers in zip(batches, expected, strict=True):
+        assert np.array_equal(_numbers(drawn(engine, batch)), numbers), f"{batch.model.id}, {batch.adapters}"
+    return refusals, engine.recorded.count
 
 
 def not_recorded(bench: Bench) -> str:
@@ -357,20 +364,14 @@ def not_recorded(bench: Bench) -> str:
     batches = [
         quick(bench.model(name, dtype="auto"), num_inference_steps=6) for name in ("sdxl", "sdxl", "sd1")
     ]
-    with bench.engine(records=False) as engine:
-        expected = [_numbers(drawn(engine, batch)) for batch in batches]
     with bench.engine() as engine:
-        assert engine.recorded is not None
-        refusals: list[str] = []
-        engine.recorded.on_refused = refusals.append
         engine.load(batches[0].model)
         (entry,) = engine.cache._entries.values()
         entry.pipeline.unet.mid_block.register_forward_pre_hook(
             lambda module, inputs: inputs[0].sum().item() and None
         )
-        for batch, numbers in zip(batches, expected, strict=True):
-            assert np.array_equal(_numbers(drawn(engine, batch)), numbers), "other pixels"
-        assert (len(refusals), engine.recorded.count) == (1, 0), refusals
+        refusals, count = _as_without(bench, engine, batches)
+        assert (len(refusals), count) == (1, 0), refusals
     return f"the same pixels, and it is told: {refusals[0].partition(' at ')[0]}"
 
 

@@ -122,7 +122,7 @@ def test_modules_are_built_once_while_their_model_is_warm(fresh: Engine, tiny: T
     assert entry_of(fresh, batch.model).host.modules["unet"].built is None  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("what", ["adapters", "an error"])
+@pytest.mark.parametrize("what", ["adapters", "an error", "a library"])
 def test_modules_that_are_no_more_as_they_were_built_are_built_anew(
     fresh: Engine, tiny: TinyModel, what: str
 ) -> None:
@@ -131,6 +131,8 @@ def test_modules_that_are_no_more_as_they_were_built_are_built_anew(
     unet, rack = entry.pipeline.unet, entry.rack
     assert rack is not None
     rack.changes, entry.broken = int(what == "adapters"), what == "an error"
+    if what == "a library":
+        entry.quantized = {"unet": "torchao"}
     fresh.cache.drop_idle()
     entry.broken = False
     fresh.load(tiny("sd1"))

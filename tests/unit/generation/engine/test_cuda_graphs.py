@@ -1,7 +1,10 @@
 """Recorded steps of a denoiser; the card is doubled: what was recorded is worked out anew from the tensors it reads."""
 
 import dataclasses
+import gc
+from collections.abc import Iterator
 from typing import Any, ClassVar
+from weakref import ref
 
 import pytest
 import torch
@@ -29,13 +32,13 @@ class OnCpu:
 
     def __init__(self, module: Any, call: Call, *, stream: Any, pool: Any) -> None:
         self.call = call.changed(torch.clone)
-        self._module = module
+        self._module = ref(module)  # no recording of a card holds it either
         self.output = tuple(each.clone() for each in module(*self.call.arguments, **self.call.keywords))
         self.made.append(self)
 
     def play(self) -> None:
         OnCpu.played += 1
-        answer = self._module(*self.call.arguments, **self.call.keywords)
+        answer = self._module()(*self.call.arguments, **self.call.keywords)
         for target, value in zip(self.output, answer, strict=True):
             target.copy_(value)
 
@@ -149,8 +152,8 @@ def test_the_oldest_of_many_go_and_a_model_takes_its_own_along(recorded: CudaGra
         for _ in range(2):
             recorded.run(module, call_of(*[1.0] * count))
     assert recorded.count == MOST
-    OnCpu.made.clear()  # which hold the module, as no recording of a card does
-    recorded.drop()
+    del module
+    gc.collect()
     assert recorded.count == 0
     assert not recorded.drop()
 
@@ -180,11 +183,12 @@ def model() -> ModelRef:
 
 
 @pytest.fixture
-def recording(recorded: CudaGraphs, monkeypatch: pytest.MonkeyPatch) -> Engine:
+def recording(recorded: CudaGraphs) -> Iterator[Engine]:
     engine = Engine(threads=1)
     engine.recorded = recorded
     engine.cache.on_room = recorded.drop
-    return engine
+    yield engine
+    engine.close()
 
 
 def test_a_picture_is_the_same_with_and_without(recording: Engine, model: ModelRef) -> None:
