@@ -132,7 +132,9 @@ class FeedHub:
         try:
             # In a task of its own: Redis' client loses a cancellation that comes while it connects, and the follower of
             # a socket that went away would stay for ever.
-            entries, previews = await asyncio.shield(asyncio.ensure_future(pipe.execute()))
+            reading = asyncio.ensure_future(pipe.execute())
+            reading.add_done_callback(_failure_read)
+            entries, previews = await asyncio.shield(reading)
         except (RedisError, OSError):
             return []
         return events_decode(entries, previews)
@@ -191,6 +193,12 @@ def _read(pipe: Any, generation_id: UUID, first: str, last: str) -> None:
     pipe.xrange(previews_key(generation_id), first, last)
 
 
+def _failure_read(reading: "asyncio.Future[Any]") -> None:
+    """Takes note of a failure that nobody waits for any more: asyncio would log it as one that was overlooked."""
+    if not reading.cancelled():
+        reading.exception()
+
+
 def _behind(seq: int) -> str:
     """The stream's range that begins behind a sequence number."""
     return f"({seq}-0" if seq else "-"
@@ -226,7 +234,8 @@ async def follow(generation_id: UUID, *, after: int | None = None) -> AsyncGener
             for event in events:
                 if event["seq"] <= last:
                     continue
-                yield event
+                # A Redis that died may have forgotten what it told last: what comes then names an event before that.
+                yield event | {"prev": last} if event["prev"] < last else event
                 last = event["seq"]
                 if event["type"] in TERMINAL_EVENTS:
                     return

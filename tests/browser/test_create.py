@@ -25,6 +25,7 @@ from tests.support.live import Live
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+# So many that none ends while one looks for its first steps.
 LONG = 100
 SIZE_OF = "(one) => [document.querySelector(one).naturalWidth, document.querySelector(one).naturalHeight]"
 OFFLINE_S = 10
@@ -123,7 +124,7 @@ def test_five_queue_without_blocking_and_each_can_be_canceled(visits: Visits, li
 
 def test_a_reload_in_the_middle_finds_the_job(visits: Visits, live: Live) -> None:
     with visits.opened("/") as page:
-        draw(page, "a blue square", steps=40, size=512)
+        draw(page, "a blue square", steps=LONG, size=512)
         begun(page)
         with live.held():
             page.reload()
@@ -135,7 +136,7 @@ def test_a_reload_in_the_middle_finds_the_job(visits: Visits, live: Live) -> Non
 
 def test_a_killed_worker_is_told_and_the_same_seed_goes_on(visits: Visits, live: Live) -> None:
     with visits.opened("/") as page:
-        draw(page, "a green star", steps=40, size=384)
+        draw(page, "a green star", steps=LONG, size=384)
         begun(page)
         with live.held() as worker:
             seed = newest(live)["seed"]
@@ -150,7 +151,7 @@ def test_a_killed_worker_is_told_and_the_same_seed_goes_on(visits: Visits, live:
 
 def test_a_restarted_server_is_waited_for(visits: Visits, live: Live) -> None:
     with visits.opened("/") as page:
-        draw(page, "a yellow ring", steps=40, size=512)
+        draw(page, "a yellow ring", steps=LONG, size=512)
         begun(page)
         web_process(live).kill()
         drawn(page)

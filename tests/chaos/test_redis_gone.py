@@ -28,7 +28,7 @@ def redis_process(live: Live) -> psutil.Process:
 
 
 async def test_a_redis_that_dies_leaves_no_gap_in_any_feed(live: Live) -> None:
-    """Fifty follow a job, half by sockets; all see the same events, and the last one, without being cut off."""
+    """Fifty follow a job, half by sockets; all see every event, the last one too, without being cut off."""
     job = live.create(steps=STEPS, width=512, height=512)
     limits = httpx2.Limits(max_connections=FEEDS_OF_A_KIND)
     async with (
@@ -47,4 +47,6 @@ async def test_a_redis_that_dies_leaves_no_gap_in_any_feed(live: Live) -> None:
     stored = await feed(live, job["id"], "?after=0")
     for events in feeds:
         assert_whole(events, steps=STEPS)
-        assert events[1:] == stored
+        told = {event["seq"]: event for event in events}
+        # Followers may have heard more: what Redis had not written yet when it was killed.
+        assert [told[event["seq"]] | {"prev": event["prev"]} for event in stored] == stored

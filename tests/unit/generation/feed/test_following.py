@@ -171,6 +171,7 @@ async def test_a_flushed_redis_hangs_nobody(generation: Generation, redis_client
         await publish(generation.id, "succeeded")
         events += [event async for event in following]
     assert types(events) == ["snapshot", "progress", "progress", "succeeded"]
+    assert all(following["prev"] == before["seq"] for before, following in pairwise(events))
 
 
 async def test_after_the_streams_time_a_snapshot_stands_in(
