@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.load import Ask, machine, measure, post, say, write
+from benchmarks.load import Ask, machine, measure, say, write
 from benchmarks.peers import PEERS, requests, running, service_ask, services
 from benchmarks.plots import plot_shares
 from benchmarks.throughput import mixed
@@ -107,10 +107,9 @@ def main() -> None:
         say("| | jobs | latency p50, p95 | joined running jobs, shared a step |\n| --- | --- | --- | --- |")
         say(line("this service", taken, f"{100 * share['joined']:.0f} %, {100 * share['shared']:.0f} %"))
         if options.peer:
-            port = stack.enter_context(running(PEERS[PEER], root))
-            other = post(port, "/generate")
-            measure(other, requests(CLIENTS, 20), clients=CLIENTS)
-            found["seconds"][PEER] = arrive(other, requests(len(moments), 20), moments)
+            other = stack.enter_context(running(PEERS[PEER], root))
+            measure(other.ask, requests(CLIENTS, 20), clients=CLIENTS)
+            found["seconds"][PEER] = arrive(other.ask, requests(len(moments), 20), moments)
             say(line(PEER, found["seconds"][PEER], ""))
     write(options.json, found)
     title = f"Latency, {rate:.2f} requests per second by a Poisson process"
