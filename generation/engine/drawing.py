@@ -235,10 +235,11 @@ class Drawing:
             residency.need((), working=decoding_bytes(pixels=pixels, dtype=latents.dtype))
         try:
             with memory.allocations_told():
-                return decode(latents, *arguments, **keywords)
+                return self.rows.do_aside(functools.partial(decode, latents, *arguments, **keywords))
         except torch.OutOfMemoryError:
             if self.tiled or self.sparing:
                 raise
+        self.rows.lanes_wait()  # whatever is decoded there is not to go on in tiles
         self._have_device()
         self.tiled = True
         reason = "Memory did not suffice to decode at once: decoded in tiles, which may show in the pixels."

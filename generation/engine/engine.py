@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 
-from generation.engine import lanes, memory
+from generation.engine import memory
 from generation.engine.adapters import AdapterRack
 from generation.engine.cache import ModelCache
 from generation.engine.cache_entry import CacheEntry
@@ -235,7 +235,7 @@ class Engine:
     def _lanes_for(self, entry: CacheEntry) -> Lanes | None:
         """The lanes of a CPU, for what two threads may run at once: no hooks that change weights, and no compiler's."""
         threads = torch.get_num_threads()
-        if self.device.type != "cpu" or threads < lanes.COUNT or entry.hooked or entry.compiles:
+        if self.device.type != "cpu" or threads < Lanes.COUNT or entry.hooked or entry.compiles:
             return None
         self._lanes = self._lanes or Lanes()
         return self._lanes

@@ -1,6 +1,5 @@
 """Several calls of a denoiser as one: what belongs to pictures is put side by side, what all share must be equal."""
 
-import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,13 +113,6 @@ def _join(values: list[Any], rows: list[int]) -> Any:
         # Timesteps of some schedulers are whole numbers; denoisers take them in single precision.
         values = [value.float() for value in values]
     return torch.cat(values)
-
-
-def calls_halve(calls: list[Call]) -> list[list[Call]]:
-    """Two or more calls in two parts, in their order: as many rows in the first as in the second, or next to it."""
-    before = list(itertools.accumulate(call.rows for call in calls))
-    middle = min(range(1, len(calls)), key=lambda index: abs(2 * before[index - 1] - before[-1]))
-    return [calls[:middle], calls[middle:]]
 
 
 def output_part(output: Any, rows: Sequence[int]) -> list[Any]:

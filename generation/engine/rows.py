@@ -4,22 +4,26 @@ A row runs its pipeline's own call, in a greenlet of its own. Where that calls t
 row has come as far; then the denoiser runs once for all of them, and each goes on with its part. So a row has its own
 scheduler, steps, guidance, seed and deadline, joins and leaves between steps, and alone it is the stock pipeline, bit
 for bit. Nothing but the denoiser's step is shared, so a row that fails leaves the others as they are.
+
+In lanes, rows do not wait for all others: whenever a lane is free, it takes its half of those that stand still.
 """
 
 import contextvars
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from generation.engine.capacity import Capacity
 from generation.engine.compiling import Graphs
-from generation.engine.joining import Call, call_plainly, calls_fit, calls_halve, calls_join, output_part
+from generation.engine.joining import Call, call_plainly, calls_fit, calls_join, output_part
 from generation.engine.lanes import Lanes
 from generation.engine.memory import allocations_told
 from generation.engine.noise import scalars_brought
@@ -66,8 +70,10 @@ class Row:
         self.compiled = False
         self.result: Any = None
         self.error: BaseException | None = None
+        # What it stands still before: a call of the denoiser, or something else that a lane does for it alone.
         self.call: Call | None = None
         self.module: Any = None
+        self.aside: Callable[[], Any] | None = None
         self.greenlet: Any = None
 
     @property
@@ -86,11 +92,29 @@ class Row:
         return bool(self.greenlet.dead)
 
 
+@dataclass
+class _Step:
+    """A call of the denoiser for rows together, or what one row has done aside."""
+
+    rows: list[Row]
+    calls: list[Call] = field(init=False)
+    began: float = field(default_factory=time.perf_counter)
+    graph_runs: int = field(default_factory=lambda: Graphs.runs)
+
+    def __post_init__(self) -> None:
+        """Takes note of the rows' calls, which are gone once they go on."""
+        self.calls = [row.call for row in self.rows if row.call is not None]
+
+    @property
+    def pictures(self) -> int:
+        """How many are in it."""
+        return _pictures(self.rows)
+
+
 class Rows:
     """The rows of one model. For the pipeline thread alone.
 
-    `between_steps` is called after each step, while no row is in the middle of anything. `run` calls the denoiser,
-    in `lanes` where there are such.
+    `between_steps` is called after each step. `run` calls the denoiser, in `lanes` where there are such.
     """
 
     def __init__(
@@ -109,6 +133,10 @@ class Rows:
         self._lanes = lanes
         self._rows: list[Row] = []
         self._fresh: list[Row] = []
+        # Rows that stand still, in the order in which they came to.
+        self._standing: list[Row] = []
+        # What the lanes are at.
+        self._under_way: dict[Future[Any], _Step] = {}
         self._alone: Row | None = None
         # Of the latest step on a card: when it begins and ends there, and how many pictures it has.
         self._latest: tuple[Any, Any, int] | None = None
@@ -149,36 +177,47 @@ class Rows:
         return row
 
     def tick(self) -> Iterator[Row]:
-        """One step of every row, as one goes through it; gives each row that ends, before the next is decoded."""
+        """One step of every row, or of a lane's, as one goes through it; gives each row that ends, as it does."""
         fresh, self._fresh = self._fresh, []
         self._rows += fresh
         for row in fresh:
             yield from self._go_on(row)
-        for module, group in self._groups():
-            yield from self._step(module, group)
+        several = len(self._standing) > 1 and self.capacity.limit >= Lanes.COUNT
+        if self._lanes is not None and (self._under_way or several):
+            yield from self._lane_step(self._lanes)
+        else:
+            for rows in self._groups():
+                yield from self._step(rows)
         self._between_steps()
 
     def close(self) -> None:
         """Ends the rows that are left, without results."""
+        self.lanes_wait()
+        self._under_way.clear()
         with torch.inference_mode():  # as they were left
             for row in self._rows:
                 if row.greenlet:
                     row.greenlet.throw(GreenletExit)
-        self._rows, self._fresh = [], []
+        self._rows, self._fresh, self._standing = [], [], []
 
     def alone(self, row: Row, work: Callable[[], Any]) -> Any:
         """Does a row's work to its end while all others stand still."""
+        self.lanes_wait()
         self._alone = row
         try:
             return work()
         finally:
             self._alone = None
 
+    def lanes_wait(self) -> None:
+        """Waits until no lane does anything; what it did stays for the next step."""
+        wait(self._under_way)
+
     # What a row's greenlet calls, and how it goes on
 
     def denoise(self, module: Any, call: Call) -> Any:
         """The denoiser's answer, once every row stands before such a call."""
-        row = next((row for row in self._rows if row.greenlet is getcurrent()), None)
+        row = self._calling()
         if row is None:
             return call_plainly(module, call)
         if row is self._alone:
@@ -187,10 +226,25 @@ class Rows:
             row.compiled |= Graphs.runs > runs
             return output
         row.module, row.call = module, call
+        return self._stand_still(row)
+
+    def do_aside(self, work: Callable[[], Any]) -> Any:
+        """What a part of a row's call returns that is its own; beside other rows, a lane does it."""
+        row = self._calling()
+        if self._lanes is None or row is None or row is self._alone or len(self._rows) == 1:
+            return work()
+        row.aside = work
+        return self._stand_still(row)
+
+    def _calling(self) -> Row | None:
+        return next((row for row in self._rows if row.greenlet is getcurrent()), None)
+
+    def _stand_still(self, row: Row) -> Any:
+        self._standing.append(row)
         return row.greenlet.parent.switch()
 
     def _go_on(self, row: Row, output: Any = None) -> Iterator[Row]:
-        row.call = None
+        row.call = row.aside = None
         with torch.inference_mode():
             if isinstance(output, BaseException):
                 row.greenlet.throw(output)
@@ -202,68 +256,112 @@ class Rows:
             self._rows.remove(row)
             yield row
 
-    def _groups(self) -> list[tuple[Any, list[Row]]]:
-        """The rows that stand before calls, those together that fit together and within the capacity."""
-        groups: list[tuple[Any, list[Row]]] = []
-        for row in self._rows:
-            if row.call is None:
-                continue
-            for module, group in groups:
-                within = sum(each.pictures for each in group) + row.pictures <= self.capacity.limit
-                if within and module is row.module and group[0].call and calls_fit(group[0].call, row.call):
-                    group.append(row)
-                    break
-            else:
-                groups.append((row.module, [row]))
+    def _groups(self) -> list[list[Row]]:
+        """All rows that stand still, those together that fit together and within the capacity."""
+        groups = []
+        while self._standing:
+            groups.append(self._group(lambda rows: _pictures(rows) <= self.capacity.limit))
         return groups
 
-    def _step(self, module: Any, group: list[Row]) -> Iterator[Row]:
-        began = time.perf_counter()
-        calls = [row.call for row in group if row.call is not None]
-        pictures = sum(row.pictures for row in group)
-        runs = Graphs.runs
+    def _group(self, has_room: Callable[[list[Row]], bool]) -> list[Row]:
+        """The first row that stands still, with those that fit to it and for which there is room."""
+        group = [self._standing.pop(0)]
+        for row in [*self._standing]:
+            if _fit(group[0], row) and has_room([*group, row]):
+                group.append(row)
+                self._standing.remove(row)
+        return group
+
+    # Steps of all rows
+
+    def _step(self, rows: list[Row]) -> Iterator[Row]:
+        step = _Step(rows)
+        yield from self._end(step, partial(self._work, step), pictures=step.pictures, timed_as=step.pictures)
+
+    @torch.inference_mode()  # each thread's own
+    def _work(self, step: _Step) -> list[Any]:
+        """What each row of a step goes on with."""
+        first, calls = step.rows[0], step.calls
+        if first.aside is not None:
+            return [first.aside()]
+        if self._device.type == "cuda":
+            calls = [call.changed(partial(scalars_brought, self._device)) for call in calls]
+        with allocations_told(), self._paced(step.pictures):
+            output = self._run(first.module, calls_join(calls) if len(calls) > 1 else calls[0])
+        return output_part(output, [call.rows for call in calls]) if len(calls) > 1 else [output]
+
+    def _end(
+        self, step: _Step, outputs_of: Callable[[], list[Any]], *, pictures: int, timed_as: int
+    ) -> Iterator[Row]:
+        """Has the rows of a step go on, whatever became of it. So many pictures were drawn at the time.
+
+        It is `timed_as` a step with that many; 0 where its time says nothing.
+        """
+        rows = step.rows
         try:
-            outputs: list[Any] = self._forward(module, calls, pictures=pictures)
+            outputs: list[Any] = outputs_of()
         except torch.OutOfMemoryError as error:
-            if len(group) > 1:
+            if len(rows) > 1:
                 # Half at a time, from now on too; no latents are lost, since a forward changes none.
                 self.capacity.shrink(pictures)
-                middle = (len(group) + 1) // 2
-                yield from self._step(module, group[:middle])
-                yield from self._step(module, group[middle:])
+                middle = (len(rows) + 1) // 2
+                yield from self._step(rows[:middle])
+                yield from self._step(rows[middle:])
                 return
             outputs = [error]
         except Exception as error:  # noqa: BLE001 - the row's own, and it says what it means
-            if len(group) > 1:
-                for row in group:
-                    yield from self._step(module, [row])
+            if len(rows) > 1:
+                for row in rows:
+                    yield from self._step([row])
                 return
             outputs = [error]
-        compiled = Graphs.runs > runs
-        for row, output in zip(group, outputs, strict=True):
+        if not step.calls:
+            yield from self._go_on(rows[0], outputs[0])
+            return
+        compiled = Graphs.runs > step.graph_runs
+        for row, output in zip(rows, outputs, strict=True):
             row.steps += 1
             row.summed += pictures
             row.most = max(row.most, pictures)
             row.compiled |= compiled
             yield from self._go_on(row, output)
         # The last step is one with a decoding in it.
-        if self._device.type != "cuda" and all(not row.ended for row in group):
-            self.capacity.observe(pictures, time.perf_counter() - began)
+        if timed_as and self._device.type != "cuda" and all(not row.ended for row in rows):
+            self.capacity.observe(timed_as, time.perf_counter() - step.began)
 
-    def _forward(self, module: Any, calls: list[Call], *, pictures: int) -> list[Any]:
-        if self._device.type == "cuda":
-            calls = [call.changed(partial(scalars_brought, self._device)) for call in calls]
-        with allocations_told(), self._paced(pictures):
-            if self._lanes is None or len(calls) == 1:
-                return cast(list[Any], self._together(module, calls))
-            first, second = self._lanes.run(partial(self._together, module), calls_halve(calls))
-            return [*first, *second]
+    # Steps of lanes
 
-    @torch.inference_mode()  # each thread's own
-    def _together(self, module: Any, calls: list[Call]) -> list[Any]:
-        call = calls_join(calls) if len(calls) > 1 else calls[0]
-        output = self._run(module, call)
-        return output_part(output, [call.rows for call in calls]) if len(calls) > 1 else [output]
+    def _lane_step(self, free: Lanes) -> Iterator[Row]:
+        """Gives free lanes something to do, and has the rows go on with which the first of them is done."""
+        while self._standing and len(self._under_way) < Lanes.COUNT and self._lane_has_room():
+            step = self._lane_take()
+            self._under_way[free.begin(partial(self._work, step))] = step
+        wait(self._under_way, return_when=FIRST_COMPLETED)
+        future = next(each for each in self._under_way if each.done())
+        step = self._under_way.pop(future)
+        beside = sum(other.pictures for other in self._under_way.values() if other.calls)
+        yield from self._end(
+            step,
+            future.result,
+            pictures=step.pictures + beside,
+            # All lanes together would have taken that long for as many in each.
+            timed_as=step.pictures * Lanes.COUNT if beside else 0,
+        )
+
+    def _lane_has_room(self) -> bool:
+        drawn = sum(step.pictures for step in self._under_way.values())
+        return not drawn or drawn + self._standing[0].pictures <= self.capacity.limit
+
+    def _lane_take(self) -> _Step:
+        """What a lane does next: its share of the rows, or what one has done aside."""
+        share = sum(call.rows for row in self._rows if (call := row.call)) / Lanes.COUNT
+
+        def has_room(rows: list[Row]) -> bool:
+            counts = [row.call.rows for row in rows if row.call is not None]
+            within = _pictures(rows) <= self.capacity.limit / Lanes.COUNT
+            return within and sum(counts) - counts[-1] / 2 <= share
+
+        return _Step(self._group(has_room))
 
     @contextmanager
     def _paced(self, pictures: int) -> Iterator[None]:
@@ -282,3 +380,14 @@ class Rows:
         if before is not None:
             before[1].synchronize()
             self.capacity.observe(before[2], before[0].elapsed_time(before[1]) / 1000)
+
+
+def _pictures(rows: Sequence[Row]) -> int:
+    return sum(row.pictures for row in rows)
+
+
+def _fit(one: Row, other: Row) -> bool:
+    """Whether both stand before calls that can be one."""
+    if one.call is None or other.call is None:
+        return False
+    return one.module is other.module and calls_fit(one.call, other.call)
