@@ -106,8 +106,8 @@ class GenerationOut(RowSerializer[Generation]):
         help_text="How a replay's pictures compare with its original's; empty where there is nothing to compare.",
     )
     percent = serializers.SerializerMethodField()
-    images = ImageOut(many=True, read_only=True)
-    loras = GenerationLoraOut(source="adapters", many=True, read_only=True)
+    images = ImageOut(source="pictures", many=True, read_only=True)
+    loras = GenerationLoraOut(source="lora_uses", many=True, read_only=True)
     error = serializers.SerializerMethodField()
     warnings = WarningOut(many=True, read_only=True)
     cancel_requested = serializers.SerializerMethodField()
@@ -184,7 +184,7 @@ class GenerationOut(RowSerializer[Generation]):
         ways = ["retry" if generation.is_terminal else "cancel"]
         if generation.status == Status.SUCCEEDED:
             ways += ["replay", "result", "receipt", "shares"]
-            urls["images"] = [image.signed_url(base=site) for image in generation.images.all()]
+            urls["images"] = [image.signed_url(base=site) for image in generation.pictures]
         return urls | {name: f"{base}/{name}" for name in ways}
 
 

@@ -1,5 +1,6 @@
 """Generations, their pictures, and the LoRA they use."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from django.conf import settings
@@ -351,6 +352,18 @@ class Generation(models.Model):
     def request(self) -> GenerationRequest:
         """What was asked for."""
         return GenerationRequest(**{name: getattr(self, name) for name in REQUEST_FIELDS})
+
+    @property
+    def pictures(self) -> Iterable["GeneratedImage"]:
+        """Its pictures; a list reads those of all of its rows at once."""
+        listed: Iterable[GeneratedImage] | None = vars(self).get("listed_images")
+        return self.images.all() if listed is None else listed
+
+    @property
+    def lora_uses(self) -> Iterable["GenerationLora"]:
+        """Its LoRA, read as its pictures are."""
+        listed: Iterable[GenerationLora] | None = vars(self).get("listed_adapters")
+        return self.adapters.all() if listed is None else listed
 
     @property
     def pixel_steps(self) -> int:

@@ -101,6 +101,32 @@ def test_nothing_else_can_be_changed(
     assert not generation.favorite
 
 
+@pytest.mark.parametrize("by_staff", [False, True])
+def test_whole_rows_are_what_they_are_alone(
+    api: APIClient,
+    make: GenerationMaker,
+    worker: Worker,
+    staff: User,
+    django_assert_num_queries: DjangoAssertNumQueries,
+    *,
+    by_staff: bool,
+) -> None:
+    """Whatever their state, with three queries for all of them."""
+    for _ in range(2):
+        make()
+        claimed = generation_claim(worker=worker)
+        assert claimed is not None
+        assert succeed(claimed)
+    make()
+    client = client_of(staff) if by_staff else api
+    with django_assert_num_queries(3):
+        rows = client.get(BASE).json()["results"]
+    assert [row["status"] for row in rows] == ["queued", "succeeded", "succeeded"]
+    for row in rows:
+        alone = client.get(f"{BASE}/{row['id']}").json()
+        assert row.items() <= alone.items()
+
+
 @pytest.mark.parametrize(
     ("fields", "queries"),
     [("id,status,prompt", 1), ("id, images", 2), ("loras", 2), ("id,images,loras,urls", 3)],
