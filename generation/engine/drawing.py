@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
+import operator
 import platform
 from collections.abc import Callable
 from importlib import metadata
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import torch
 from PIL import Image
@@ -46,6 +47,9 @@ from generation.engine.schedulers import scheduler_make
 from generation.engine.specs import Batch, BatchResult, OnPreview, OnStep, OnWarning, ShouldStop
 from generation.engine.stages import decode_by, decoding_bytes, encode_once
 from generation.engine.weighted import encode_weighted
+
+# What decodings beside each other may take each; larger ones come one after the other.
+BESIDE_BYTES: Final = 1 << 30
 
 _VERSIONED = ("diffusers", "transformers", "pillow")
 _version = functools.cache(metadata.version)
@@ -230,12 +234,14 @@ class Drawing:
     def _decode(self, decode: Callable[..., Any], latents: Any, *arguments: Any, **keywords: Any) -> Any:
         """Decodes; where memory does not suffice, once more with the device for itself, and in tiles."""
         residency = self.entry.residency
+        pixels = self.batch.width * self.batch.height * len(latents)
+        working = decoding_bytes(pixels=pixels, dtype=latents.dtype)
         if residency:
-            pixels = self.batch.width * self.batch.height * len(latents)
-            residency.need((), working=decoding_bytes(pixels=pixels, dtype=latents.dtype))
+            residency.need((), working=working)
+        beside = self.rows.do_aside if working <= BESIDE_BYTES else operator.call
         try:
             with memory.allocations_told():
-                return self.rows.do_aside(functools.partial(decode, latents, *arguments, **keywords))
+                return beside(functools.partial(decode, latents, *arguments, **keywords))
         except torch.OutOfMemoryError:
             if self.tiled or self.sparing:
                 raise

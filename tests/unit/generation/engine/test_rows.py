@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import itertools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -212,6 +213,31 @@ def test_rows_without_memory_for_all_go_half_by_half(
         finish(sheet)
     assert sizes == [4] * (2 * 4)
     assert all(row.drawn().warnings == [] for row in rows)
+
+
+@pytest.mark.parametrize("beside_bytes", [0, 1 << 30])
+def test_large_pictures_are_decoded_one_after_the_other(
+    roomy: Engine, small: BatchMaker, monkeypatch: pytest.MonkeyPatch, beside_bytes: int
+) -> None:
+    """What is small is decoded in lanes, where there are lanes."""
+    monkeypatch.setattr("generation.engine.drawing.BESIDE_BYTES", beside_bytes)
+    request = small(num_inference_steps=2)
+    threads: list[str] = []
+    with roomy.drawing(request) as sheet:
+        vae = sheet._entry.pipeline.vae
+        real = vae.decode
+
+        def decode(*arguments: Any, **keywords: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return real(*arguments, **keywords)
+
+        monkeypatch.setattr(vae, "decode", decode)
+        for seed in range(2):
+            sheet.add(dataclasses.replace(request, seed=seed), Listeners())
+        finish(sheet)
+    in_lanes = bool(beside_bytes) and torch.get_num_threads() > 1
+    assert threads[0].startswith("lane") == in_lanes
+    assert len(threads) == 2
 
 
 def test_the_host_is_one_step_ahead_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
