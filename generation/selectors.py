@@ -26,7 +26,7 @@ from generation.models import PIXEL_STEPS, PROMPT_WORDS, GeneratedImage, Generat
 
 MOST_FOUND: Final = 10_000
 _IMAGE: Final = GeneratedImage._meta  # noqa: SLF001 - Django's own interface
-_GENERATION: Final = Generation._meta  # noqa: SLF001 - the same
+_GENERATION: Final = Generation._meta  # noqa: SLF001 - Django's own interface
 _LISTED: Final = [
     *(field.name for field in _GENERATION.concrete_fields if field.name != "receipt"),
     *("checkpoint__state", "owner__username"),
