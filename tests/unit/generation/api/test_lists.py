@@ -24,6 +24,15 @@ def prompts(api: APIClient, **query: Any) -> list[str]:
     return [row["prompt"] for row in answer.json()["results"]]
 
 
+def make_ended(make: GenerationMaker, worker: Worker, count: int) -> None:
+    """So many that succeeded, with a picture each."""
+    for _ in range(count):
+        make()
+        claimed = generation_claim(worker=worker)
+        assert claimed is not None
+        assert succeed(claimed)
+
+
 @pytest.mark.parametrize(
     ("words", "found"),
     [
@@ -112,11 +121,7 @@ def test_whole_rows_are_what_they_are_alone(
     by_staff: bool,
 ) -> None:
     """Whatever their state, with three queries for all of them."""
-    for _ in range(2):
-        make()
-        claimed = generation_claim(worker=worker)
-        assert claimed is not None
-        assert succeed(claimed)
+    make_ended(make, worker, 2)
     make()
     client = client_of(staff) if by_staff else api
     with django_assert_num_queries(3):
@@ -140,11 +145,7 @@ def test_slim_rows(
     queries: int,
 ) -> None:
     """Only what was asked for, and nothing is read for the rest."""
-    for _ in range(3):
-        make()
-        claimed = generation_claim(worker=worker)
-        assert claimed is not None
-        assert succeed(claimed)
+    make_ended(make, worker, 3)
     with django_assert_num_queries(queries):
         rows = api.get(BASE, {"fields": fields}).json()["results"]
     assert [set(row) for row in rows] == [{name.strip() for name in fields.split(",")}] * 3
