@@ -15,11 +15,13 @@ FEEDS_OF_A_KIND = 25
 STEPS = 100
 
 
-async def streamed(live: Live, http: httpx2.AsyncClient, job_id: str) -> list[dict[str, Any]]:
-    """All events of a feed, as server-sent events."""
+async def streamed(http: httpx2.AsyncClient, job_id: str, *, into: list[dict[str, Any]]) -> None:
+    """All events of a feed, as server-sent events, as they come."""
     async with http.stream("GET", f"/api/v1/generations/{job_id}/events") as answer:
         assert answer.status_code == 200
-        return [json.loads(line[6:]) async for line in answer.aiter_lines() if line.startswith("data: ")]
+        async for line in answer.aiter_lines():
+            if line.startswith("data: "):
+                into.append(json.loads(line[6:]))  # noqa: PERF401 - as they come, not at the end
 
 
 def redis_process(live: Live) -> psutil.Process:
@@ -35,15 +37,21 @@ async def test_a_redis_that_dies_leaves_no_gap_in_any_feed(live: Live) -> None:
         asyncio.timeout(SAFETY_S),
         httpx2.AsyncClient(base_url=live.url, headers=live.headers, timeout=SAFETY_S, limits=limits) as http,
     ):
-        sockets = [asyncio.create_task(feed(live, job["id"])) for _ in range(FEEDS_OF_A_KIND)]
-        streams = [asyncio.create_task(streamed(live, http, job["id"])) for _ in range(FEEDS_OF_A_KIND)]
-        await asyncio.to_thread(wait_for, lambda: live.get(job["id"])["step"] >= STEPS // 10, "progress")
+        feeds: list[list[dict[str, Any]]] = [[] for _ in range(2 * FEEDS_OF_A_KIND)]
+        following = [
+            *(asyncio.create_task(feed(live, job["id"], into=into)) for into in feeds[:FEEDS_OF_A_KIND]),
+            *(asyncio.create_task(streamed(http, job["id"], into=into)) for into in feeds[FEEDS_OF_A_KIND:]),
+        ]
+        # What Redis told nobody and has not written yet either is gone with it: all hear of the beginning first.
+        await asyncio.to_thread(
+            wait_for, lambda: all(into and into[-1]["type"] == "progress" for into in feeds), "progress"
+        )
         killed = redis_process(live)
         killed.kill()
         await asyncio.to_thread(wait_for, lambda: live.http.get("/health/ready").status_code == 200, "Redis")
         assert redis_process(live).pid != killed.pid
         assert live.get(job["id"])["status"] == "running", "the job is to outlast the restart"
-        feeds = await asyncio.gather(*sockets, *streams)
+        await asyncio.gather(*following)
     stored = await feed(live, job["id"], "?after=0")
     for events in feeds:
         assert_whole(events, steps=STEPS)

@@ -25,10 +25,12 @@ MAX_THREADS = 40
 MAX_CONNECTIONS = 20
 
 
-async def feed(live: Live, job_id: str, query: str = "", **options: Any) -> list[dict[str, Any]]:
-    """All events of a feed, until the server closes it."""
+async def feed(
+    live: Live, job_id: str, query: str = "", *, into: list[dict[str, Any]] | None = None, **options: Any
+) -> list[dict[str, Any]]:
+    """All events of a feed, until the server closes it; `into` has them as they come."""
     options = options or {"additional_headers": live.headers}
-    events: list[dict[str, Any]] = []
+    events = [] if into is None else into
     async with (
         asyncio.timeout(SAFETY_S),
         websockets.connect(live.socket_url(job_id, query), **options) as socket,
